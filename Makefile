@@ -1,0 +1,63 @@
+# What people and the build do with this project. `make` alone lists it.
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv/bin
+# The compile step needs only a standard library, and so works before the environment exists.
+PYTHON = $(firstword $(wildcard $(VENV)/python) /usr/bin/python3)
+# Probes need root. Without sudo the program itself says what is missing.
+SUDO := $(if $(filter-out 0,$(shell id -u)),$(shell command -v sudo 2>/dev/null))
+# sudo drops this one, and who set it wants it kept.
+AS_ROOT = $(SUDO) $(if $(SUDO),$(if $(NO_COLOR),env NO_COLOR=1))
+
+OBJECTS := $(patsubst bpf/%.bpf.c,tracer/probes/objects/%.bpf.o,$(wildcard bpf/*.bpf.c))
+
+.PHONY: help setup setup-tests live bpf test lint check-attribution bench wheel clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
+
+setup: ## install what is needed to run; does nothing when that is done
+	@scripts/setup
+	@$(MAKE) bpf
+	@echo "setup: up to date"
+
+setup-tests: ## the same, with what the tests need
+	@scripts/setup --tests
+	@$(MAKE) bpf
+
+# Standard output belongs to the stream: `make live ARGS=--json | jq` works on a fresh machine too.
+live: ## set up, then watch: make live ARGS="--duration 10"
+	@scripts/setup
+	@$(MAKE) bpf >&2
+	@$(AS_ROOT) $(VENV)/tracer live $(ARGS)
+
+bpf: $(OBJECTS) ## compile the BPF programs that changed
+	@:
+
+tracer/probes/objects/%.bpf.o: bpf/%.bpf.c $(wildcard bpf/*.h) scripts/build_bpf.py
+	@$(PYTHON) scripts/build_bpf.py $<
+
+test: lint ## install what the tests need, then run everything: make test ARGS="-k ecs"
+	$(VENV)/python -m pytest $(ARGS)
+
+lint: setup-tests ## ruff and mypy
+	$(VENV)/python -m ruff check .
+	$(VENV)/python -m ruff format --check .
+	$(VENV)/python -m mypy
+
+check-attribution: setup-tests ## compare 10,007 short connections with what the stream says of them
+	@$(AS_ROOT) $(VENV)/python -m scripts.attribution.check $(ARGS)
+
+bench: setup-tests ## measure the cost of tracing beside other tools
+	@$(AS_ROOT) $(VENV)/python -m scripts.bench $(ARGS)
+
+wheel: setup ## build the wheel, with the compiled probes, into dist/
+	@$(VENV)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove what was built; the environment in .venv stays
+	rm -rf tracer/probes/objects dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find tracer tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What every probe object shares: knobs, maps, counting, filtering, emission and
+ * the identity of a task. The loader gives all objects the same maps, by name.
+ */
+#ifndef COMMON_BPF_H
+#define COMMON_BPF_H
+
+#include "kernel.h"
+#include "tracer.h"
+#include "compat.h"
+
+#define MAX_CPUS 1024
+
+const volatile struct knobs knobs SEC(".rodata.knobs") = {};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, sizeof(u32));
+} lifecycle SEC(".maps"), bulk SEC(".maps");
+
+/* Mappable, so that user space can read them for ever without any privilege. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_CPUS * KINDS);	/* the loader sets the real number of CPUs */
+	__type(key, u32);
+	__type(value, struct tally);
+} tallies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_CPUS * RINGS);
+	__type(key, u32);
+	__type(value, u64);
+} sequences SEC(".maps");
+
+/* tgid -> start of the processes that are not to be traced: tracer's own. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, u32);
+	__type(value, u64);
+} excluded SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u32);
+	__type(value, u8);
+} filter_pids SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__type(key, u32);
+	__type(value, u8);
+} filter_uids SEC(".maps"), filter_netns SEC(".maps"), filter_ports SEC(".maps");
+
+struct cidr_key {
+	u32 bits;
+	u8 address[16];		/* IPv4 as ::ffff:a.b.c.d */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct cidr_key);
+	__type(value, u8);
+} filter_cidrs SEC(".maps");
+
+static __always_inline struct tally *tally_of(u32 kind)
+{
+	u32 key = bpf_get_smp_processor_id() * KINDS + kind;
+
+	return bpf_map_lookup_elem(&tallies, &key);
+}
+
+static __always_inline bool is_excluded(u32 tgid, u64 start)
+{
+	u64 *mine = bpf_map_lookup_elem(&excluded, &tgid);
+
+	return mine && *mine == start;
+}
+
+static __always_inline bool pid_wanted(u32 tgid)
+{
+	if (!(knobs.filters & FILTER_PID))
+		return true;
+	return bpf_map_lookup_elem(&filter_pids, &tgid);
+}
+
+/* Fills what is the same in every record; seq is taken last, right before the output. */
+static __always_inline void begin(struct header *h, u32 kind, u32 ring, u32 tgid, u32 tid, u64 start)
+{
+	h->time = bpf_ktime_get_boot_ns();
+	h->seq = 0;
+	h->start = start;
+	h->tgid = tgid;
+	h->tid = tid;
+	h->cpu = bpf_get_smp_processor_id();
+	h->kind = kind;
+	h->ring = ring;
+	h->flags = 0;
+}
+
+static __always_inline void note_failure(struct tally *t, u64 now)
+{
+	/* A quarter of a second of quiet ends a burst. */
+	if (now - t->failed_last > 250000000ULL)
+		t->failed_first = now;
+	t->failed_last = now;
+	count(&t->failed);
+}
+
+#define emit(ctx, map, record, size, t)								\
+({												\
+	u32 __key = bpf_get_smp_processor_id() * RINGS + (record)->h.ring;			\
+	u64 *__next = bpf_map_lookup_elem(&sequences, &__key);					\
+	long __err = -ENOENT;									\
+	if (__next) {										\
+		(record)->h.seq = next_number(__next);						\
+		__err = bpf_perf_event_output(ctx, &map, BPF_F_CURRENT_CPU, record, size);	\
+	}											\
+	if (!__err) {										\
+		count(&(t)->emitted);								\
+	} else {										\
+		note_failure(t, (record)->h.time);						\
+		if (__err == -ENOSPC)								\
+			count(&(t)->no_space);							\
+		else if (__err == -ENOENT)							\
+			count(&(t)->no_ring);							\
+	}											\
+	__err;											\
+})
+
+static __always_inline u32 global_nr(const struct pid *pid)
+{
+	return BPF_CORE_READ(pid, numbers[0].nr);
+}
+
+static __always_inline void identify(struct identity *id, const struct task_struct *task)
+{
+	const struct task_struct *leader = BPF_CORE_READ(task, group_leader);
+	const struct task_struct *parent = BPF_CORE_READ(leader, real_parent, group_leader);
+	const struct cred *cred = BPF_CORE_READ(task, cred);
+	const struct pid *pid = BPF_CORE_READ(leader, thread_pid);
+	const struct signal_struct *signal = BPF_CORE_READ(task, signal);
+	u32 level = BPF_CORE_READ(pid, level);
+	const struct upid *upid;
+
+	id->parent_tgid = BPF_CORE_READ(parent, tgid);
+	id->parent_start = boot_start(parent);
+	id->cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+	id->uid = BPF_CORE_READ(cred, uid.val);
+	id->gid = BPF_CORE_READ(cred, gid.val);
+	id->euid = BPF_CORE_READ(cred, euid.val);
+	id->egid = BPF_CORE_READ(cred, egid.val);
+	id->loginuid = ~0U;
+	id->audit_session = ~0U;
+	if (bpf_core_field_exists(task->loginuid))
+		id->loginuid = BPF_CORE_READ(task, loginuid.val);
+	if (bpf_core_field_exists(task->sessionid))
+		id->audit_session = BPF_CORE_READ(task, sessionid);
+	id->session = global_nr(BPF_CORE_READ(signal, pids[PIDTYPE_SID]));
+	id->group = global_nr(BPF_CORE_READ(signal, pids[PIDTYPE_PGID]));
+	id->netns = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
+	/* 32 is the kernel's MAX_PID_NS_LEVEL. */
+	if (level > 32)
+		level = 32;
+	upid = (const void *)pid + bpf_core_field_offset(pid->numbers) + level * bpf_core_type_size(struct upid);
+	id->vpid = BPF_CORE_READ(upid, nr);
+	id->pidns = BPF_CORE_READ(upid, ns, ns.inum);
+	bpf_core_read(&id->comm, sizeof(id->comm), &leader->comm);
+}
+
+#endif

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The one place for kernel drift and for what differs between loaders.
+ */
+#ifndef COMPAT_H
+#define COMPAT_H
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+/* Fetching atomics are 5.12+ (commits 5ffa25502b5a, 5ca419f2864a). Both uses below must
+ * be atomic: a softirq may interrupt a probe on its own CPU at any instruction, and
+ * kernels that run tracepoints preemptibly let another task do the same. */
+static __always_inline u64 next_number(u64 *counter)
+{
+	return __sync_fetch_and_add(counter, 1);
+}
+
+static __always_inline bool claim(u32 *busy)
+{
+	return __sync_val_compare_and_swap(busy, 0, 1) == 0;
+}
+
+static __always_inline void release(u32 *busy)
+{
+	__sync_lock_test_and_set(busy, 0);
+}
+
+static __always_inline void count(u64 *counter)
+{
+	__sync_fetch_and_add(counter, 1);
+}
+
+/* start_boottime was called real_start_time before 5.5 (commit cf25e24db61c). */
+struct task_struct___before_5_5 {
+	u64 real_start_time;
+} __attribute__((preserve_access_index));
+
+static __always_inline u64 boot_start(const struct task_struct *task)
+{
+	const struct task_struct___before_5_5 *old = (const void *)task;
+
+	if (bpf_core_field_exists(old->real_start_time))
+		return BPF_CORE_READ(old, real_start_time);
+	return BPF_CORE_READ(task, start_boottime);
+}
+
+/* The user registers of the current task: they keep a syscall's arguments until it has
+ * returned. They lie at the top of the kernel stack; bpf_task_pt_regs is 5.15+, this is
+ * the same address on every kernel. x86_64 and arm64 stacks are 16 KiB (no KASAN); arm64
+ * and, since 6.9 with FRED, x86 may keep more above them, so the helper goes first. */
+#define STACK_BYTES 16384UL
+
+enum bpf_func_id___helpers {
+	BPF_FUNC_task_pt_regs___helpers = 1,
+};
+
+static __always_inline const struct pt_regs *user_regs(const struct task_struct *task)
+{
+	if (bpf_core_enum_value_exists(enum bpf_func_id___helpers, BPF_FUNC_task_pt_regs___helpers))
+		return (const void *)bpf_task_pt_regs((void *)bpf_get_current_task_btf());
+	return (const void *)((unsigned long)BPF_CORE_READ(task, stack) + STACK_BYTES) - 1;
+}
+
+#endif

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The kernel types and fields that the probes read, and no others. Each struct is
+ * relocated by CO-RE at load: only names and types matter, not order or size.
+ */
+#ifndef KERNEL_H
+#define KERNEL_H
+
+typedef unsigned char u8;
+typedef signed char s8;
+typedef unsigned short u16;
+typedef signed short s16;
+typedef unsigned int u32;
+typedef signed int s32;
+typedef unsigned long long u64;
+typedef signed long long s64;
+typedef u8 __u8;
+typedef s8 __s8;
+typedef u16 __u16;
+typedef s16 __s16;
+typedef u32 __u32;
+typedef s32 __s32;
+typedef u64 __u64;
+typedef s64 __s64;
+typedef u16 __be16;
+typedef u32 __be32;
+typedef u64 __be64;
+typedef u32 __wsum;
+typedef _Bool bool;
+#define true 1
+#define false 0
+#define NULL ((void *)0)
+
+/* uapi constants */
+enum {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERF_EVENT_ARRAY = 4,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_LPM_TRIE = 11,
+};
+enum { BPF_ANY = 0, BPF_NOEXIST = 1 };
+enum { BPF_F_NO_PREALLOC = 1 << 0, BPF_F_MMAPABLE = 1 << 10 };
+#define BPF_F_CURRENT_CPU 0xffffffffULL
+
+#define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_TCP 6
+#define O_NONBLOCK 04000
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
+#define PF_KTHREAD 0x00200000
+#define PF_EXITING 0x00000004
+#define SIGNAL_GROUP_EXIT 0x00000004
+#define AT_EMPTY_PATH 0x1000
+#define TCP_ESTABLISHED 1
+#define TCP_SYN_SENT 2
+#define TCP_SYN_RECV 3
+#define TCP_TIME_WAIT 6
+#define TCP_CLOSE 7
+#define TCP_LISTEN 10
+#define TCP_NEW_SYN_RECV 12
+#define ENOENT 2
+#define E2BIG 7
+#define ENOSPC 28
+#define EISCONN 106
+#define EALREADY 114
+#define EINPROGRESS 115
+#define ECONNABORTED 103
+#define ANON_INODE_FS_MAGIC 0x09041934
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+typedef struct { int counter; } atomic_t;
+typedef struct { u32 val; } kuid_t;
+typedef struct { u32 val; } kgid_t;
+
+struct ns_common { unsigned int inum; };
+struct net { struct ns_common ns; };
+struct pid_namespace { struct ns_common ns; };
+struct nsproxy { struct net *net_ns; };
+struct upid { int nr; struct pid_namespace *ns; };
+struct pid { unsigned int level; struct upid numbers[1]; };
+
+struct qstr { u32 len; const unsigned char *name; };
+struct super_block { u32 s_dev; unsigned long s_magic; };
+struct inode { u16 i_mode; struct super_block *i_sb; unsigned long i_ino; unsigned int i_nlink; };
+struct dentry { struct dentry *d_parent; struct qstr d_name; struct inode *d_inode; };
+struct vfsmount { struct dentry *mnt_root; };
+struct mount { struct mount *mnt_parent; struct dentry *mnt_mountpoint; struct vfsmount mnt; };
+struct path { struct vfsmount *mnt; struct dentry *dentry; };
+struct file { struct path f_path; struct inode *f_inode; void *private_data; unsigned int f_flags; };
+struct fdtable { unsigned int max_fds; struct file **fd; };
+struct files_struct { struct fdtable *fdt; };
+struct fs_struct { struct path pwd; };
+
+struct mm_struct { unsigned long arg_start; unsigned long arg_end; struct file *exe_file; };
+struct cred { kuid_t uid; kgid_t gid; kuid_t euid; kgid_t egid; };
+struct kernfs_node { const char *name; u64 id; };
+struct cgroup { struct kernfs_node *kn; };
+struct css_set { struct cgroup *dfl_cgrp; };
+
+struct signal_struct {
+	atomic_t live;
+	int nr_threads;
+	unsigned int flags;
+	int group_exit_code;
+	struct pid *pids[4];		/* PIDTYPE_PID, TGID, PGID, SID */
+	unsigned long maxrss;
+	u64 sum_sched_runtime;
+};
+#define PIDTYPE_PGID 2
+#define PIDTYPE_SID 3
+struct sched_entity { u64 sum_exec_runtime; };
+
+struct task_struct {
+	unsigned int flags;
+	int exit_state;
+	int exit_code;
+	int pid;
+	int tgid;
+	struct task_struct *real_parent;
+	struct task_struct *group_leader;
+	struct pid *thread_pid;
+	u64 start_boottime;		/* real_start_time before 5.5 */
+	const struct cred *cred;
+	char comm[16];
+	struct fs_struct *fs;
+	struct files_struct *files;
+	struct nsproxy *nsproxy;
+	struct signal_struct *signal;
+	struct mm_struct *mm;
+	struct css_set *cgroups;
+	struct sched_entity se;
+	kuid_t loginuid;
+	unsigned int sessionid;
+	void *stack;
+};
+
+struct linux_binprm {
+	struct file *file;
+	int argc;
+	const char *filename;
+	const char *interp;
+	const char *fdpath;		/* since 5.18; before it the name starts with /dev/fd/ */
+};
+
+typedef struct { struct net *net; } possible_net_t;
+struct in6_addr { union { u8 u6_addr8[16]; u32 u6_addr32[4]; } in6_u; };
+struct sock_common {
+	u32 skc_daddr;
+	u32 skc_rcv_saddr;
+	u16 skc_dport;			/* network order */
+	u16 skc_num;			/* host order */
+	unsigned short skc_family;
+	volatile unsigned char skc_state;
+	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+};
+struct sock {
+	struct sock_common __sk_common;
+	u16 sk_protocol;		/* a u16 of its own since 5.6, a bit field before */
+	int sk_err;
+	u32 sk_max_ack_backlog;
+	kuid_t sk_uid;
+};
+struct inet_sock { u16 inet_sport; };
+struct inet_connection_sock { struct inet_sock icsk_inet; };
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+	u64 bytes_received;
+	u64 bytes_sent;
+	u64 bytes_retrans;
+	u32 srtt_us;			/* in eighths */
+	u32 total_retrans;
+};
+struct socket { struct sock *sk; };
+struct sk_buff { unsigned int len; };
+
+struct bpf_map { char name[16]; };
+struct seq_file;
+struct bpf_iter_meta { struct seq_file *seq; u64 session_id; u64 seq_num; };
+struct bpf_iter__task { struct bpf_iter_meta *meta; struct task_struct *task; };
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	u32 fd;
+	struct file *file;
+};
+
+struct trace_entry { int pid; };
+struct trace_event_raw_sys_exit { struct trace_entry ent; long id; long ret; };
+
+#if defined(__TARGET_ARCH_x86)
+struct pt_regs { unsigned long di; unsigned long si; unsigned long dx; unsigned long r10; unsigned long ax; };
+#define REGS_ARG1(regs) BPF_CORE_READ(regs, di)
+#define REGS_ARG2(regs) BPF_CORE_READ(regs, si)
+#define REGS_ARG3(regs) BPF_CORE_READ(regs, dx)
+#elif defined(__TARGET_ARCH_arm64)
+/* At a syscall's exit regs[0] holds the result; the first argument is kept in orig_x0. */
+struct pt_regs { u64 regs[31]; u64 orig_x0; };
+#define REGS_ARG1(regs) BPF_CORE_READ(regs, orig_x0)
+#define REGS_ARG2(regs) BPF_CORE_READ(regs, regs[1])
+#define REGS_ARG3(regs) BPF_CORE_READ(regs, regs[2])
+#endif
+
+#pragma clang attribute pop
+
+#endif

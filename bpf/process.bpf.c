@@ -1,0 +1,508 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * Processes: exec, failed exec, fork, exit, and the iterator that finds those
+ * which ran before the probes did.
+ */
+#include "common.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* An exec record is too large for the stack. A slot is claimed, so that whatever
+ * interrupts the owner on this CPU takes another one; no free slot is counted loss. */
+#define SLOTS 3
+
+struct slot {
+	u32 busy;
+	u32 zero;		/* always 0, but the verifier does not know it */
+	char bytes[sizeof(struct exec_record) + EXEC_DATA] __attribute__((aligned(8)));
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SLOTS);
+	__type(key, u32);
+	__type(value, struct slot);
+} slots SEC(".maps");
+
+/* Processes whose exit was reported: two last threads that exit at once both see
+ * signal->live at 0 (the tracepoint tells them apart only since 6.16, group_dead). */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u64);
+	__type(value, u8);
+} exited SEC(".maps");
+
+static __always_inline struct slot *take_slot(void)
+{
+	struct slot *slot;
+
+	for (u32 i = 0; i < SLOTS; i++) {
+		u32 key = i;
+
+		slot = bpf_map_lookup_elem(&slots, &key);
+		if (slot && claim(&slot->busy))
+			return slot;
+	}
+	return NULL;
+}
+
+/* Writes the components of a path from the leaf up, each with its NUL, and returns
+ * the bytes written: at most PATH_BYTES, at most PATH_DEPTH components and mounts. The
+ * walk goes to the root of the mount namespace, past a chroot.
+ *
+ * The offset is kept at one range, 0 to 4095, by a mask that the compiler can't see
+ * through: else every mix of names and mounts is a state of its own for the verifier. */
+#define ONE_RANGE(x, mask) asm volatile("%0 &= " #mask : "+r"(x))
+
+static __always_inline u32 write_path(char *to, const struct path *path, u32 zero, u32 *flags, u32 too_long)
+{
+	struct dentry *dentry = BPF_CORE_READ(path, dentry);
+	struct vfsmount *vfs = BPF_CORE_READ(path, mnt);
+	u64 done = zero;
+	bool whole = false;
+
+	for (int i = 0; i < PATH_DEPTH; i++) {
+		ONE_RANGE(done, 4095);
+		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
+
+		if (dentry == BPF_CORE_READ(vfs, mnt_root) || dentry == parent) {
+			struct mount *mount = (void *)vfs - bpf_core_field_offset(struct mount, mnt);
+			struct mount *above = BPF_CORE_READ(mount, mnt_parent);
+
+			if (mount == above) {
+				whole = true;
+				/* A memfd is a root of its own, with a name. */
+				if (i == 0) {
+					long n = bpf_probe_read_kernel_str(to, NAME_LEN, BPF_CORE_READ(dentry, d_name.name));
+
+					if (n > 2 && n <= NAME_LEN) {
+						done = n;
+						*flags |= FLAG_DETACHED;
+					}
+				}
+				break;
+			}
+			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+			vfs = (void *)above + bpf_core_field_offset(struct mount, mnt);
+			continue;
+		}
+		if (done >= PATH_BYTES - NAME_LEN)
+			break;
+		long n = bpf_probe_read_kernel_str(to + done, NAME_LEN, BPF_CORE_READ(dentry, d_name.name));
+		if (n <= 0 || n > NAME_LEN)
+			break;
+		done += n;
+		dentry = parent;
+	}
+	if (!whole)
+		*flags |= too_long;
+	return done;
+}
+
+static __always_inline void describe_exe(struct exec_record *r, const struct file *file)
+{
+	const struct inode *inode = BPF_CORE_READ(file, f_inode);
+
+	r->inode = BPF_CORE_READ(inode, i_ino);
+	r->dev = BPF_CORE_READ(inode, i_sb, s_dev);
+	if (!BPF_CORE_READ(inode, i_nlink))
+		r->h.flags |= FLAG_DELETED;
+}
+
+#define APPEND_STRING(field, limit, source, too_long) do {					\
+	r->field = 0;										\
+	if (off <= EXEC_DATA - (limit)) {							\
+		long __n = bpf_probe_read_kernel_str(data + off, limit, source);		\
+		if (__n > 0 && __n <= (limit)) {						\
+			r->field = __n;								\
+			off += __n;								\
+			if (__n == (limit))							\
+				r->h.flags |= too_long;						\
+		}										\
+	}											\
+} while (0)
+
+/* Everything of an exec record but the argv; returns the bytes of data written. */
+static __always_inline u32 describe(struct slot *slot, struct task_struct *task, struct file *file,
+				    const char *filename, const char *interp)
+{
+	struct exec_record *r = (void *)slot->bytes;
+	char *data = slot->bytes + sizeof(*r);
+	struct fs_struct *fs = BPF_CORE_READ(task, fs);
+	u32 off, n;
+
+	identify(&r->id, task);
+	describe_exe(r, file);
+	n = write_path(data, &file->f_path, slot->zero, &r->h.flags, FLAG_TRUNCATED_EXE);
+	r->exe_len = n;
+	off = n;
+	r->cwd_len = 0;
+	if (fs && off <= PATH_BYTES) {
+		n = write_path(data + off, &fs->pwd, slot->zero, &r->h.flags, FLAG_TRUNCATED_CWD);
+		r->cwd_len = n;
+		off += n;
+	}
+	r->file_len = 0;
+	r->interp_len = 0;
+	if (filename) {
+		APPEND_STRING(file_len, FILE_BYTES, filename, FLAG_TRUNCATED_FILE);
+		if (interp != filename) {
+			r->h.flags |= FLAG_SCRIPT;
+			APPEND_STRING(interp_len, FILE_BYTES, interp, FLAG_TRUNCATED_FILE);
+		}
+	}
+	APPEND_STRING(cgroup_len, NAME_LEN, BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, name), 0);
+	return off;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+{
+	u32 tgid = BPF_CORE_READ(task, tgid);
+	u64 start = boot_start(BPF_CORE_READ(task, group_leader));
+	struct tally *t = tally_of(KIND_EXEC);
+	struct exec_record *r;
+	struct mm_struct *mm;
+	struct slot *slot;
+	const char *filename, *interp;
+	u64 from, total;
+	u32 off, want;
+
+	if (!t)
+		return 0;
+	count(&t->attempts);
+	if (is_excluded(tgid, start) || !pid_wanted(tgid)) {
+		count(&t->filtered);
+		return 0;
+	}
+	slot = take_slot();
+	if (!slot) {
+		note_failure(t, bpf_ktime_get_boot_ns());
+		return 0;
+	}
+	r = (void *)slot->bytes;
+	begin(&r->h, KIND_EXEC, RING_LIFECYCLE, tgid, old_pid, start);
+	filename = BPF_CORE_READ(bprm, filename);
+	interp = BPF_CORE_READ(bprm, interp);
+	if (BPF_CORE_READ(bprm, fdpath))
+		r->h.flags |= FLAG_EXECFD;
+	off = describe(slot, task, BPF_CORE_READ(bprm, file), filename, interp);
+	r->argc = BPF_CORE_READ(bprm, argc);
+
+	/* The argv is in user memory, but nothing has run there yet: this is as committed. */
+	mm = BPF_CORE_READ(task, mm);
+	from = BPF_CORE_READ(mm, arg_start);
+	total = BPF_CORE_READ(mm, arg_end) - from;
+	r->args_total = total;
+	r->args_len = 0;
+	want = total > ARGS_BYTES ? ARGS_BYTES : total;
+	if (total > ARGS_BYTES)
+		r->h.flags |= FLAG_TRUNCATED_ARGS;
+	if (off <= EXEC_DATA - ARGS_BYTES && want > 0 && want <= ARGS_BYTES) {
+		if (bpf_probe_read_user(r->data + off, want, (const void *)from) == 0) {
+			r->args_len = want;
+			off += want;
+		} else {
+			r->h.flags |= FLAG_FAULT_ARGS;
+		}
+	}
+	if (r->h.flags & (FLAG_TRUNCATED_EXE | FLAG_TRUNCATED_CWD | FLAG_TRUNCATED_ARGS | FLAG_TRUNCATED_FILE | FLAG_FAULT_ARGS))
+		count(&t->truncated);
+	if (off <= EXEC_DATA)
+		emit(ctx, lifecycle, r, sizeof(*r) + off, t);
+	release(&slot->busy);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
+{
+	u32 tgid = BPF_CORE_READ(child, tgid);
+	struct fork_record r;
+	struct tally *t;
+	u32 forker;
+
+	if (BPF_CORE_READ(child, pid) != (int)tgid)
+		return 0;	/* a thread */
+	t = tally_of(KIND_FORK);
+	if (!t)
+		return 0;
+	count(&t->attempts);
+	forker = BPF_CORE_READ(parent, tgid);
+	if (knobs.filters & FILTER_FOLLOW) {
+		u8 *followed = bpf_map_lookup_elem(&filter_pids, &forker);
+
+		if (followed) {
+			u8 yes = 1;
+
+			if (bpf_map_update_elem(&filter_pids, &tgid, &yes, BPF_ANY))
+				count(&t->map_full);
+		}
+	}
+	if (is_excluded(forker, boot_start(BPF_CORE_READ(parent, group_leader))) || !pid_wanted(tgid)) {
+		count(&t->filtered);
+		return 0;
+	}
+	__builtin_memset(&r, 0, sizeof(r));
+	begin(&r.h, KIND_FORK, RING_LIFECYCLE, tgid, tgid, boot_start(child));
+	identify(&r.id, child);
+	r.forker_tid = BPF_CORE_READ(parent, pid);
+	r.forker_tgid = forker;
+	emit(ctx, lifecycle, &r, sizeof(r), t);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(process_exit, struct task_struct *task)
+{
+	struct signal_struct *signal = BPF_CORE_READ(task, signal);
+	struct task_struct *leader;
+	struct exit_record r;
+	struct tally *t;
+	u64 key, start;
+	u32 tgid;
+	u8 yes = 1;
+
+	/* do_exit() takes this thread off `live` before the tracepoint: 0 is the last one. */
+	if (BPF_CORE_READ(signal, live.counter) != 0)
+		return 0;
+	tgid = BPF_CORE_READ(task, tgid);
+	leader = BPF_CORE_READ(task, group_leader);
+	start = boot_start(leader);
+	key = (u64)tgid << 32 ^ start;
+	if (BPF_CORE_READ(signal, nr_threads) > 1 || task != leader) {
+		if (bpf_map_update_elem(&exited, &key, &yes, BPF_NOEXIST))
+			return 0;
+	} else if (bpf_map_lookup_elem(&exited, &key)) {
+		return 0;
+	}
+	t = tally_of(KIND_EXIT);
+	if (!t)
+		return 0;
+	count(&t->attempts);
+	if (is_excluded(tgid, start) || !pid_wanted(tgid)) {
+		count(&t->filtered);
+		return 0;
+	}
+	if (knobs.filters & FILTER_FOLLOW)
+		bpf_map_delete_elem(&filter_pids, &tgid);
+	__builtin_memset(&r, 0, sizeof(r));
+	begin(&r.h, KIND_EXIT, RING_LIFECYCLE, tgid, BPF_CORE_READ(task, pid), start);
+	identify(&r.id, leader);
+	/* As wait_task_zombie() chooses it. */
+	r.status = BPF_CORE_READ(signal, flags) & SIGNAL_GROUP_EXIT ? BPF_CORE_READ(signal, group_exit_code)
+								    : BPF_CORE_READ(leader, exit_code);
+	if (r.status & 0x80)
+		r.h.flags |= FLAG_CORE;
+	/* Threads that were reaped are in the sum; the leader stays unreaped until the end. */
+	r.cpu_ns = BPF_CORE_READ(signal, sum_sched_runtime) + BPF_CORE_READ(task, se.sum_exec_runtime);
+	if (task != leader)
+		r.cpu_ns += BPF_CORE_READ(leader, se.sum_exec_runtime);
+	r.max_rss = BPF_CORE_READ(signal, maxrss);
+	emit(ctx, lifecycle, &r, sizeof(r), t);
+	return 0;
+}
+
+/* A failed exec never reaches sched_process_exec. Its arguments are still in the
+ * caller's registers and memory; they are what was asked for, not evidence of more. */
+static __always_inline int exec_failed(void *ctx, long ret, const char *file, const char *const *argv)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	u64 ids = bpf_get_current_pid_tgid();
+	u32 tgid = ids >> 32;
+	struct exec_failed_record *r;
+	struct tally *t;
+	struct slot *slot;
+	u64 start, off;
+	char *data;
+	long n;
+
+	t = tally_of(KIND_EXEC_FAILED);
+	if (!t)
+		return 0;
+	count(&t->attempts);
+	start = boot_start(BPF_CORE_READ(task, group_leader));
+	if (is_excluded(tgid, start) || !pid_wanted(tgid)) {
+		count(&t->filtered);
+		return 0;
+	}
+	slot = take_slot();
+	if (!slot) {
+		note_failure(t, bpf_ktime_get_boot_ns());
+		return 0;
+	}
+	r = (void *)slot->bytes;
+	data = r->data;
+	begin(&r->h, KIND_EXEC_FAILED, RING_LIFECYCLE, tgid, (u32)ids, start);
+	identify(&r->id, task);
+	r->file_len = 0;
+	r->args_len = 0;
+	off = slot->zero;
+	if (ret > 0) {
+		/* SECCOMP_RET_KILL_*: the kernel rolls the result register back to the
+		 * syscall's number and a SIGSYS is on its way (5.16, commit 307d522f5eb8). */
+		r->error = 0;
+		r->h.flags |= FLAG_SECCOMP_KILLED;
+	} else {
+		r->error = -ret;
+	}
+	n = bpf_probe_read_user_str(data, FILE_BYTES, file);
+	if (n > 0 && n <= FILE_BYTES) {
+		r->file_len = n;
+		off = n;
+		if (n == FILE_BYTES)
+			r->h.flags |= FLAG_TRUNCATED_FILE;
+	} else {
+		r->h.flags |= FLAG_FAULT_ARGS;
+	}
+	for (int i = 0; i < FAILED_ARGS; i++) {
+		const char *arg = NULL;
+
+		ONE_RANGE(off, 16383);
+		if (bpf_probe_read_user(&arg, sizeof(arg), &argv[i]) || !arg)
+			break;
+		if (off > ARGS_BYTES || i == FAILED_ARGS - 1) {
+			r->h.flags |= FLAG_TRUNCATED_ARGS;
+			break;
+		}
+		n = bpf_probe_read_user_str(data + off, FILE_BYTES, arg);
+		if (n <= 0 || n > FILE_BYTES) {
+			r->h.flags |= FLAG_FAULT_ARGS;
+			break;
+		}
+		if (n == FILE_BYTES)
+			r->h.flags |= FLAG_TRUNCATED_ARGS;
+		off += n;
+	}
+	r->args_len = off - r->file_len;
+	if (r->h.flags & (FLAG_TRUNCATED_ARGS | FLAG_TRUNCATED_FILE | FLAG_FAULT_ARGS))
+		count(&t->truncated);
+	if (off <= EXEC_DATA)
+		emit(ctx, lifecycle, r, sizeof(*r) + off, t);
+	release(&slot->busy);
+	return 0;
+}
+
+SEC("tp/syscalls/sys_exit_execve")
+int exit_execve(struct trace_event_raw_sys_exit *ctx)
+{
+	const struct pt_regs *regs;
+
+	if (ctx->ret == 0)
+		return 0;
+	regs = user_regs((void *)bpf_get_current_task());
+	return exec_failed(ctx, ctx->ret, (const char *)REGS_ARG1(regs), (const char *const *)REGS_ARG2(regs));
+}
+
+SEC("tp/syscalls/sys_exit_execveat")
+int exit_execveat(struct trace_event_raw_sys_exit *ctx)
+{
+	const struct pt_regs *regs;
+
+	if (ctx->ret == 0)
+		return 0;
+	regs = user_regs((void *)bpf_get_current_task());
+	return exec_failed(ctx, ctx->ret, (const char *)REGS_ARG2(regs), (const char *const *)REGS_ARG3(regs));
+}
+
+/* The processes that are there already. An exec record without filename; the argv of
+ * another process can be read only in a sleepable iterator (5.18), so user space
+ * reads it from /proc where this one is refused. */
+static __always_inline void found(struct bpf_iter__task *ctx, bool read_args)
+{
+	struct task_struct *task = ctx->task;
+	struct seq_file *seq = ctx->meta->seq;
+	struct exec_record *r;
+	struct mm_struct *mm;
+	struct slot *slot;
+	struct file *file;
+	u32 off = 0, size, tgid;
+
+	if (!task)
+		return;
+	tgid = BPF_CORE_READ(task, tgid);
+	if (BPF_CORE_READ(task, pid) != (int)tgid || BPF_CORE_READ(task, signal, live.counter) == 0)
+		return;
+	slot = take_slot();
+	if (!slot)
+		return;
+	r = (void *)slot->bytes;
+	begin(&r->h, KIND_PROCESS_FOUND, RING_LIFECYCLE, tgid, tgid, boot_start(task));
+	r->argc = 0;
+	r->args_total = 0;
+	r->args_len = 0;
+	mm = BPF_CORE_READ(task, mm);
+	file = mm ? BPF_CORE_READ(mm, exe_file) : NULL;
+	if (file) {
+		off = describe(slot, task, file, NULL, NULL);
+	} else {
+		identify(&r->id, task);
+		r->inode = 0;
+		r->dev = 0;
+		r->exe_len = 0;
+		r->cwd_len = 0;
+		r->file_len = 0;
+		r->interp_len = 0;
+		r->cgroup_len = 0;
+		if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
+			r->h.flags |= FLAG_KTHREAD;
+	}
+	if (is_excluded(tgid, r->h.start))
+		goto out;
+	if (mm) {
+		u64 from = BPF_CORE_READ(mm, arg_start);
+		u64 total = BPF_CORE_READ(mm, arg_end) - from;
+		u32 want = total > ARGS_BYTES ? ARGS_BYTES : total;
+
+		r->args_total = total;
+		if (total > ARGS_BYTES)
+			r->h.flags |= FLAG_TRUNCATED_ARGS;
+		if (read_args && off <= EXEC_DATA - ARGS_BYTES && want > 0 && want <= ARGS_BYTES) {
+			if (bpf_copy_from_user_task(r->data + off, want, (const void *)from, task, 0) == 0) {
+				r->args_len = want;
+				off += want;
+			} else {
+				r->h.flags |= FLAG_FAULT_ARGS;
+			}
+		} else if (want) {
+			r->h.flags |= FLAG_FAULT_ARGS;
+		}
+	}
+	if (off <= EXEC_DATA) {
+		size = sizeof(*r) + off;
+		bpf_seq_write(seq, &size, sizeof(size));
+		bpf_seq_write(seq, r, size);
+	}
+out:
+	release(&slot->busy);
+}
+
+SEC("iter.s/task")
+int find_processes(struct bpf_iter__task *ctx)
+{
+	found(ctx, true);
+	return 0;
+}
+
+SEC("iter/task")
+int find_processes_plain(struct bpf_iter__task *ctx)
+{
+	found(ctx, false);
+	return 0;
+}
+
+/* Who reads this iterator, as the initial namespaces see it: tgid, tid, start. */
+SEC("iter/task")
+int whoami(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct header h;
+
+	if (!ctx->task || ctx->meta->seq_num)
+		return 0;
+	begin(&h, KIND_TRACER_FOUND, 0, BPF_CORE_READ(task, tgid), BPF_CORE_READ(task, pid),
+	      boot_start(BPF_CORE_READ(task, group_leader)));
+	bpf_seq_write(ctx->meta->seq, &h, sizeof(h));
+	return 0;
+}

@@ -1,0 +1,600 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * TCP: connect with its outcome, accept, listen, close, and the iterator that finds
+ * the sockets which were open before the probes were.
+ *
+ * A state change runs on whatever task was interrupted. So an owner is only ever
+ * taken where the owner itself runs: at CLOSE -> SYN_SENT and CLOSE -> LISTEN, and at
+ * the return of accept(2); `sockets` carries it to the events that come by softirq.
+ */
+#include "common.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+struct socket_state {
+	u64 flow;
+	u64 opened;
+	u64 established;
+	u64 start;		/* of the owner */
+	u64 cgroup;
+	u32 tgid;		/* of the owner; 0: none yet */
+	u32 tid;
+	u32 uid;
+	u32 error;
+	u8 role;
+	u8 sock_flags;
+	u8 state_at_close;
+	u8 reserved[5];
+	char comm[COMM_LEN];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, u64);	/* the sock's address; the entry ends with the socket */
+	__type(value, struct socket_state);
+} sockets SEC(".maps");
+
+static __always_inline bool is_tcp(const struct sock *sk)
+{
+	u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+
+	return BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP && (family == AF_INET || family == AF_INET6);
+}
+
+static __always_inline u64 new_flow(u64 now)
+{
+	/* No CPU makes two in one nanosecond; 2^54 ns are 208 days, then it starts over,
+	 * and what is still open from before is not the same nanosecond and CPU. */
+	return now << 10 | (bpf_get_smp_processor_id() & 1023);
+}
+
+/* The current task becomes the owner: only where it really is. */
+static __always_inline void own(struct socket_state *s)
+{
+	struct task_struct *leader, *task = (void *)bpf_get_current_task();
+	u64 ids = bpf_get_current_pid_tgid();
+
+	leader = BPF_CORE_READ(task, group_leader);
+	s->tgid = ids >> 32;
+	s->tid = ids;
+	s->start = boot_start(leader);
+	s->uid = bpf_get_current_uid_gid();
+	s->cgroup = bpf_get_current_cgroup_id();
+	bpf_core_read(&s->comm, sizeof(s->comm), &leader->comm);
+}
+
+static __always_inline void read_addresses(struct socket_record *r, const struct sock *sk)
+{
+	const struct inet_sock *inet = (const void *)sk;
+
+	r->family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	r->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	r->dport = __builtin_bswap16(BPF_CORE_READ(sk, __sk_common.skc_dport));
+	/* skc_num is 0 at SYN_SENT and again at CLOSE, inet_sport is still right there. */
+	r->sport = BPF_CORE_READ(sk, __sk_common.skc_num);
+	if (!r->sport)
+		r->sport = __builtin_bswap16(BPF_CORE_READ(inet, inet_sport));
+	if (r->family == AF_INET6) {
+		bpf_core_read(r->saddr, 16, &sk->__sk_common.skc_v6_rcv_saddr);
+		bpf_core_read(r->daddr, 16, &sk->__sk_common.skc_v6_daddr);
+	} else {
+		r->saddr[10] = r->saddr[11] = r->daddr[10] = r->daddr[11] = 0xff;
+		bpf_core_read(r->saddr + 12, 4, &sk->__sk_common.skc_rcv_saddr);
+		bpf_core_read(r->daddr + 12, 4, &sk->__sk_common.skc_daddr);
+	}
+}
+
+static __always_inline void read_totals(struct socket_record *r, const struct sock *sk)
+{
+	const struct tcp_sock *tp = (const void *)sk;
+
+	/* bytes_sent counts payload, retransmissions included (4.19, commit ba113c3aa79a). */
+	r->sent = BPF_CORE_READ(tp, bytes_sent) - BPF_CORE_READ(tp, bytes_retrans);
+	r->received = BPF_CORE_READ(tp, bytes_received);
+	r->retransmits = BPF_CORE_READ(tp, total_retrans);
+	r->rtt_us = BPF_CORE_READ(tp, srtt_us) >> 3;
+}
+
+static __always_inline void fill(struct socket_record *r, const struct socket_state *s, u32 kind)
+{
+	__builtin_memset(r, 0, sizeof(*r));
+	begin(&r->h, kind, RING_BULK, s->tgid, s->tid, s->start);
+	r->flow = s->flow;
+	r->opened = s->opened;
+	r->established = s->established;
+	r->cgroup = s->cgroup;
+	r->uid = s->uid;
+	r->role = s->role;
+	r->sock_flags = s->sock_flags;
+	__builtin_memcpy(r->comm, s->comm, COMM_LEN);
+}
+
+static __always_inline bool address_wanted(const u8 *address)
+{
+	struct cidr_key key = { .bits = 128 };
+
+	__builtin_memcpy(key.address, address, 16);
+	return bpf_map_lookup_elem(&filter_cidrs, &key);
+}
+
+static __always_inline bool wanted(const struct socket_record *r)
+{
+	u32 port;
+
+	if (is_excluded(r->h.tgid, r->h.start) || !pid_wanted(r->h.tgid))
+		return false;
+	if (!(knobs.kinds & 1U << r->h.kind))
+		return false;
+	if (knobs.filters & FILTER_UID && !bpf_map_lookup_elem(&filter_uids, &r->uid))
+		return false;
+	if (knobs.filters & FILTER_NETNS && !bpf_map_lookup_elem(&filter_netns, &r->netns))
+		return false;
+	if (knobs.filters & FILTER_PORT) {
+		port = r->sport;
+		if (!bpf_map_lookup_elem(&filter_ports, &port)) {
+			port = r->dport;
+			if (!bpf_map_lookup_elem(&filter_ports, &port))
+				return false;
+		}
+	}
+	if (knobs.filters & FILTER_CIDR && !address_wanted(r->saddr) && !address_wanted(r->daddr))
+		return false;
+	return true;
+}
+
+static __always_inline void ship(void *ctx, struct socket_record *r, struct tally *t)
+{
+	count(&t->attempts);
+	if (!wanted(r)) {
+		count(&t->filtered);
+		return;
+	}
+	emit(ctx, bulk, r, sizeof(*r), t);
+}
+
+static __always_inline void report(void *ctx, struct socket_state *s, const struct sock *sk, u32 kind, u8 state, u32 error)
+{
+	struct tally *t = tally_of(kind);
+	struct socket_record r;
+
+	if (!t)
+		return;
+	fill(&r, s, kind);
+	read_addresses(&r, sk);
+	read_totals(&r, sk);
+	r.state = state;
+	r.error = error;
+	ship(ctx, &r, t);
+}
+
+static __always_inline void remember(u64 key, struct socket_state *s, u32 kind)
+{
+	if (bpf_map_update_elem(&sockets, &key, s, BPF_ANY)) {
+		struct tally *t = tally_of(kind);
+
+		if (t)
+			count(&t->map_full);
+	}
+}
+
+/* A connect(2) begins: current is the caller, or its io_uring thread. */
+static __always_inline void connect_begins(u64 key)
+{
+	struct socket_state s = {};
+
+	s.opened = bpf_ktime_get_boot_ns();
+	s.flow = new_flow(s.opened);
+	s.role = ROLE_CONNECT;
+	s.sock_flags = SOCK_IN_CONNECT;
+	own(&s);
+	remember(key, &s, KIND_CONNECT);
+}
+
+static __always_inline void listen_begins(void *ctx, const struct sock *sk, u64 key)
+{
+	struct tally *t = tally_of(KIND_LISTEN);
+	struct socket_state s = {};
+	struct socket_record r;
+
+	s.opened = bpf_ktime_get_boot_ns();
+	s.flow = new_flow(s.opened);
+	s.role = ROLE_LISTEN;
+	own(&s);
+	/* Without bind(2) the port is chosen only after this: sys_exit_listen reports then. */
+	if (!BPF_CORE_READ(sk, __sk_common.skc_num))
+		s.sock_flags = SOCK_DEFERRED;
+	remember(key, &s, KIND_LISTEN);
+	if (s.sock_flags & SOCK_DEFERRED || !t)
+		return;
+	fill(&r, &s, KIND_LISTEN);
+	read_addresses(&r, sk);
+	r.backlog = BPF_CORE_READ(sk, sk_max_ack_backlog);
+	r.state = TCP_CLOSE;
+	ship(ctx, &r, t);
+}
+
+/* The peer has answered, in softirq. An active open gets its outcome; a passive one
+ * waits for the accept that tells its owner. */
+static __always_inline void established(void *ctx, const struct sock *sk, u64 key, int oldstate)
+{
+	struct socket_state *s = bpf_map_lookup_elem(&sockets, &key);
+	u64 now = bpf_ktime_get_boot_ns();
+
+	if (s && s->role == ROLE_CONNECT) {
+		s->established = now;
+		s->sock_flags |= SOCK_ESTABLISHED | SOCK_REPORTED;
+		report(ctx, s, sk, KIND_CONNECT, oldstate, 0);
+	} else if (!s && oldstate == TCP_SYN_RECV) {
+		struct socket_state fresh = {};
+
+		fresh.opened = now;
+		fresh.established = now;
+		fresh.flow = new_flow(now);
+		fresh.role = ROLE_ACCEPT;
+		fresh.sock_flags = SOCK_ESTABLISHED;
+		remember(key, &fresh, KIND_ACCEPT);
+	}
+}
+
+static __always_inline void closed(void *ctx, const struct sock *sk, u64 key, int oldstate)
+{
+	struct socket_state *s = bpf_map_lookup_elem(&sockets, &key);
+	u32 error;
+
+	if (!s)
+		return;
+	error = BPF_CORE_READ(sk, sk_err);
+	if (oldstate == TCP_LISTEN) {
+		bpf_map_delete_elem(&sockets, &key);
+	} else if (s->sock_flags & SOCK_ESTABLISHED) {
+		if (!s->tgid && s->role == ROLE_ACCEPT) {
+			/* Reset before it was accepted: accept(2) may still return it. */
+			s->sock_flags |= SOCK_CLOSED;
+			s->state_at_close = oldstate;
+			s->error = error;
+			return;
+		}
+		report(ctx, s, sk, KIND_CLOSE, oldstate, error);
+		bpf_map_delete_elem(&sockets, &key);
+	} else if (s->role == ROLE_CONNECT && !(s->sock_flags & SOCK_REPORTED)) {
+		if (!error && s->sock_flags & SOCK_IN_CONNECT && s->tid == (u32)bpf_get_current_pid_tgid()) {
+			/* EADDRNOTAVAIL and the like: only the syscall's result tells. */
+			s->sock_flags |= SOCK_DEFERRED;
+			return;
+		}
+		report(ctx, s, sk, KIND_CONNECT, oldstate, error ? error : ECONNABORTED);
+		s->sock_flags |= SOCK_REPORTED;
+		/* The caller is still inside connect(2): its exit must find that all is said. */
+		if (!(s->sock_flags & SOCK_IN_CONNECT))
+			bpf_map_delete_elem(&sockets, &key);
+	}
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(socket_state_change, const struct sock *sk, const int oldstate, const int newstate)
+{
+	u64 key = (u64)sk;
+
+	if (!is_tcp(sk))
+		return 0;
+	if (newstate == TCP_SYN_SENT && oldstate == TCP_CLOSE)
+		connect_begins(key);
+	else if (newstate == TCP_LISTEN)
+		listen_begins(ctx, sk, key);
+	else if (newstate == TCP_ESTABLISHED)
+		established(ctx, sk, key, oldstate);
+	else if (newstate == TCP_CLOSE)
+		closed(ctx, sk, key, oldstate);
+	return 0;
+}
+
+/* The end of every TCP socket's memory: nothing of it may stay behind. */
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(socket_destroyed, struct sock *sk)
+{
+	u64 key = (u64)sk;
+	struct socket_state *s = bpf_map_lookup_elem(&sockets, &key);
+
+	if (!s)
+		return 0;
+	if (s->sock_flags & SOCK_CLOSED)
+		report(ctx, s, sk, KIND_CLOSE, s->state_at_close, s->error);
+	else if (s->sock_flags & SOCK_DEFERRED && s->role == ROLE_CONNECT)
+		report(ctx, s, sk, KIND_CONNECT, TCP_SYN_SENT, ECONNABORTED);
+	bpf_map_delete_elem(&sockets, &key);
+	return 0;
+}
+
+/* A SYN that is sent again: the one sign of life of a connect that gets no answer. */
+SEC("tp_btf/tcp_retransmit_skb")
+int BPF_PROG(syn_again, const struct sock *sk)
+{
+	u64 key = (u64)sk;
+	struct socket_state *s;
+
+	if (BPF_CORE_READ(sk, __sk_common.skc_state) != TCP_SYN_SENT)
+		return 0;
+	s = bpf_map_lookup_elem(&sockets, &key);
+	if (!s || s->role != ROLE_CONNECT || s->sock_flags & (SOCK_ATTEMPTED | SOCK_REPORTED) ||
+	    bpf_ktime_get_boot_ns() - s->opened < ATTEMPT_AFTER_NS)
+		return 0;
+	s->sock_flags |= SOCK_ATTEMPTED;
+	report(ctx, s, sk, KIND_ATTEMPT, TCP_SYN_SENT, 0);
+	return 0;
+}
+
+/* The file behind a descriptor of the current process, or NULL. */
+static __always_inline struct file *file_of(int fd)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **files = BPF_CORE_READ(table, fd);
+	struct file *file = NULL;
+
+	if (fd < 0 || (u32)fd >= BPF_CORE_READ(table, max_fds))
+		return NULL;
+	bpf_probe_read_kernel(&file, sizeof(file), files + fd);
+	return file;
+}
+
+/* The TCP socket in a file, or NULL. */
+static __always_inline struct sock *tcp_of(struct file *file)
+{
+	struct socket *socket;
+	struct sock *sk;
+
+	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return NULL;
+	socket = BPF_CORE_READ(file, private_data);
+	sk = BPF_CORE_READ(socket, sk);
+	return sk && is_tcp(sk) ? sk : NULL;
+}
+
+/* accept(2) has returned: the new descriptor leads to the very socket, in the
+ * accepting process. */
+static __always_inline int accepted(void *ctx, long fd)
+{
+	struct socket_state fresh = {}, *s;
+	struct sock *sk;
+	u64 key;
+
+	if (fd < 0)
+		return 0;
+	sk = tcp_of(file_of(fd));
+	if (!sk)
+		return 0;
+	key = (u64)sk;
+	s = bpf_map_lookup_elem(&sockets, &key);
+	if (!s) {
+		/* Established before the probes were, or the map was full then. */
+		fresh.opened = bpf_ktime_get_boot_ns();
+		fresh.flow = new_flow(fresh.opened);
+		fresh.role = ROLE_ACCEPT;
+		fresh.sock_flags = SOCK_ESTABLISHED;
+		own(&fresh);
+		remember(key, &fresh, KIND_ACCEPT);
+		report(ctx, &fresh, sk, KIND_ACCEPT, TCP_SYN_RECV, 0);
+		return 0;
+	}
+	own(s);
+	report(ctx, s, sk, KIND_ACCEPT, TCP_SYN_RECV, 0);
+	if (s->sock_flags & SOCK_CLOSED) {
+		report(ctx, s, sk, KIND_CLOSE, s->state_at_close, s->error);
+		bpf_map_delete_elem(&sockets, &key);
+	}
+	return 0;
+}
+
+SEC("tp/syscalls/sys_exit_accept")
+int exit_accept(struct trace_event_raw_sys_exit *ctx)
+{
+	return accepted(ctx, ctx->ret);
+}
+
+SEC("tp/syscalls/sys_exit_accept4")
+int exit_accept4(struct trace_event_raw_sys_exit *ctx)
+{
+	return accepted(ctx, ctx->ret);
+}
+
+/* A connect that failed before any state changed; the peer as the caller asked. */
+static __always_inline void refused_at_once(void *ctx, const struct sock *sk, const void *address, u32 error)
+{
+	struct tally *t = tally_of(KIND_CONNECT);
+	struct socket_state s = {};
+	struct socket_record r;
+	u16 family = 0, port = 0;
+
+	if (!t)
+		return;
+	s.opened = bpf_ktime_get_boot_ns();
+	s.flow = new_flow(s.opened);
+	s.role = ROLE_CONNECT;
+	own(&s);
+	fill(&r, &s, KIND_CONNECT);
+	read_addresses(&r, sk);
+	bpf_probe_read_user(&family, sizeof(family), address);
+	bpf_probe_read_user(&port, sizeof(port), address + 2);
+	r.dport = __builtin_bswap16(port);
+	if (family == AF_INET6) {
+		bpf_probe_read_user(r.daddr, 16, address + 8);
+	} else if (family == AF_INET) {
+		__builtin_memset(r.daddr, 0, 16);
+		r.daddr[10] = r.daddr[11] = 0xff;
+		bpf_probe_read_user(r.daddr + 12, 4, address + 4);
+	} else {
+		r.dport = 0;
+	}
+	r.state = TCP_CLOSE;
+	r.error = error;
+	ship(ctx, &r, t);
+}
+
+SEC("tp/syscalls/sys_exit_connect")
+int exit_connect(struct trace_event_raw_sys_exit *ctx)
+{
+	const struct pt_regs *regs = user_regs((void *)bpf_get_current_task());
+	struct file *file = file_of((int)REGS_ARG1(regs));
+	struct sock *sk = tcp_of(file);
+	struct socket_state *s;
+	long ret = ctx->ret;
+	u64 key = (u64)sk;
+
+	if (!sk)
+		return 0;
+	s = bpf_map_lookup_elem(&sockets, &key);
+	if (!s) {
+		/* A second connect(2) on one socket asks for its state, it opens nothing. */
+		if (ret < 0 && ret != -EISCONN && ret != -EALREADY && ret != -EINPROGRESS)
+			refused_at_once(ctx, sk, (const void *)REGS_ARG2(regs), -ret);
+		return 0;
+	}
+	if (s->role != ROLE_CONNECT)
+		return 0;
+	if (s->sock_flags & SOCK_DEFERRED) {
+		report(ctx, s, sk, KIND_CONNECT, TCP_SYN_SENT, ret < 0 ? -ret : ECONNABORTED);
+		bpf_map_delete_elem(&sockets, &key);
+		return 0;
+	}
+	if (s->sock_flags & SOCK_REPORTED && !(s->sock_flags & SOCK_ESTABLISHED)) {
+		bpf_map_delete_elem(&sockets, &key);
+		return 0;
+	}
+	s->sock_flags &= ~SOCK_IN_CONNECT;
+	if (ret == -EINPROGRESS && !(BPF_CORE_READ(file, f_flags) & O_NONBLOCK))
+		s->sock_flags |= SOCK_SEND_TIMEOUT;
+	return 0;
+}
+
+SEC("tp/syscalls/sys_exit_listen")
+int exit_listen(struct trace_event_raw_sys_exit *ctx)
+{
+	const struct pt_regs *regs;
+	struct socket_state *s;
+	struct socket_record r;
+	struct tally *t;
+	struct sock *sk;
+	u64 key;
+
+	if (ctx->ret)
+		return 0;
+	regs = user_regs((void *)bpf_get_current_task());
+	sk = tcp_of(file_of((int)REGS_ARG1(regs)));
+	key = (u64)sk;
+	if (!sk)
+		return 0;
+	s = bpf_map_lookup_elem(&sockets, &key);
+	t = tally_of(KIND_LISTEN);
+	if (!s || !t || s->role != ROLE_LISTEN || !(s->sock_flags & SOCK_DEFERRED))
+		return 0;
+	s->sock_flags &= ~SOCK_DEFERRED;
+	fill(&r, s, KIND_LISTEN);
+	read_addresses(&r, sk);
+	r.backlog = BPF_CORE_READ(sk, sk_max_ack_backlog);
+	r.state = TCP_CLOSE;
+	ship(ctx, &r, t);
+	return 0;
+}
+
+/* The sockets that are open already, with their owner, in one pass over the descriptors
+ * of all processes and so over all network namespaces. What the probes know by now is
+ * left to them; what closes while this looks at it is left out. */
+SEC("iter/task_file")
+int find_sockets(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *leader, *task = ctx->task;
+	struct file *file = ctx->file;
+	struct socket_state s = {}, *known;
+	struct socket_record r;
+	struct sock *sk;
+	u32 size = sizeof(r);
+	u8 state;
+	u64 key;
+
+	if (!task || !file)
+		return 0;
+	if (BPF_CORE_READ(file, f_inode, i_sb, s_magic) == ANON_INODE_FS_MAGIC)
+		return 0;
+	sk = tcp_of(file);
+	if (!sk)
+		return 0;
+	state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	if (state == TCP_CLOSE)
+		return 0;
+	key = (u64)sk;
+	leader = BPF_CORE_READ(task, group_leader);
+	s.opened = bpf_ktime_get_boot_ns();
+	s.flow = new_flow(s.opened);
+	s.opened = 0;
+	s.start = boot_start(leader);
+	s.tgid = BPF_CORE_READ(task, tgid);
+	s.tid = s.tgid;
+	s.uid = BPF_CORE_READ(task, cred, uid.val);
+	s.cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+	bpf_core_read(&s.comm, sizeof(s.comm), &leader->comm);
+	s.sock_flags = SOCK_SNAPSHOT;
+	if (state == TCP_LISTEN) {
+		s.role = ROLE_LISTEN;
+	} else if (state == TCP_SYN_SENT) {
+		s.role = ROLE_CONNECT;
+	} else {
+		s.role = ROLE_NONE;
+		s.sock_flags |= SOCK_ESTABLISHED;
+	}
+	if (is_excluded(s.tgid, s.start))
+		return 0;
+	if (bpf_map_update_elem(&sockets, &key, &s, BPF_NOEXIST)) {
+		known = bpf_map_lookup_elem(&sockets, &key);
+		if (!known) {
+			struct tally *t = tally_of(KIND_CLOSE);
+
+			if (t)
+				count(&t->map_full);
+		}
+		return 0;
+	}
+	if (BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE) {
+		bpf_map_delete_elem(&sockets, &key);
+		return 0;
+	}
+	fill(&r, &s, KIND_SOCKET_FOUND);
+	read_addresses(&r, sk);
+	if (state == TCP_LISTEN)
+		r.backlog = BPF_CORE_READ(sk, sk_max_ack_backlog);
+	else
+		read_totals(&r, sk);
+	r.state = state;
+	bpf_seq_write(ctx->meta->seq, &size, sizeof(size));
+	bpf_seq_write(ctx->meta->seq, &r, sizeof(r));
+	return 0;
+}
+
+/* Other running tracers: who holds a map called like ours. The caller decides whom
+ * to believe. */
+SEC("iter/task_file")
+int find_tracers(struct bpf_iter__task_file *ctx)
+{
+	static const char wanted_file[] = "bpf-map", wanted_map[] = "tracer_mark";
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	char name[16] = {};
+	struct header h;
+	struct bpf_map *map;
+
+	if (!task || !file || BPF_CORE_READ(file, f_inode, i_sb, s_magic) != ANON_INODE_FS_MAGIC)
+		return 0;
+	bpf_probe_read_kernel_str(name, sizeof(name), BPF_CORE_READ(file, f_path.dentry, d_name.name));
+	for (u32 i = 0; i < sizeof(wanted_file); i++)
+		if (name[i] != wanted_file[i])
+			return 0;
+	map = BPF_CORE_READ(file, private_data);
+	bpf_core_read(name, sizeof(name), &map->name);
+	for (u32 i = 0; i < sizeof(wanted_map); i++)
+		if (name[i] != wanted_map[i])
+			return 0;
+	begin(&h, KIND_TRACER_FOUND, 0, BPF_CORE_READ(task, tgid), BPF_CORE_READ(task, cred, euid.val),
+	      boot_start(BPF_CORE_READ(task, group_leader)));
+	bpf_seq_write(ctx->meta->seq, &h, sizeof(h));
+	return 0;
+}

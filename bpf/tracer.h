@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The wire contract between the probes and user space: the record header, one
+ * struct per record kind, the knobs and the counters.
+ *
+ * tracer/probes/records.py holds the same layouts as struct formats; a test
+ * compares the two through the objects' BTF, so neither can drift alone.
+ * Every struct is naturally aligned and has no implicit padding.
+ */
+#ifndef TRACER_H
+#define TRACER_H
+
+#define WIRE_VERSION 1
+
+enum kind {
+	KIND_EXEC = 0,
+	KIND_EXEC_FAILED = 1,
+	KIND_FORK = 2,
+	KIND_EXIT = 3,
+	KIND_CONNECT = 4,
+	KIND_ATTEMPT = 5,	/* a connect still pending after ATTEMPT_AFTER_NS */
+	KIND_ACCEPT = 6,
+	KIND_LISTEN = 7,
+	KIND_CLOSE = 8,
+	KINDS = 9,
+	/* Only from the iterators, never in a ring. */
+	KIND_PROCESS_FOUND = 9,
+	KIND_SOCKET_FOUND = 10,
+	KIND_TRACER_FOUND = 11,
+};
+
+enum ring {
+	RING_LIFECYCLE = 0,	/* processes: must never be pushed out by chatter */
+	RING_BULK = 1,		/* sockets */
+	RINGS = 2,
+};
+
+/* A SYN is sent again after 1 s and 3 s (tcp_syn_linear_timeouts since 6.5: every
+ * second); the first retransmission at or after this age reports the attempt. */
+#define ATTEMPT_AFTER_NS 2900000000ULL
+
+#define COMM_LEN 16
+#define NAME_LEN 256		/* one path component with its NUL (NAME_MAX + 1) */
+#define PATH_BYTES 4096		/* all components of one path */
+#define PATH_DEPTH 64		/* components and mounts of one path */
+#define ARGS_BYTES 12288
+#define FILE_BYTES 1024		/* the requested file name, and the interpreter's */
+#define EXEC_DATA (PATH_BYTES * 2 + FILE_BYTES * 2 + NAME_LEN + ARGS_BYTES + NAME_LEN)
+#define FAILED_ARGS 32		/* arguments read of an exec that failed */
+
+struct header {
+	u64 time;		/* CLOCK_BOOTTIME, ns */
+	u64 seq;		/* per (cpu, ring); a gap is loss, reordering is nesting */
+	u64 start;		/* start_boottime of the process (its leader), ns */
+	u32 tgid;		/* in the initial pid namespace */
+	u32 tid;
+	u16 cpu;
+	u8 kind;
+	u8 ring;
+	u32 flags;		/* enum record_flag */
+};
+
+enum record_flag {
+	FLAG_TRUNCATED_EXE = 1 << 0,
+	FLAG_TRUNCATED_CWD = 1 << 1,
+	FLAG_TRUNCATED_ARGS = 1 << 2,
+	FLAG_TRUNCATED_FILE = 1 << 3,
+	FLAG_FAULT_ARGS = 1 << 4,	/* the argument pages could not be read */
+	FLAG_DELETED = 1 << 5,		/* the executable has no name any more (i_nlink 0) */
+	FLAG_SCRIPT = 1 << 6,		/* filename is a script, interp its interpreter */
+	FLAG_EXECFD = 1 << 7,		/* executed through a descriptor */
+	FLAG_CORE = 1 << 8,		/* core dumped */
+	FLAG_SECCOMP_KILLED = 1 << 9,	/* the exec call was killed by seccomp */
+	FLAG_KTHREAD = 1 << 10,
+	FLAG_DETACHED = 1 << 11,	/* the executable is on no mount (memfd) */
+};
+
+/* Who a process is; the same in every record that describes one. */
+struct identity {
+	u64 parent_start;	/* start_boottime of the parent's leader, ns */
+	u64 cgroup;		/* id in the cgroup v2 hierarchy */
+	u32 parent_tgid;
+	u32 vpid;		/* pid in its own (innermost) namespace */
+	u32 uid;
+	u32 gid;
+	u32 euid;
+	u32 egid;
+	u32 loginuid;		/* 0xffffffff: unset */
+	u32 audit_session;	/* 0xffffffff: unset */
+	u32 session;		/* session leader, initial pid namespace */
+	u32 group;		/* process group leader, initial pid namespace */
+	u32 netns;
+	u32 pidns;
+	char comm[COMM_LEN];	/* the leader's */
+};
+
+/* KIND_EXEC and KIND_PROCESS_FOUND. data: exe, cwd, filename, interp, cgroup leaf
+ * name, argv; exe and cwd as components from the leaf up, each NUL-terminated. */
+struct exec_record {
+	struct header h;
+	struct identity id;
+	u64 inode;
+	u64 args_total;		/* bytes of argv as committed, before truncation */
+	u32 dev;		/* kernel encoding: major << 20 | minor */
+	u32 argc;
+	u16 exe_len;
+	u16 cwd_len;
+	u16 file_len;
+	u16 interp_len;
+	u16 cgroup_len;
+	u16 args_len;
+	u32 reserved;
+	char data[];
+};
+
+/* KIND_EXEC_FAILED. data: the requested file name and argv, both as user space had them. */
+struct exec_failed_record {
+	struct header h;
+	struct identity id;
+	s32 error;		/* positive errno; 0 when seccomp killed the call */
+	u16 file_len;
+	u16 args_len;
+	char data[];
+};
+
+struct fork_record {
+	struct header h;	/* of the child */
+	struct identity id;
+	u32 forker_tid;		/* the thread that called */
+	u32 forker_tgid;	/* differs from parent_tgid with CLONE_PARENT */
+};
+
+struct exit_record {
+	struct header h;
+	struct identity id;
+	u64 cpu_ns;		/* of all threads */
+	u64 max_rss;		/* pages */
+	u32 status;		/* as wait(2) gives it */
+	u32 reserved;
+};
+
+enum role { ROLE_NONE = 0, ROLE_CONNECT = 1, ROLE_ACCEPT = 2, ROLE_LISTEN = 3 };
+
+enum socket_flag {
+	SOCK_SNAPSHOT = 1 << 0,		/* was there before the probes */
+	SOCK_IN_CONNECT = 1 << 1,	/* its connect(2) has not returned */
+	SOCK_REPORTED = 1 << 2,		/* the connect's outcome was emitted */
+	SOCK_DEFERRED = 1 << 3,		/* failed without sk_err: the errno comes with sys_exit */
+	SOCK_ESTABLISHED = 1 << 4,
+	SOCK_CLOSED = 1 << 5,		/* closed before it was accepted */
+	SOCK_SEND_TIMEOUT = 1 << 6,	/* a blocking connect gave up by SO_SNDTIMEO */
+	SOCK_ATTEMPTED = 1 << 7,
+};
+
+/* KIND_CONNECT, KIND_ATTEMPT, KIND_ACCEPT, KIND_LISTEN, KIND_CLOSE, KIND_SOCKET_FOUND */
+struct socket_record {
+	struct header h;	/* of the owner; tgid 0: no process owned it */
+	u64 flow;		/* unique while the system is up */
+	u64 opened;		/* boottime ns of the SYN, or of the passive establishment; 0 unknown */
+	u64 established;	/* boottime ns; 0: never or unknown */
+	u64 sent;		/* stream bytes, without retransmissions */
+	u64 received;
+	u64 cgroup;
+	u32 retransmits;	/* segments */
+	u32 rtt_us;		/* smoothed */
+	u32 netns;
+	u32 uid;
+	u32 error;		/* errno */
+	u32 backlog;
+	u16 sport;		/* host order */
+	u16 dport;
+	u8 family;
+	u8 role;
+	u8 state;		/* the kernel's, before this event */
+	u8 sock_flags;
+	u8 saddr[16];		/* IPv4 as ::ffff:a.b.c.d */
+	u8 daddr[16];
+	char comm[COMM_LEN];
+};
+
+/* One per (cpu, kind), mapped read-only by user space; only ever added to. */
+struct tally {
+	u64 attempts;
+	u64 filtered;
+	u64 emitted;
+	u64 failed;		/* the ring or its absence refused it, or no scratch slot */
+	u64 no_space;		/* of failed: ENOSPC, the ring was full */
+	u64 no_ring;		/* of failed: ENOENT, this CPU has no ring */
+	u64 failed_first;	/* boottime ns, of the newest burst of failures */
+	u64 failed_last;
+	u64 truncated;
+	u64 map_full;		/* state that did not fit: what depends on it is missing */
+};
+
+enum knob_filter {
+	FILTER_PID = 1 << 0,
+	FILTER_UID = 1 << 1,
+	FILTER_NETNS = 1 << 2,
+	FILTER_PORT = 1 << 3,
+	FILTER_CIDR = 1 << 4,
+	FILTER_FOLLOW = 1 << 5,	/* children of a filtered pid come too */
+};
+
+/* Set before load, constant for the verifier: an unused filter costs nothing. */
+struct knobs {
+	u32 filters;		/* enum knob_filter */
+	u32 kinds;		/* bit per kind that is wanted */
+	u32 has_iter_args;	/* the argv of running processes may be read (5.18) */
+	u32 reserved;
+};
+
+#endif

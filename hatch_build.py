@@ -1,0 +1,37 @@
+"""Build hook: compiles the BPF programs into the wheel, so that a target machine needs no compiler."""
+
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+# The build runs this file by its path; the module it shares with `make bpf` lies beside it.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from scripts.build_bpf import BuildError, compile_bpf, sources  # after the path that it needs
+
+
+class BpfBuildHook(BuildHookInterface[Any]):
+    """Adds the compiled objects to a wheel and tags it for this platform and every Python 3."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile before the files of the wheel are collected; ends the build with one line when that fails."""
+        # An editable install reads the objects in the tree, and there `make bpf` keeps them fresh.
+        if version == "editable":
+            return
+        root = Path(self.root)
+        names = sources(root)
+        if not names:
+            self.app.abort("no BPF programs in bpf/: a wheel without probes would be of no use")
+        try:
+            objects = [compile_bpf(root, name) for name in names]
+        except BuildError as error:
+            self.app.abort(str(error))
+        else:
+            # Named one by one: an object left over from a deleted source is not shipped.
+            build_data["artifacts"] += [f"/{path}" for path in objects]
+            # No Python code is compiled, but the probes are for one architecture.
+            build_data["pure_python"] = False
+            build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"

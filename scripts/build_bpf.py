@@ -1,0 +1,98 @@
+"""Compile the BPF programs of bpf/ into the objects that the loader opens: for `make bpf` and for the wheel."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SOURCES = Path("bpf")
+OBJECTS = Path("tracer/probes/objects")
+
+# What libbpf's bpf_tracing.h wants to be told about the registers of the machine.
+TARGET_ARCH = {"x86_64": "x86", "aarch64": "arm64"}
+
+PACKAGES = "on Debian and Ubuntu: apt-get install clang llvm libbpf-dev linux-libc-dev"
+
+
+class BuildError(Exception):
+    """The objects could not be built; the message says why, and the fix where it is known."""
+
+
+def object_of(source: Path) -> Path:
+    """Return where the object of a source goes, relative to the root of the project."""
+    return OBJECTS / f"{source.name.removesuffix('.c')}.o"
+
+
+def sources(root: Path) -> list[Path]:
+    """Return every BPF program of the project, relative to its root, in a stable order."""
+    return sorted(path.relative_to(root) for path in (root / SOURCES).glob("*.bpf.c"))
+
+
+def include_flags(machine: str) -> list[str]:
+    """Return the flags by which clang finds asm/types.h: Debian keeps it apart per architecture, and bpf is none."""
+    return ["-isystem", f"/usr/include/{machine}-linux-gnu"]
+
+
+def compile_bpf(root: Path, source: Path) -> Path:
+    """Compile one program and return its object, both relative to `root`.
+
+    The object is for this machine's architecture. It keeps its BTF, which the loader needs, and loses its DWARF. It
+    replaces an older one in one step, so that two builds at once, or a program that is just loading it, never see half
+    an object.
+
+    Raises BuildError when a tool or header is missing, when the machine is not supported, and when clang refuses.
+    """
+    machine = platform.machine()
+    if machine not in TARGET_ARCH:
+        raise BuildError(f"no probes for machine {machine}: only {', '.join(TARGET_ARCH)}")
+    clang = _tool("CLANG", "clang")
+    strip = _tool("LLVM_STRIP", "llvm-strip")
+    flags = ["-target", "bpf", "-mcpu=v3", f"-D__TARGET_ARCH_{TARGET_ARCH[machine]}"]
+    flags += include_flags(machine)
+    probe = _run([clang, *flags, "-E", "-x", "c", "-", "-o", os.devnull], root, "#include <bpf/bpf_helpers.h>\n")
+    if probe.returncode:
+        raise BuildError(f"bpf/bpf_helpers.h, a header of libbpf, is missing; {PACKAGES}")
+
+    # BTF carries the names of source files: keep the place of the checkout out of the object.
+    flags += ["-g", "-O2", "-Wall", "-Wextra", "-Werror", f"-ffile-prefix-map={root.resolve()}=."]
+    target = object_of(source)
+    (root / target).parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=(root / target).parent, prefix=".build-") as scratch:
+        built = Path(scratch) / target.name
+        for command in ([clang, *flags, "-c", str(source), "-o", str(built)], [strip, "-g", str(built)]):
+            result = _run(command, root)
+            if result.returncode:
+                raise BuildError(f"{source} does not build:\n{result.stderr.rstrip()}")
+        built.replace(root / target)
+    return target
+
+
+def _tool(variable: str, name: str) -> str:
+    wanted = os.environ.get(variable) or name
+    found = shutil.which(wanted)
+    if found is None:
+        raise BuildError(f"{wanted} is missing; {PACKAGES}")
+    return found
+
+
+def _run(command: list[str], root: Path, text: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=root, input=text, capture_output=True, text=True, check=False)
+
+
+def main(arguments: list[str]) -> int:
+    """Compile the named sources, or all, and return the exit code."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        for source in [Path(name) for name in arguments] or sources(root):
+            print(compile_bpf(root, source))
+    except BuildError as error:
+        print(f"build_bpf: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

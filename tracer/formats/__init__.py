@@ -1,0 +1,1 @@
+"""Formats turn one event into one line of output."""

@@ -1,0 +1,1 @@
+"""Probes load the kernel programs, choose their hooks, read their rings and decode their records."""
