@@ -179,6 +179,7 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	slot = take_slot();
 	if (!slot) {
 		note_failure(t, bpf_ktime_get_boot_ns());
+		count(&t->no_slot);
 		return 0;
 	}
 	r = (void *)slot->bytes;
@@ -330,6 +331,7 @@ static __always_inline int exec_failed(void *ctx, long ret, const char *file, co
 	slot = take_slot();
 	if (!slot) {
 		note_failure(t, bpf_ktime_get_boot_ns());
+		count(&t->no_slot);
 		return 0;
 	}
 	r = (void *)slot->bytes;

@@ -1,0 +1,306 @@
+"""The events: the vocabulary that every other part of the program speaks.
+
+Times are nanoseconds of CLOCK_BOOTTIME unless a name says otherwise; names, paths and arguments are the kernel's bytes,
+which may be anything; numbers are the kernel's. A format turns an event into a line, and nothing else does.
+"""
+
+from __future__ import annotations
+
+import enum
+from base64 import b64encode
+from hashlib import blake2b
+from struct import Struct
+from typing import Any, Final, NamedTuple
+
+USER_HZ: Final = 100  # ticks a second in /proc/PID/stat on every architecture we support
+NS_PER_TICK: Final = 1_000_000_000 // USER_HZ
+UNSET_ID: Final = 0xFFFFFFFF  # an audit id that was never set
+
+_entity = Struct("<16sIQ").pack
+
+
+class Kind(enum.IntEnum):
+    """What happened; the numbers are those of `enum kind` in bpf/tracer.h."""
+
+    EXEC = 0
+    EXEC_FAILED = 1
+    FORK = 2
+    EXIT = 3
+    CONNECT = 4
+    ATTEMPT = 5
+    ACCEPT = 6
+    LISTEN = 7
+    CLOSE = 8
+    PROCESS_FOUND = 9
+    SOCKET_FOUND = 10
+
+    @property
+    def label(self) -> str:
+        """The name people use for it: in --event, in the ledger."""
+        return self.name.lower().replace("_", "-")
+
+
+RING_KINDS: Final = tuple(Kind(number) for number in range(9))
+SOCKET_KINDS: Final = frozenset({Kind.CONNECT, Kind.ATTEMPT, Kind.ACCEPT, Kind.LISTEN, Kind.CLOSE, Kind.SOCKET_FOUND})
+
+
+class Flag(enum.IntFlag):
+    """What is special about a record; the bits are those of `enum record_flag` in bpf/tracer.h."""
+
+    TRUNCATED_EXE = 1 << 0
+    TRUNCATED_CWD = 1 << 1
+    TRUNCATED_ARGS = 1 << 2
+    TRUNCATED_FILE = 1 << 3
+    FAULT_ARGS = 1 << 4
+    DELETED = 1 << 5
+    SCRIPT = 1 << 6
+    EXECFD = 1 << 7
+    CORE = 1 << 8
+    SECCOMP_KILLED = 1 << 9
+    KTHREAD = 1 << 10
+    DETACHED = 1 << 11
+
+
+class Role(enum.IntEnum):
+    """What a process did to get a socket; `enum role` in bpf/tracer.h. NONE: it was open before the probes were."""
+
+    NONE = 0
+    CONNECT = 1
+    ACCEPT = 2
+    LISTEN = 3
+
+
+# include/net/tcp_states.h, by number.
+TCP_STATES: Final = (
+    "",
+    "ESTABLISHED",
+    "SYN_SENT",
+    "SYN_RECV",
+    "FIN_WAIT1",
+    "FIN_WAIT2",
+    "TIME_WAIT",
+    "CLOSE",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "LISTEN",
+    "CLOSING",
+    "NEW_SYN_RECV",
+)
+
+
+def entity_id(boot: bytes, tgid: int, start: int) -> str:
+    """Name a process for ever: base64 of BLAKE2b-128 over the boot id (16 bytes), host pid and start in ticks.
+
+    ``start`` is nanoseconds since boot and floored to ticks, because that is all that /proc/PID/stat tells: the same
+    process has the same id from every backend.
+    """
+    return b64encode(blake2b(_entity(boot, tgid, start // NS_PER_TICK), digest_size=16).digest()).decode()
+
+
+class Image:
+    """What a process runs, fixed by its exec and shared with the children that only fork."""
+
+    __slots__ = (
+        "argc",
+        "args",
+        "args_total",
+        "cgroup_name",
+        "cwd",
+        "dev",
+        "executable",
+        "flags",
+        "inode",
+        "interpreter",
+        "requested",
+        "time",
+    )
+
+    def __init__(
+        self,
+        time: int,
+        executable: bytes,
+        cwd: bytes,
+        requested: bytes,
+        interpreter: bytes,
+        args: bytes,
+        argc: int,
+        args_total: int,
+        dev: int,
+        inode: int,
+        cgroup_name: bytes,
+        flags: int,
+    ) -> None:
+        """``args`` is NUL-terminated strings as committed; ``dev`` is major << 20 | minor; ``flags`` are Flag bits."""
+        self.time = time
+        self.executable = executable
+        self.cwd = cwd
+        self.requested = requested
+        self.interpreter = interpreter
+        self.args = args
+        self.argc = argc
+        self.args_total = args_total
+        self.dev = dev
+        self.inode = inode
+        self.cgroup_name = cgroup_name
+        self.flags = flags
+
+
+class Parent(NamedTuple):
+    """Where a process comes from, as it was at the fork: it stays true when the parent execs, exits or is replaced."""
+
+    tgid: int
+    start: int
+    entity_id: str
+    name: bytes
+    executable: bytes
+
+
+class Process:
+    """One process: (tgid, start) is its identity, everything else may change or be unknown."""
+
+    __slots__ = (
+        "audit_session",
+        "cgroup",
+        "comm",
+        "egid",
+        "entity_id",
+        "euid",
+        "exited",
+        "gid",
+        "group",
+        "image",
+        "loginuid",
+        "netns",
+        "parent",
+        "pidns",
+        "rendered",
+        "session",
+        "start",
+        "tgid",
+        "uid",
+        "vpid",
+    )
+
+    def __init__(self, tgid: int, start: int, entity: str, comm: bytes) -> None:
+        """A process of which only the identity and the name are known yet."""
+        self.tgid = tgid
+        self.start = start
+        self.entity_id = entity
+        self.comm = comm
+        self.image: Image | None = None
+        self.parent: Parent | None = None
+        self.vpid = self.uid = self.gid = self.euid = self.egid = -1
+        self.session = self.group = self.netns = self.pidns = self.cgroup = 0
+        self.loginuid = self.audit_session = UNSET_ID
+        self.exited = 0  # when, or 0
+        self.rendered: Any = None  # kept by a format, dropped whenever the process changes
+
+
+class ProcessEvent(NamedTuple):
+    """A process was executed, forked, or found running (Kind.EXEC, FORK, PROCESS_FOUND)."""
+
+    kind: Kind
+    time: int
+    late: bool
+    process: Process
+    tid: int
+
+
+class ExecFailed(NamedTuple):
+    """A process asked for a program and went on without it; ``error`` is 0 when seccomp killed it for asking."""
+
+    kind: Kind
+    time: int
+    late: bool
+    process: Process
+    tid: int
+    error: int
+    requested: bytes
+    args: bytes
+    flags: int
+
+
+class ProcessExited(NamedTuple):
+    """A process ended: ``status`` as wait(2) gives it, CPU time of all its threads in ns, peak memory in pages."""
+
+    kind: Kind
+    time: int
+    late: bool
+    process: Process
+    tid: int
+    status: int
+    cpu_ns: int
+    max_rss: int
+    flags: int
+
+
+class SocketEvent(NamedTuple):
+    """A TCP socket was connected, attempted, accepted, listened on, closed, or found open.
+
+    ``process`` is the owner, None where no process ever owned it. ``local`` and ``remote`` are text addresses,
+    IPv4-mapped ones normalised (``mapped``). ``opened`` is 0 when it began before the trace, ``established`` when it
+    never was; ``sent`` and ``received`` are bytes of the stream; ``state`` is the kernel's before this event.
+    """
+
+    kind: Kind
+    time: int
+    late: bool
+    process: Process | None
+    tid: int
+    flow: int
+    role: int
+    local: str
+    local_port: int
+    remote: str
+    remote_port: int
+    ipv6: bool
+    mapped: bool
+    community_id: str
+    netns: int
+    opened: int
+    established: int
+    sent: int
+    received: int
+    retransmits: int
+    rtt_us: int
+    error: int
+    backlog: int
+    state: int
+    flags: int
+    uid: int
+
+
+class Notice(NamedTuple):
+    """What the tracer says of itself: ``action`` as in event.action, ``body`` goes under ``tracer``."""
+
+    action: str
+    event_kind: str  # ECS event.kind
+    time: int
+    body: dict[str, Any]
+
+
+Event = ProcessEvent | ExecFailed | ProcessExited | SocketEvent | Notice
+
+
+class Host(NamedTuple):
+    """The machine, as far as a line tells of it."""
+
+    id: str
+    name: str
+    boot_id: str
+    kernel: str
+    architecture: str
+    cpus: int
+    page_size: int
+
+
+class Session(NamedTuple):
+    """One run of the tracer: what every line of it has in common."""
+
+    host: Host
+    agent_id: str
+    ephemeral_id: str
+    version: str
+    backend: str
+    users: dict[int, str]
+    groups: dict[int, str]

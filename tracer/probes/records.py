@@ -1,0 +1,121 @@
+"""Decode the probes' records: the layouts of bpf/tracer.h as struct formats.
+
+A record decodes to a flat tuple whose first items are the header's, time first, so that tuples sort by time. Byte order
+is the machine's; there is no padding anywhere in tracer.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from struct import Struct, error
+from typing import Any, Final, NamedTuple
+
+from tracer.model import Kind
+
+__all__ = ["KIND_AT", "KNOBS", "DecodeError", "Tally", "decode", "frames", "read_tallies"]
+
+_HEADER: Final = "QQQIIHBBI"
+_IDENTITY: Final = "QQIIIIIIIIIIII16s"
+
+HEADER: Final = Struct(f"={_HEADER}")
+EXEC: Final = Struct(f"={_HEADER}{_IDENTITY}QQIIHHHHHHI")
+EXEC_FAILED: Final = Struct(f"={_HEADER}{_IDENTITY}iHH")
+FORK: Final = Struct(f"={_HEADER}{_IDENTITY}II")
+EXIT: Final = Struct(f"={_HEADER}{_IDENTITY}QQII")
+SOCKET: Final = Struct(f"={_HEADER}QQQQQQIIIIIIHHBBBB16s16s16s")
+TALLY: Final = Struct("=11Q")
+KNOBS: Final = Struct("=4I")
+SIZE: Final = Struct("=I")  # in front of every record of an iterator
+
+# Positions in every decoded tuple.
+TIME: Final = 0
+SEQ: Final = 1
+START: Final = 2
+TGID: Final = 3
+TID: Final = 4
+CPU: Final = 5
+KIND: Final = 6
+RING: Final = 7
+FLAGS: Final = 8
+KIND_AT: Final = 34  # byte offset of the kind in a record
+
+Record = tuple[Any, ...]
+
+
+class DecodeError(Exception):
+    """A record is not what the wire contract says."""
+
+
+class Tally(NamedTuple):
+    """The kernel side's own counters for one kind on one CPU (struct tally)."""
+
+    attempts: int
+    filtered: int
+    emitted: int
+    failed: int
+    no_space: int
+    no_ring: int
+    no_slot: int
+    failed_first: int
+    failed_last: int
+    truncated: int
+    map_full: int
+
+
+def _exec(data: bytes, at: int) -> Record:
+    record = EXEC.unpack_from(data, at)
+    at += EXEC.size
+    return (*record, data[at : at + sum(record[-7:-1])])
+
+
+def _exec_failed(data: bytes, at: int) -> Record:
+    record = EXEC_FAILED.unpack_from(data, at)
+    at += EXEC_FAILED.size
+    return (*record, data[at : at + record[-2] + record[-1]])
+
+
+_DECODERS: Final[dict[int, Callable[[bytes, int], Record]]] = {
+    Kind.EXEC: _exec,
+    Kind.EXEC_FAILED: _exec_failed,
+    Kind.FORK: FORK.unpack_from,
+    Kind.EXIT: EXIT.unpack_from,
+    Kind.CONNECT: SOCKET.unpack_from,
+    Kind.ATTEMPT: SOCKET.unpack_from,
+    Kind.ACCEPT: SOCKET.unpack_from,
+    Kind.LISTEN: SOCKET.unpack_from,
+    Kind.CLOSE: SOCKET.unpack_from,
+    Kind.PROCESS_FOUND: _exec,
+    Kind.SOCKET_FOUND: SOCKET.unpack_from,
+}
+# Indexed by the kind's byte: a list is faster than a dict by the key's hash.
+DECODERS: Final = [_DECODERS.get(number) for number in range(256)]
+
+
+def decode(data: bytes, at: int) -> Record:
+    """Decode the record whose payload starts at byte ``at``. Raises DecodeError."""
+    try:
+        decoder = DECODERS[data[at + KIND_AT]]
+        if decoder is None:
+            raise DecodeError(f"unknown record kind {data[at + KIND_AT]}")
+        return decoder(data, at)
+    except (error, IndexError) as short:
+        raise DecodeError(f"record cut short: {short}") from short
+
+
+def frames(data: bytes) -> Iterator[bytes]:
+    """Split what an iterator wrote, each record behind its size. Raises DecodeError."""
+    at = 0
+    while at < len(data):
+        try:
+            (size,) = SIZE.unpack_from(data, at)
+        except error as short:
+            raise DecodeError(f"iterator output cut short: {short}") from short
+        at += SIZE.size
+        yield data[at : at + size]
+        at += size
+
+
+def read_tallies(data: bytes, kinds: int) -> list[list[Tally]]:
+    """Read the tallies map: a list by CPU of lists by kind."""
+    flat = [Tally._make(values) for values in TALLY.iter_unpack(data[: len(data) // TALLY.size * TALLY.size])]
+    return [flat[at : at + kinds] for at in range(0, len(flat) - kinds + 1, kinds)]
