@@ -37,13 +37,14 @@ struct {
 	__type(value, u64);
 } sequences SEC(".maps");
 
-/* tgid -> start of the processes that are not to be traced: tracer's own. */
+/* tgid -> start of the processes that are not to be traced: tracer's own. Other tracers
+ * find the holder of a map by this name. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 64);
 	__type(key, u32);
 	__type(value, u64);
-} excluded SEC(".maps");
+} tracer_excluded SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -82,7 +83,7 @@ static __always_inline struct tally *tally_of(u32 kind)
 
 static __always_inline bool is_excluded(u32 tgid, u64 start)
 {
-	u64 *mine = bpf_map_lookup_elem(&excluded, &tgid);
+	u64 *mine = bpf_map_lookup_elem(&tracer_excluded, &tgid);
 
 	return mine && *mine == start;
 }

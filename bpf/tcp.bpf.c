@@ -546,7 +546,15 @@ int find_sockets(struct bpf_iter__task_file *ctx)
 		return 0;
 	if (bpf_map_update_elem(&sockets, &key, &s, BPF_NOEXIST)) {
 		known = bpf_map_lookup_elem(&sockets, &key);
-		if (!known) {
+		if (known && known->role == ROLE_CONNECT &&
+		    !(known->sock_flags & (SOCK_REPORTED | SOCK_ESTABLISHED | SOCK_ATTEMPTED))) {
+			/* Still pending: what the trace's end has to say of it. */
+			fill(&r, known, KIND_ATTEMPT);
+			read_addresses(&r, sk);
+			r.state = state;
+			bpf_seq_write(ctx->meta->seq, &size, sizeof(size));
+			bpf_seq_write(ctx->meta->seq, &r, sizeof(r));
+		} else if (!known) {
 			struct tally *t = tally_of(KIND_CLOSE);
 
 			if (t)
@@ -575,7 +583,7 @@ int find_sockets(struct bpf_iter__task_file *ctx)
 SEC("iter/task_file")
 int find_tracers(struct bpf_iter__task_file *ctx)
 {
-	static const char wanted_file[] = "bpf-map", wanted_map[] = "tracer_mark";
+	static const char wanted_file[] = "bpf-map", wanted_map[] = "tracer_excluded";
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
 	char name[16] = {};

@@ -97,52 +97,25 @@ def entity_id(boot: bytes, tgid: int, start: int) -> str:
     return b64encode(blake2b(_entity(boot, tgid, start // NS_PER_TICK), digest_size=16).digest()).decode()
 
 
-class Image:
-    """What a process runs, fixed by its exec and shared with the children that only fork."""
+class Image(NamedTuple):
+    """What a process runs, fixed by its exec and shared with the children that only fork.
 
-    __slots__ = (
-        "argc",
-        "args",
-        "args_total",
-        "cgroup_name",
-        "cwd",
-        "dev",
-        "executable",
-        "flags",
-        "inode",
-        "interpreter",
-        "requested",
-        "time",
-    )
+    ``args`` is NUL-terminated strings as committed, ``args_total`` their bytes before truncation, ``argc`` their true
+    number; ``dev`` is major << 20 | minor; ``flags`` are Flag bits.
+    """
 
-    def __init__(
-        self,
-        time: int,
-        executable: bytes,
-        cwd: bytes,
-        requested: bytes,
-        interpreter: bytes,
-        args: bytes,
-        argc: int,
-        args_total: int,
-        dev: int,
-        inode: int,
-        cgroup_name: bytes,
-        flags: int,
-    ) -> None:
-        """``args`` is NUL-terminated strings as committed; ``dev`` is major << 20 | minor; ``flags`` are Flag bits."""
-        self.time = time
-        self.executable = executable
-        self.cwd = cwd
-        self.requested = requested
-        self.interpreter = interpreter
-        self.args = args
-        self.argc = argc
-        self.args_total = args_total
-        self.dev = dev
-        self.inode = inode
-        self.cgroup_name = cgroup_name
-        self.flags = flags
+    time: int
+    executable: bytes
+    cwd: bytes
+    requested: bytes
+    interpreter: bytes
+    args: bytes
+    argc: int
+    args_total: int
+    dev: int
+    inode: int
+    cgroup_name: bytes
+    flags: int
 
 
 class Parent(NamedTuple):

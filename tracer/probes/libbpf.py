@@ -28,6 +28,7 @@ from tracer.probes.libbpf_binding import (
     possible_cpus,
     why,
 )
+from tracer.probes.perf_event import RingError, open_tracepoint
 
 __all__ = [
     "BpfError",
@@ -211,6 +212,26 @@ class Object:
         self.program_fd(program)  # libbpf must not see a program that is not loaded
         handle = lib.bpf_program__attach(self._program(program))
         return self._keep(Link(lib.pointer(handle, f"attaching {program!r}"), program))
+
+    def attach_tracepoint(self, program: str, tracepoint_id: int) -> Link:
+        """Attach a loaded tp/ program to the tracepoint with this id (see tracefs.tracepoint_id) on all CPUs.
+
+        attach() does the same where tracefs is mounted; this needs no mount. Raises BpfError.
+        """
+        lib = library()
+        self.program_fd(program)
+        what = f"attaching {program!r} to tracepoint {tracepoint_id}"
+        try:
+            event = open_tracepoint(tracepoint_id, online_cpus()[0])
+        except (OSError, RingError) as refused:
+            raise BpfError(f"{what}: {why(refused.errno or 0)}", refused.errno or 0) from refused
+        try:
+            handle = lib.bpf_program__attach_perf_event(self._program(program), event)
+            link = Link(lib.pointer(handle, what), program)
+        except BpfError:
+            os.close(event)  # only a link owns it
+            raise
+        return self._keep(link)
 
     def attach_iter(self, program: str) -> Link:
         """Make the link of a loaded iterator program, to be read with read_iterator(). Raises BpfError."""

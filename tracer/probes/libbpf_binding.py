@@ -19,6 +19,8 @@ _LOG_BYTES: Final = 256 << 10  # of libbpf's messages kept, in all
 _MESSAGE_BYTES: Final = 64 << 10  # of one message, its end: a verifier's log can have megabytes
 _LEVEL_DEBUG: Final = 2  # enum libbpf_print_level: warn, info, debug
 _LIBBPF_ERRNO: Final = 4000  # __LIBBPF_ERRNO__START: bad ELF files and the like
+_LIBRARY: Final = "libbpf.so.1"
+_OVERRIDE: Final = "TRACER_LIBBPF"
 _CPU_DIRECTORY: Final = Path("/sys/devices/system/cpu")
 
 
@@ -77,6 +79,7 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "bpf_program__fd": (c_int, (c_void_p,)),
     "bpf_program__attach": (c_void_p, (c_void_p,)),
     "bpf_program__attach_iter": (c_void_p, (c_void_p, c_void_p)),
+    "bpf_program__attach_perf_event": (c_void_p, (c_void_p, c_int)),
     "bpf_link__fd": (c_int, (c_void_p,)),
     "bpf_link__destroy": (c_int, (c_void_p,)),
     "bpf_map__name": (c_char_p, (c_void_p,)),
@@ -88,6 +91,7 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "bpf_map__initial_value": (c_void_p, (c_void_p, ctypes.POINTER(c_size_t))),
     "bpf_map__set_max_entries": (c_int, (c_void_p, c_uint32)),
     "bpf_map__reuse_fd": (c_int, (c_void_p, c_int)),
+    "bpf_map_create": (c_int, (c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p)),
     "bpf_map_lookup_elem": (c_int, (c_int, c_char_p, c_void_p)),
     "bpf_map_update_elem": (c_int, (c_int, c_char_p, c_char_p, c_uint64)),
     "bpf_map_delete_elem": (c_int, (c_int, c_char_p)),
@@ -96,6 +100,7 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "bpf_iter_create": (c_int, (c_int,)),
     "bpf_prog_test_run_opts": (c_int, (c_int, ctypes.POINTER(TestRunOpts))),
     "libbpf_num_possible_cpus": (c_int, ()),
+    "libbpf_version_string": (c_char_p, ()),
     "libbpf_strerror": (c_int, (c_int, c_char_p, c_size_t)),
 }
 _PrintFunction = ctypes.CFUNCTYPE(c_int, c_int, c_void_p, c_void_p)
@@ -153,7 +158,8 @@ class Library:
                 setattr(self, function, prototype)
         except (OSError, AttributeError) as missing:
             fix = "install libbpf 1.0 or newer (Debian, Ubuntu: libbpf1; Fedora: libbpf)"
-            raise MissingLibrary(f"{name} can't be used ({missing}); {fix}", errno.ENOENT) from missing
+            chosen = f"{name}, which {_OVERRIDE} names," if os.environ.get(_OVERRIDE) == name else name
+            raise MissingLibrary(f"{chosen} can't be used ({missing}); {fix}", errno.ENOENT) from missing
         self.messages = Messages()
         library.libbpf_set_print.restype = c_void_p
         library.libbpf_set_print(self.messages.callback)
@@ -179,8 +185,8 @@ class Library:
 
 @functools.cache
 def library() -> Library:
-    """Load libbpf.so.1, once. Raises MissingLibrary."""
-    return Library("libbpf.so.1")
+    """Load libbpf.so.1, or the file that TRACER_LIBBPF names, once. Raises MissingLibrary."""
+    return Library(os.environ.get(_OVERRIDE) or _LIBRARY)
 
 
 def why(number: int) -> str:

@@ -29,6 +29,7 @@ BPF_MAP_DELETE_ELEM: Final = 3
 _BPF_OBJ_GET_INFO_BY_FD: Final = 15
 _BPF_MAP_TYPE_PERF_EVENT_ARRAY: Final = 4
 _PERF_TYPE_SOFTWARE: Final = 1
+_PERF_TYPE_TRACEPOINT: Final = 2
 _PERF_COUNT_SW_BPF_OUTPUT: Final = 10
 _PERF_SAMPLE_RAW: Final = 1 << 10
 _PERF_FORMAT_TIMES: Final = 3  # PERF_FORMAT_TOTAL_TIME_ENABLED | PERF_FORMAT_TOTAL_TIME_RUNNING
@@ -119,6 +120,18 @@ def open_event(cpu: int, watermark: int) -> int:
         _PERF_ATTR_WATERMARK,
         watermark,
     )
+    return _open(attr, cpu)
+
+
+def open_tracepoint(tracepoint_id: int, cpu: int) -> int:
+    """perf_event_open(2) of a classic tracepoint, to attach a BPF program to; raises OSError.
+
+    A program that is attached to it runs wherever the tracepoint is hit, whichever CPU the event is of.
+    """
+    return _open(_attr.pack(_PERF_TYPE_TRACEPOINT, _PERF_ATTR_SIZE, tracepoint_id, 0, 0, 0, 0, 0), cpu)
+
+
+def _open(attr: bytes, cpu: int) -> int:
     number = _syscall_numbers()[1]
     arguments = (ctypes.c_long(value) for value in (-1, cpu, -1, _PERF_FLAG_FD_CLOEXEC))  # pid, cpu, group, flags
     fd: int = _libc.syscall(ctypes.c_long(number), attr, *arguments)

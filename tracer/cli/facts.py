@@ -1,0 +1,105 @@
+"""Gather what is said once of the machine and of this run: host, agent, users, and who started it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+from tracer import __version__
+from tracer.model import UNSET_ID, Host, Session
+
+__all__ = ["boot_id", "session", "session_from_json", "started"]
+
+_AGENT = uuid.UUID("6b0d1b0e-6f0a-5b7e-9c55-0a3f6f2f7a11")  # names agent ids derived from machine ids
+
+
+def _first_line(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace").partition("\n")[0].strip()
+    except OSError:
+        return ""
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot."""
+    return _first_line("/proc/sys/kernel/random/boot_id") or str(uuid.UUID(int=0))
+
+
+def _names(path: str) -> dict[int, str]:
+    """Ids and names of /etc/passwd or /etc/group, the first name of each id; no name service is asked."""
+    found: dict[int, str] = {}
+    try:
+        lines = Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        parts = line.split(":")
+        if len(parts) > 2 and parts[2].isdigit():
+            found.setdefault(int(parts[2]), parts[0])
+    return found
+
+
+def session(backend: str) -> Session:
+    """This machine and this run."""
+    name = platform.node()
+    machine = _first_line("/etc/machine-id") or name
+    host = Host(
+        id=machine,
+        name=name,
+        boot_id=boot_id(),
+        kernel=platform.release(),
+        architecture=platform.machine(),
+        cpus=os.cpu_count() or 1,
+        page_size=os.sysconf("SC_PAGE_SIZE"),
+    )
+    return Session(
+        host=host,
+        agent_id=str(uuid.uuid5(_AGENT, machine)),
+        ephemeral_id=str(uuid.uuid4()),
+        version=__version__,
+        backend=backend,
+        users=_names("/etc/passwd"),
+        groups=_names("/etc/group"),
+    )
+
+
+def session_from_json(facts: dict[str, Any]) -> Session:
+    """The session that a recording holds. Raises KeyError, TypeError or ValueError for anything else."""
+    return Session(
+        host=Host(**facts["host"]),
+        users={int(uid): str(name) for uid, name in facts["users"].items()},
+        groups={int(gid): str(name) for gid, name in facts["groups"].items()},
+        **{name: str(facts[name]) for name in ("agent_id", "ephemeral_id", "version", "backend")},
+    )
+
+
+def session_to_json(found: Session) -> dict[str, Any]:
+    """The session as a recording keeps it."""
+    return {
+        **found._asdict(),
+        "host": found.host._asdict(),
+        "users": {str(uid): name for uid, name in found.users.items()},
+        "groups": {str(gid): name for gid, name in found.groups.items()},
+    }
+
+
+def started() -> dict[str, Any]:
+    """Who started this, from where and how."""
+    found: dict[str, Any] = {"uid": os.getuid(), "euid": os.geteuid(), "pid": os.getpid(), "command_line": sys.argv}
+    loginuid = _first_line("/proc/self/loginuid")
+    if loginuid.isdigit() and int(loginuid) != UNSET_ID:
+        found["loginuid"] = int(loginuid)
+    sudo = os.environ.get("SUDO_UID", "")
+    if sudo.isdigit():
+        found["sudo_uid"] = int(sudo)
+    for fd in (0, 2):
+        try:
+            found["terminal"] = os.ttyname(fd)
+            break
+        except OSError:
+            continue
+    return found

@@ -1,0 +1,282 @@
+"""`tracer live`: watch processes and TCP connections as they happen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tracer.cli import facts
+from tracer.cli.errors import CommandError, Exit
+from tracer.cli.stream import Stream, make_format, open_output
+from tracer.model import SOCKET_KINDS, Kind
+from tracer.pipeline.engine import Engine
+from tracer.pipeline.order import RingRun
+from tracer.pipeline.turns import MAGIC, Found, Input, Start, Turn, pack
+from tracer.pipeline.view import Filters
+from tracer.probes.core import Core, Coverage, KernelFilters, UnusableError, boottime
+from tracer.probes.records import KIND_AT, SIZE
+from tracer.probes.rings import Run
+from tracer.sinks.output import OutputError, open_file
+
+__all__ = ["BACKENDS", "Live", "Options"]
+
+LEDGER_NS: Final = 10_000_000_000
+_WATERMARK: Final = 64 << 10
+_READ_MOST: Final = 64 << 10  # bytes of one ring in one turn: what stays in the cache
+_IDLE_MS: Final = 100.0
+_HOLDING_MS: Final = 20.0
+_OFFSET_EVERY_NS: Final = 1_000_000_000
+_OFFSET_STEP_NS: Final = 1_000_000  # below this a difference is the measuring itself
+_CLOSURE_TURNS: Final = 8
+_TIME = struct.Struct("=Q").unpack_from
+BACKENDS: Final = ("auto", "core")
+
+
+@dataclass
+class Options:
+    """What was asked for, checked."""
+
+    filters: Filters = field(default_factory=Filters)
+    backend: str = "auto"
+    format: str | None = None
+    output: Path | None = None
+    duration: float | None = None
+    count: int | None = None
+    buffer: int = 8 << 20
+    record: Path | None = None
+    fail_on_loss: bool = False
+    snapshot: bool = True
+
+
+class Live:
+    """One session: probes, engine, stream, and the loop between them."""
+
+    def __init__(self, options: Options) -> None:
+        """Nothing is loaded before run()."""
+        self._options = options
+        self._ending = False
+        self._recording: int | None = None
+        self._offset = 0
+        self._offset_at = -_OFFSET_EVERY_NS
+
+    def run(self) -> Exit:
+        """Trace until the end that was asked for, a signal, or a closed output. Raises CommandError."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._stop)
+        try:
+            with Core(self._kernel_filters(), self._options.buffer, _WATERMARK) as core:
+                return self._session(core)
+        except UnusableError as error:
+            raise CommandError(str(error), Exit(error.code)) from error
+        finally:
+            if self._recording is not None:
+                os.close(self._recording)
+
+    def _stop(self, *_: object) -> None:
+        self._ending = True
+
+    def _kernel_filters(self) -> KernelFilters:
+        wanted = self._options.filters
+        kinds = set(wanted.kinds)
+        if Kind.CLOSE in kinds:
+            kinds |= {Kind.CONNECT, Kind.ACCEPT}  # they tell whose it is
+        return KernelFilters(
+            frozenset(kinds & SOCKET_KINDS),
+            wanted.pids,
+            wanted.children,
+            wanted.uids,
+            wanted.netns,
+            wanted.ports,
+            wanted.cidrs,
+        )
+
+    # The beginning.
+
+    def _session(self, core: Core) -> Exit:
+        options = self._options
+        fd, name = open_output(options.output)
+        session = facts.session("core")
+        if options.record is not None:
+            self._record_to(options.record)
+        engine = Engine(session.host.boot_id, options.filters, options.count)
+        stream = Stream(engine, make_format(options.format, session, fd), fd, name)
+        coverage = core.start()
+        start = Start(
+            {
+                "now": boottime(),
+                "offset": self._measured_offset(boottime()),
+                "session": facts.session_to_json(session),
+                "filters": options.filters.as_json(),
+                "count": options.count,
+                "coverage": _coverage(coverage, self._options),
+                "started": facts.started(),
+            }
+        )
+        stream.show(self._feed(engine, start))
+        if options.snapshot:
+            stream.show(self._feed(engine, self._found(core)))
+            self._follow(core, engine)
+        self._tell_ready(coverage)
+        status = self._loop(core, engine, stream)
+        stream.close()
+        return status
+
+    def _record_to(self, path: Path) -> None:
+        try:
+            self._recording = open_file(path, 0o600)
+            os.write(self._recording, MAGIC)
+        except (OutputError, OSError) as error:
+            raise CommandError(f"--record: {error}", Exit.FAILURE) from error
+
+    def _feed(self, engine: Engine, item: Input) -> list[Any]:
+        if self._recording is not None:
+            data = memoryview(pack(item))
+            try:
+                while data:
+                    data = data[os.write(self._recording, data) :]
+            except OSError as error:
+                raise CommandError(
+                    f"can't write the recording {self._options.record}: {error.strerror}", Exit.FAILURE
+                ) from error
+        return engine.feed(item)
+
+    def _found(self, core: Core) -> Found:
+        processes, sockets = core.snapshot()
+        now = boottime()
+        return Found(now, self._measured_offset(now), processes, _without(sockets, Kind.ATTEMPT))
+
+    def _follow(self, core: Core, engine: Engine) -> None:
+        """With --children the descendants that are there already are followed too, until no new one turns up."""
+        filters = self._options.filters
+        if not filters.children:
+            return
+        known = set(filters.pids)
+        for _ in range(_CLOSURE_TURNS):
+            found = engine.processes.descendants(known)
+            if found == known:
+                break
+            core.follow(found - known)
+            engine.view.widen(found)
+            known = found
+
+    def _tell_ready(self, coverage: Coverage) -> None:
+        blind = len(coverage.refused)
+        told = f"; {blind} hook(s) refused, see the coverage record" if blind else ""
+        sys.stderr.write(f"tracer: ready, watching with {coverage.backend}{told}; Ctrl-C ends it\n")
+        sys.stderr.flush()
+
+    # The loop.
+
+    def _loop(self, core: Core, engine: Engine, stream: Stream) -> Exit:
+        options = self._options
+        started = boottime()
+        deadline = started + int(options.duration * 1e9) if options.duration is not None else None
+        next_ledger = started + LEDGER_NS
+        drained = True
+        while not self._ending and not stream.broken:
+            now = boottime()
+            if deadline is not None and now >= deadline:
+                break
+            if engine.full:
+                break
+            if drained:
+                wait = _HOLDING_MS if engine.order.holds else _IDLE_MS
+                if deadline is not None:
+                    wait = min(wait, (deadline - now) / 1e6)
+                core.rings.poll(max(wait, 0.0))
+            now = boottime()
+            cut = now >= next_ledger
+            if cut:
+                next_ledger = now + LEDGER_NS
+            turn = self._turn(core, cut)
+            drained = all(run.drained for run in turn.runs)
+            stream.show(self._feed(engine, turn))
+            if cut:
+                stream.ledger(turn)
+        return self._finish(core, engine, stream)
+
+    def _turn(self, core: Core, cut: bool) -> Turn:
+        now = boottime()
+        if cut:
+            runs, tallies = core.cut()
+            missed = core.missed()
+        else:
+            runs, tallies, missed = core.read(_READ_MOST), core.tallies(), {}
+        drained_at = now
+        for run in runs:
+            if not run.drained and run.offsets:
+                drained_at = min(drained_at, _TIME(run.data, run.offsets[-1])[0])
+        return Turn(now, self._measured_offset(now), drained_at, _runs(runs), tallies, cut, False, missed)
+
+    def _finish(self, core: Core, engine: Engine, stream: Stream) -> Exit:
+        pending = _only(core.sockets(), Kind.ATTEMPT) if not stream.broken else b""
+        core.detach()
+        runs, tallies = core.cut()
+        now = boottime()
+        turn = Turn(now, self._measured_offset(now), now, _runs(runs), tallies, True, True, core.missed())
+        stream.show(self._feed(engine, turn))
+        if pending:
+            stream.show(self._feed(engine, Found(now, turn.offset, b"", pending)))
+        stream.ledger(turn)
+        if self._options.fail_on_loss and not stream.complete:
+            return Exit.LOSS
+        return Exit.OK
+
+    def _measured_offset(self, now: int) -> int:
+        """Wall clock minus boot time: measured again each second, so that a step of the clock is followed."""
+        if now - self._offset_at >= _OFFSET_EVERY_NS:
+            self._offset_at = now
+            offset = time.time_ns() - boottime()
+            if abs(offset - self._offset) > _OFFSET_STEP_NS:
+                self._offset = offset
+        return self._offset
+
+
+def _runs(runs: list[Run]) -> list[RingRun]:
+    return [RingRun(run.cpu, run.ring, run.data, run.records_lost, run.drained, run.offsets) for run in runs]
+
+
+def _sorted_out(data: bytes, kind: Kind, *, keep: bool) -> bytes:
+    kept = []
+    at = 0
+    while at < len(data):
+        end = at + SIZE.size + SIZE.unpack_from(data, at)[0]
+        if (data[at + SIZE.size + KIND_AT] == kind) is keep:
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _without(data: bytes, kind: Kind) -> bytes:
+    return _sorted_out(data, kind, keep=False)
+
+
+def _only(data: bytes, kind: Kind) -> bytes:
+    return _sorted_out(data, kind, keep=True)
+
+
+def _coverage(coverage: Coverage, options: Options) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "backend": coverage.backend,
+        "hooks": coverage.hooks,
+        "blind": coverage.blind,
+        "excluded": coverage.excluded,
+        "buffer": coverage.buffer,
+        "filters": options.filters.as_json(),
+        "snapshot": options.snapshot,
+        "pid": coverage.own_pid,
+    }
+    if coverage.refused:
+        found["refused"] = coverage.refused
+    if coverage.own_pid != os.getpid():
+        found["pid_namespace"] = {
+            "own_pid": os.getpid(),
+            "note": "not in the initial pid namespace: pids here are the host's, not those that /proc shows",
+        }
+    return found

@@ -1,0 +1,174 @@
+"""The command line: what each command takes, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer._click.exceptions import ClickException, UsageError
+
+from tracer import __version__
+from tracer.cli import options
+from tracer.cli.errors import CommandError, Exit
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="tracer",
+    help="Which process talks to whom, and what does it run? Ask the kernel.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="pretty (default on a terminal) or ecs (default elsewhere)", metavar="NAME"),
+]
+Json = Annotated[bool, typer.Option("--json", help="the same as --format ecs")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="write to a file instead of stdout", metavar="FILE")
+]
+FailOnLoss = Annotated[bool, typer.Option("--fail-on-loss", help="exit with 5 unless the ledger says complete")]
+Words = list[str] | None
+
+
+def _format(name: str | None, json: bool) -> str | None:
+    if json and name not in (None, "ecs"):
+        raise CommandError(f"--json and --format {name} contradict each other: give one of them", Exit.USAGE)
+    if name is not None and name not in ("pretty", "ecs"):
+        raise CommandError(f"--format {name!r}: give pretty or ecs", Exit.USAGE)
+    return "ecs" if json else name
+
+
+@app.command()
+def live(
+    pid: Annotated[Words, typer.Option(help="only this process (repeatable)", metavar="PID")] = None,
+    children: Annotated[bool, typer.Option("--children", help="with --pid: its descendants too")] = False,
+    comm: Annotated[Words, typer.Option(help="only processes of this name (glob, repeatable)", metavar="GLOB")] = None,
+    exe: Annotated[Words, typer.Option(help="only this executable's path (glob, repeatable)", metavar="GLOB")] = None,
+    uid: Annotated[Words, typer.Option(help="only this user, by name or number (repeatable)", metavar="USER")] = None,
+    port: Annotated[Words, typer.Option(help="only sockets with this port (repeatable)", metavar="PORT")] = None,
+    cidr: Annotated[Words, typer.Option(help="only sockets in this network (repeatable)", metavar="NET")] = None,
+    event: Annotated[
+        Words,
+        typer.Option(
+            help="only these: exec, exec-failed, fork, exit, connect, accept, listen, close; all but fork by itself",
+            metavar="NAME,…",
+        ),
+    ] = None,
+    netns: Annotated[Words, typer.Option(help="only this network namespace (inode or path)", metavar="NS")] = None,
+    form: Format = None,
+    json: Json = False,
+    output: Output = None,
+    duration: Annotated[str | None, typer.Option(help="end after this time (10, 1.5s, 5m)", metavar="TIME")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="end after this many events", metavar="N")] = None,
+    buffer: Annotated[str, typer.Option(help="bytes of the kernel's buffers, over all CPUs", metavar="SIZE")] = "8M",
+    record: Annotated[Path | None, typer.Option(help="keep the raw records for tracer replay", metavar="FILE")] = None,
+    backend: Annotated[str, typer.Option(help="auto or core", metavar="NAME")] = "auto",
+    fail_on_loss: FailOnLoss = False,
+    no_snapshot: Annotated[bool, typer.Option("--no-snapshot", help="leave out what was there before")] = False,
+) -> None:
+    """Watch processes and TCP connections as they happen.
+
+    Examples: tracer live --port 443 -- tracer live --pid 4242 --children -- tracer live --json | jq .process.name
+    """
+    from tracer.cli import live as command
+
+    if backend not in command.BACKENDS:
+        raise CommandError(f"--backend {backend!r}: give one of {', '.join(command.BACKENDS)}", Exit.USAGE)
+    asked = command.Options(
+        filters=options.filters(
+            pid=pid or (),
+            children=children,
+            comm=comm or (),
+            exe=exe or (),
+            uid=uid or (),
+            port=port or (),
+            cidr=cidr or (),
+            event=event or (),
+            netns=netns or (),
+        ),
+        backend=backend,
+        format=_format(form, json),
+        output=output,
+        duration=options.duration("--duration", duration) if duration is not None else None,
+        count=count,
+        buffer=options.size("--buffer", buffer, 16 << 10, 1 << 30),
+        record=record,
+        fail_on_loss=fail_on_loss,
+        snapshot=not no_snapshot,
+    )
+    raise typer.Exit(int(command.Live(asked).run()))
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="what tracer live --record wrote", metavar="FILE")],
+    form: Format = None,
+    json: Json = False,
+    output: Output = None,
+    fail_on_loss: FailOnLoss = False,
+) -> None:
+    """Give the output of a recorded session again."""
+    from tracer.cli import replay as command
+
+    raise typer.Exit(int(command.replay(file, _format(form, json), output, fail_on_loss=fail_on_loss)))
+
+
+@app.command()
+def doctor(json: Annotated[bool, typer.Option("--json", help="the same facts as one JSON object")] = False) -> None:
+    """Tell what works on this machine, what doesn't, and the fix."""
+    from tracer.cli import doctor as command
+
+    raise typer.Exit(command.doctor(json=json))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    sys.stdout.write(f"tracer {__version__}\n")
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    one_line = " ".join(message.split())
+    try:
+        sys.stderr.write(f"tracer: {one_line}\n")
+        sys.stderr.flush()
+    except OSError:
+        pass  # nobody listens; the code tells
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    """End without the interpreter's last flush, which would complain about a closed pipe."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue
+    os._exit(code)
+
+
+def run(arguments: list[str] | None = None) -> NoReturn:
+    """Run a command and exit with its code; every known error is one line on stderr."""
+    try:
+        result: Any = app(args=arguments, prog_name="tracer", standalone_mode=False)
+        _exit(result if isinstance(result, int) else Exit.OK)
+    except CommandError as error:
+        _fail(str(error), error.code)
+    except UsageError as error:
+        _fail(f"{error.format_message()} See tracer --help.", Exit.USAGE)
+    except ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except typer.Exit as done:
+        _exit(done.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        _exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        _exit(Exit.OK)

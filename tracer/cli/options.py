@@ -1,0 +1,133 @@
+"""Read what people type: filters, sizes and durations, each mistake answered with what would be right."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from collections.abc import Iterable
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Final
+
+from tracer.cli.errors import CommandError, Exit
+from tracer.model import RING_KINDS, Kind
+from tracer.pipeline.view import DEFAULT_KINDS, Filters
+
+__all__ = ["duration", "filters", "size"]
+
+_EVENTS: Final = {kind.label: kind for kind in RING_KINDS if kind != Kind.ATTEMPT}
+_SIZE = re.compile(r"(\d+)\s*([kmg]?)(i?b)?", re.IGNORECASE)
+_UNITS: Final = {"": 0, "k": 10, "m": 20, "g": 30}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_PID_MOST: Final = 1 << 22  # PID_MAX_LIMIT of a 64-bit kernel
+_ID_MOST: Final = (1 << 32) - 2
+
+
+def _bad(option: str, value: object, right: str) -> CommandError:
+    return CommandError(f"{option} {value!r}: {right}", Exit.USAGE)
+
+
+def size(option: str, text: str, least: int, most: int) -> int:
+    """Bytes, from ``64K``, ``8M`` or a plain number. Raises CommandError."""
+    match = _SIZE.fullmatch(text.strip())
+    value = int(match[1]) << _UNITS[match[2].lower()] if match else -1
+    if not least <= value <= most:
+        raise _bad(option, text, f"give a size from {least >> 10}K to {most >> 20}M, such as 8M")
+    return value
+
+
+def duration(option: str, text: str) -> float:
+    """Seconds, from ``10``, ``1.5s``, ``200ms``, ``5m`` or ``2h``. Raises CommandError."""
+    match = _DURATION.fullmatch(text.strip())
+    seconds = float(match[1]) * _SECONDS[match[2] or "s"] if match else 0.0
+    if not 0 < seconds <= 366 * 86400:
+        raise _bad(option, text, "give a time such as 10, 1.5s, 5m or 2h")
+    return seconds
+
+
+def _number(option: str, text: str, least: int, most: int, what: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if not least <= value <= most:
+        raise _bad(option, text, f"give {what} from {least} to {most}")
+    return value
+
+
+def _uid(text: str) -> int:
+    if text.isdigit():
+        return _number("--uid", text, 0, _ID_MOST, "a user id")
+    try:
+        return pwd.getpwnam(text).pw_uid
+    except (KeyError, ValueError):
+        raise _bad("--uid", text, "there is no such user; give a name of /etc/passwd or a number") from None
+
+
+def _netns(text: str) -> int:
+    """An inode number as `lsns -t net` prints it, or the path of a namespace file."""
+    if text.isdigit():
+        return _number("--netns", text, 1, _ID_MOST, "the inode of a network namespace (see lsns -t net)")
+    try:
+        target = Path(text).readlink() if text.startswith("/proc/") else None
+        if target is not None and (found := re.fullmatch(r"net:\[(\d+)\]", str(target))):
+            return int(found[1])
+        if target is None and text.startswith("/"):
+            return os.stat(text).st_ino
+    except OSError as error:
+        raise _bad("--netns", text, f"{(error.strerror or '').lower()}; give an inode or a path") from error
+    raise _bad("--netns", text, "give an inode (see lsns -t net) or a path such as /run/netns/NAME or /proc/PID/ns/net")
+
+
+def _event(text: str) -> Kind:
+    try:
+        return _EVENTS[text.strip()]
+    except KeyError:
+        raise _bad("--event", text, f"give one of {', '.join(_EVENTS)}") from None
+
+
+def _cidr(text: str) -> str:
+    try:
+        return str(ip_network(text, strict=False))
+    except ValueError:
+        raise _bad("--cidr", text, "give a network such as 10.0.0.0/8 or 2001:db8::/32") from None
+
+
+def _glob(option: str, text: str) -> str:
+    if not text or len(text) > 4096:
+        raise _bad(option, text[:40], "give a name, with * and ? for what may vary")
+    return text
+
+
+def filters(
+    *,
+    pid: Iterable[str] = (),
+    children: bool = False,
+    comm: Iterable[str] = (),
+    exe: Iterable[str] = (),
+    uid: Iterable[str] = (),
+    port: Iterable[str] = (),
+    cidr: Iterable[str] = (),
+    event: Iterable[str] = (),
+    netns: Iterable[str] = (),
+) -> Filters:
+    """The filters as typed, each value of its own; ``event`` values may hold commas. Raises CommandError."""
+    pids = frozenset(_number("--pid", text, 1, _PID_MOST, "a pid") for text in pid)
+    if children and not pids:
+        raise CommandError("--children says whose: add --pid PID", Exit.USAGE)
+    kinds = {_event(each) for text in event for each in text.split(",")}
+    if Kind.CONNECT in kinds:
+        kinds.add(Kind.ATTEMPT)
+    return Filters(
+        kinds=frozenset(kinds) or DEFAULT_KINDS,
+        pids=pids,
+        children=children,
+        comms=[_glob("--comm", text) for text in comm],
+        exes=[_glob("--exe", text) for text in exe],
+        uids=frozenset(_uid(text) for text in uid),
+        ports=frozenset(_number("--port", text, 1, 65535, "a port") for text in port),
+        cidrs=[_cidr(text) for text in cidr],
+        netns=frozenset(_netns(text) for text in netns),
+    )

@@ -1,0 +1,66 @@
+"""`tracer replay`: give the output of a recording again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tracer.cli import facts
+from tracer.cli.errors import CommandError, Exit
+from tracer.cli.stream import Stream, make_format, open_output
+from tracer.pipeline.engine import Engine
+from tracer.pipeline.turns import FRAME, FRAME_MOST, MAGIC, Input, RecordingError, Start, Turn, unpack
+from tracer.pipeline.view import Filters
+from tracer.probes.records import DecodeError
+
+__all__ = ["replay"]
+
+
+def _items(path: Path) -> Iterator[Input]:
+    """The inputs that a recording holds. Raises RecordingError, OSError."""
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise RecordingError("not a recording of tracer (made by tracer live --record)")
+        while head := file.read(FRAME.size):
+            if len(head) < FRAME.size:
+                raise RecordingError("cut in the middle of a frame")
+            kind, length = FRAME.unpack(head)
+            if length > FRAME_MOST:
+                raise RecordingError(f"a frame of {length} bytes: changed")
+            content = file.read(length)
+            if len(content) < length:
+                raise RecordingError("cut in the middle of a frame")
+            yield unpack(kind, content)
+
+
+def replay(path: Path, form: str | None, output: Path | None, *, fail_on_loss: bool = False) -> Exit:
+    """Write the lines that the recorded session wrote, in any format. Raises CommandError."""
+    try:
+        items = _items(path)
+        start = next(items, None)
+        if not isinstance(start, Start):
+            raise RecordingError("it has no beginning")
+        session = facts.session_from_json(start.facts["session"])
+        engine = Engine(session.host.boot_id, Filters.from_json(start.facts["filters"]), start.facts["count"])
+        fd, name = open_output(output)
+        stream = Stream(engine, make_format(form, session, fd), fd, name, patient=True)
+        stream.show(engine.feed(start))
+        last: Turn | None = None
+        for item in items:
+            if stream.broken:
+                break
+            stream.show(engine.feed(item))
+            if isinstance(item, Turn) and item.last:
+                last = item
+            elif isinstance(item, Turn) and item.cut:
+                stream.ledger(item)
+        if last is not None:
+            stream.ledger(last)
+        stream.close()
+    except OSError as error:
+        raise CommandError(f"can't read {path}: {error.strerror}", Exit.FAILURE) from error
+    except (RecordingError, DecodeError) as error:
+        raise CommandError(f"{path}: {error}", Exit.FAILURE) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CommandError(f"{path}: changed, or of another version ({error})", Exit.FAILURE) from error
+    return Exit.LOSS if fail_on_loss and not stream.complete else Exit.OK

@@ -1,0 +1,133 @@
+"""Carry events from the engine to the output: number, render, queue, and tell the engine what became of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, Protocol
+
+from tracer.cli.errors import CommandError, Exit
+from tracer.formats.ecs import Ecs
+from tracer.formats.pretty import Pretty
+from tracer.model import Event, Notice, Session
+from tracer.pipeline.engine import Engine
+from tracer.pipeline.turns import Turn
+from tracer.sinks.output import Batch, Output, OutputError, is_terminal, open_file
+
+__all__ = ["FORMATS", "Stream"]
+
+FORMATS: Final = ("pretty", "ecs")
+_BATCH_MOST: Final = 256 << 10  # bytes joined into one write
+_FLUSH_SECONDS: Final = 10.0  # how long a stopped reader of a pipe may delay the end
+_LEDGER_SECONDS: Final = 0.1  # how long a ledger waits for what is being written; what is not is in flight
+
+
+class Format(Protocol):
+    """Turns an event into a line."""
+
+    def render(self, event: Event, offset: int, sequence: int) -> bytes:
+        """One line with its newline; ``offset`` is wall clock minus CLOCK_BOOTTIME in ns."""
+        ...
+
+
+class Stream:
+    """The lines of one session. With ``patient`` it waits for a slow reader instead of losing lines (a replay)."""
+
+    def __init__(self, engine: Engine, form: Format, fd: int, name: str, *, patient: bool = False) -> None:
+        """Lines go to ``fd``, which messages call ``name``."""
+        self._engine = engine
+        self._form = form
+        self._patient = patient
+        self._output = Output(fd, name)
+        self._sequence = 0
+        self.lost = False
+        self.complete = True
+
+    @property
+    def broken(self) -> bool:
+        """Whether nothing more can be written."""
+        return self._output.broken
+
+    def show(self, events: Iterable[Event]) -> None:
+        """Render and queue events."""
+        render, offset = self._form.render, self._engine.offset
+        sequence = self._sequence
+        lines: list[bytes] = []
+        shown: list[Event] = []
+        size = 0
+        for event in events:
+            line = render(event, offset, sequence)
+            sequence += 1
+            lines.append(line)
+            shown.append(event)
+            size += len(line)
+            if size >= _BATCH_MOST:
+                self._sequence = sequence
+                self._put(lines, shown)
+                sequence = self._sequence
+                lines, shown, size = [], [], 0
+        self._sequence = sequence
+        if lines:
+            self._put(lines, shown)
+        written = self._output.written()
+        if written:
+            self._engine.delivered(written)
+
+    def _put(self, lines: list[bytes], events: list[Event]) -> None:
+        kinds = Counter([event.kind for event in events if not isinstance(event, Notice)])
+        if self._output.put(Batch(b"".join(lines), Counter(kinds)), wait=self._patient):
+            return
+        self.lost = True
+        notices = self._engine.lost(Counter(kinds), events[0].time, events[-1].time)
+        if not self.broken:
+            self.show(notices)  # small enough to fit sooner or later
+
+    def ledger(self, turn: Turn) -> None:
+        """Write the ledger as of a turn that was a cut. The last one comes after everything else is written."""
+        self._output.flush(_FLUSH_SECONDS if turn.last else _LEDGER_SECONDS)
+        written = self._output.written()
+        if written:
+            self._engine.delivered(written)
+        statement = self._engine.statement(turn)
+        ledger = statement.body["ledger"]
+        self.complete = ledger["complete"]
+        self.lost |= ledger["total"]["lost"] > 0
+        self.show([statement])
+
+    def close(self) -> None:
+        """Write what is queued and end. Raises CommandError when the output failed; a closed pipe is a normal end."""
+        self._output.flush(_FLUSH_SECONDS)
+        self._output.close()
+        if self._output.error is not None:
+            raise CommandError(str(self._output.error), Exit.FAILURE)
+
+
+def open_output(path: Path | None) -> tuple[int, str]:
+    """The descriptor to write to, and its name. Raises CommandError."""
+    if path is None or str(path) == "-":
+        return sys.stdout.fileno(), "stdout"
+    try:
+        return open_file(path), str(path)
+    except OutputError as error:
+        raise CommandError(str(error), Exit.FAILURE) from error
+
+
+def make_format(name: str | None, session: Session, fd: int) -> Format:
+    """The format asked for; by itself pretty on a terminal and ecs elsewhere. Raises CommandError."""
+    terminal = is_terminal(fd)
+    name = name or ("pretty" if terminal else "ecs")
+    if name == "ecs":
+        return Ecs(session)
+    if name != "pretty":
+        raise CommandError(f"--format {name!r}: give one of {', '.join(FORMATS)}", Exit.USAGE)
+    colour = terminal and not os.environ.get("NO_COLOR")
+    pretty = Pretty(session, colour=colour, width=shutil.get_terminal_size().columns if terminal else None)
+    if terminal:
+        signal.signal(signal.SIGWINCH, lambda *_: pretty.resize(shutil.get_terminal_size().columns))
+    os.write(fd, pretty.header())
+    return pretty

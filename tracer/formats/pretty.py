@@ -1,0 +1,361 @@
+"""One readable line an event, in columns that fit a terminal: for people, not for programs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from signal import Signals
+from typing import Any, Final
+
+from tracer.formats.pretty_notices import LOUD, describe
+from tracer.formats.text import (
+    BYTES_A_CELL,
+    command_line,
+    cut,
+    errno_name,
+    errno_words,
+    human_bytes,
+    human_duration,
+    pad,
+    printable,
+    width,
+)
+from tracer.model import (
+    TCP_STATES,
+    Event,
+    ExecFailed,
+    Flag,
+    Image,
+    Notice,
+    Process,
+    ProcessEvent,
+    ProcessExited,
+    Role,
+    Session,
+    SocketEvent,
+)
+
+__all__ = ["Pretty"]
+
+# SGR sequences (ECMA-48): used sparingly, one a line.
+_BOLD: Final = "\x1b[1m"
+_DIM: Final = "\x1b[2m"
+_RED: Final = "\x1b[31m"
+_CYAN: Final = "\x1b[36m"
+_LOUD: Final = "\x1b[1;97;41m"
+_RESET: Final = "\x1b[0m"
+
+_TIME: Final = 12  # HH:MM:SS.mmm
+_PID: Final = 7  # of 4,194,304 at most (PID_MAX_LIMIT)
+_WORD: Final = 9  # "listening"
+_DETAIL: Final = 24  # a terminal too narrow for a detail of so many cells shows the start of the line
+
+# Plain numbers: `int & Flag` would make a Flag each time.
+_ARGS_CUT: Final = int(Flag.TRUNCATED_ARGS)
+_ARGS_FAULT: Final = int(Flag.FAULT_ARGS)
+_DELETED: Final = int(Flag.DELETED)
+_DETACHED: Final = int(Flag.DETACHED)
+_SECCOMP: Final = int(Flag.SECCOMP_KILLED)
+_CORE: Final = int(Flag.CORE)
+_KTHREAD: Final = int(Flag.KTHREAD)
+_SCRIPT: Final = int(Flag.SCRIPT)
+
+_TCP_LISTEN: Final = TCP_STATES.index("LISTEN")
+# The states that a connection passes before CLOSE when both sides said goodbye.
+_ORDERLY: Final = frozenset(map(TCP_STATES.index, ("", "FIN_WAIT2", "TIME_WAIT", "CLOSE", "LAST_ACK", "CLOSING")))
+
+# Asked for by a person or by the end of a pipe; any other signal that kills is shown as a failure.
+_ORDINARY_SIGNALS: Final = frozenset({"SIGHUP", "SIGINT", "SIGPIPE", "SIGTERM"})
+
+# What went wrong with a connection in fewer words than the C library's.
+_REASONS: Final = {
+    "ECONNREFUSED": "refused",
+    "ECONNRESET": "reset",
+    "ETIMEDOUT": "timed out",
+    "EHOSTUNREACH": "host unreachable",
+    "ENETUNREACH": "network unreachable",
+    "EADDRNOTAVAIL": "no free port or address",
+}
+
+
+@lru_cache(maxsize=256)
+def _reason(error: int) -> str:
+    name = errno_name(error)
+    return f"{_REASONS.get(name) or errno_words(error)} ({name})"
+
+
+@lru_cache(maxsize=128)
+def _signal_name(number: int) -> str:
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
+def _route(event: SocketEvent) -> str:
+    remote = _endpoint(event.remote, event.remote_port)
+    if event.role == Role.CONNECT:
+        return f"→ {remote}"
+    if event.role == Role.ACCEPT:
+        return f":{event.local_port} ← {remote}"
+    return f"{_endpoint(event.local, event.local_port)} ↔ {remote}"
+
+
+def _traffic(event: SocketEvent) -> str:
+    return f"{human_bytes(event.sent)} out, {human_bytes(event.received)} in"
+
+
+def _arguments(raw: bytes, most: int | None) -> str:
+    return command_line(raw if most is None or len(raw) <= most else raw[:most])
+
+
+class Pretty:
+    """The lines for people. Without a width nothing is cut; with one, no line is wider."""
+
+    def __init__(self, session: Session, *, colour: bool, width: int | None) -> None:
+        """``width`` is in terminal cells, None where the output is no terminal; ``colour`` allows SGR sequences."""
+        self._session = session
+        self._colour = colour
+        self._second = -1
+        self._clock = ""
+        self._details: tuple[Callable[[Any], tuple[str, str, str]], ...] = (
+            self._exec,
+            self._exec_failed,
+            self._fork,
+            self._exit,
+            self._connect,
+            self._attempt,
+            self._accept,
+            self._listen,
+            self._close,
+            self._running,
+            self._open,
+        )
+        self._timestamp(0)  # reads the time zone now: a confined process can't
+        self.resize(width)
+
+    def resize(self, width: int | None) -> None:
+        """Fit the columns to a terminal of ``width`` cells from now on, or to nothing at all if None."""
+        self._width = width
+        if width is None:
+            self._user, self._name = 12, 15
+        elif width < 120:
+            self._user, self._name = 8, 12
+        elif width < 160:
+            self._user, self._name = 10, 15
+        else:
+            self._user, self._name = 16, 15
+        room = None if width is None else width - sum((_TIME, _PID, self._user, self._name, _WORD)) - 5
+        self._narrow = room is not None and room < _DETAIL
+        self._room = max(room, _DETAIL) if room is not None else None
+        self._most = None if self._room is None else BYTES_A_CELL * (self._room + 1)
+        # Bounded, and by value: a process that changes its name or user is simply another key.
+        self._who = lru_cache(maxsize=4096)(self._make_who)
+
+    def header(self) -> bytes:
+        """Return the line of column titles."""
+        user, name = pad("USER", self._user), pad("NAME", self._name)
+        line = f"{'TIME':<{_TIME}} {'PID':>{_PID}} {user} {name} {'EVENT':<{_WORD}} DETAIL"
+        if self._width is not None:
+            line = cut(line, self._width)
+        return (f"{_BOLD}{line}{_RESET}\n" if self._colour else line + "\n").encode()
+
+    def render(self, event: Event, offset: int, sequence: int) -> bytes:  # noqa: ARG002 (every format takes it)
+        """Return one line, with its newline; ``offset`` is wall clock minus CLOCK_BOOTTIME in ns."""
+        stamp = self._timestamp(event.time + offset)
+        if isinstance(event, Notice):
+            return self._notice(event, offset, stamp)
+        word, detail, style = self._details[event.kind](event)
+        if event.late:
+            detail += " (late)"
+        process = event.process
+        if process is not None:
+            who = self._who(process.tgid, process.uid, process.comm)
+        else:
+            who = self._who(0, event.uid if isinstance(event, SocketEvent) else -1, b"")
+        if self._room is not None:
+            detail = cut(detail, self._room)
+            if self._narrow:
+                line = cut(f"{stamp} {who} {word:<{_WORD}} {detail}", self._width or 0)
+                return (f"{style}{line}{_RESET}\n" if self._colour and style else line + "\n").encode()
+        if not self._colour or not style:
+            return f"{stamp} {who} {word:<{_WORD}} {detail}\n".encode()
+        if style is _DIM:
+            return f"{_DIM}{stamp} {who} {word:<{_WORD}} {detail}{_RESET}\n".encode()
+        return f"{stamp} {who} {style}{word:<{_WORD}} {detail}{_RESET}\n".encode()
+
+    def _timestamp(self, wall: int) -> str:
+        second, rest = divmod(wall, 1_000_000_000)
+        if second != self._second:
+            self._clock = time.strftime("%H:%M:%S", time.localtime(second))
+            self._second = second
+        return f"{self._clock}.{rest // 1_000_000:03d}"
+
+    def _user_name(self, uid: int) -> str:
+        name = self._session.users.get(uid)
+        if name is None:
+            return str(uid) if uid >= 0 else "-"
+        return printable(name.encode("utf-8", "surrogatepass"))
+
+    def _make_who(self, tgid: int, uid: int, comm: bytes) -> str:
+        user, name = self._user_name(uid), printable(comm) or "-"
+        pid = str(tgid) if tgid else "-"
+        if self._width is None:
+            return f"{pid:>{_PID}} {user + ' ' * (self._user - width(user))} {name + ' ' * (self._name - width(name))}"
+        return f"{pid:>{_PID}} {pad(user, self._user)} {pad(name, self._name)}"
+
+    # One method a kind: the event's word, the detail, the style.
+
+    def _program(self, process: Process, image: Image) -> str:
+        """What a process runs, and whatever of parent, directory and executable fits beside it."""
+        text = _arguments(image.args, self._most) or printable(image.executable)
+        flags = image.flags
+        if flags & _ARGS_CUT:
+            text += " …"
+        elif flags & _ARGS_FAULT:
+            text += " (arguments unreadable)"
+        if flags & _DETACHED:
+            text = f"[memfd] {text}"
+        elif flags & _DELETED:
+            text = f"[deleted] {text}"
+        if self._room is not None and len(text) > self._room:
+            return text  # most often, and nothing fits beside it
+        extras = []
+        if process.parent is not None:
+            extras.append(f" (parent {printable(process.parent.name)} {process.parent.tgid})")
+        if image.cwd:
+            extras.append(f" in {printable(image.cwd)}")
+        called = image.args.partition(b"\0")[0].rpartition(b"/")[2].removeprefix(b"-")
+        if called != image.executable.rpartition(b"/")[2] and not flags & _SCRIPT:
+            extras.append(f" [{printable(image.executable)}]")
+        return self._fitted(text, extras)
+
+    def _fitted(self, text: str, extras: list[str]) -> str:
+        """The text and those of the extras, most wanted first, that fit beside it whole."""
+        room = self._room
+        if room is None:
+            return text + "".join(extras)
+        used = width(text)
+        for extra in extras:
+            more = width(extra)
+            if used + more <= room:
+                used += more
+                text += extra
+        return text
+
+    def _exec(self, event: ProcessEvent) -> tuple[str, str, str]:
+        image = event.process.image
+        return "exec", self._program(event.process, image) if image else "?", _BOLD
+
+    def _running(self, event: ProcessEvent) -> tuple[str, str, str]:
+        process, image = event.process, event.process.image
+        if image is None:
+            return "running", "?", _DIM
+        if image.flags & _KTHREAD:
+            return "running", "kernel thread", _DIM
+        return "running", self._program(process, image), _DIM
+
+    def _exec_failed(self, event: ExecFailed) -> tuple[str, str, str]:
+        asked = printable(event.requested) or "?"
+        arguments = event.args.partition(b"\0")[2]
+        if arguments:
+            asked = f"{asked} {_arguments(arguments, self._most)}"
+        if event.flags & _ARGS_CUT:
+            asked += " …"
+        room = self._room
+        if event.error:
+            brief = errno_name(event.error)
+            reason = f"{brief} {errno_words(event.error)}"
+        else:
+            brief = reason = "killed by seccomp"
+        # The reason must not be what falls off the end of a long command.
+        if room is not None and width(asked) + len(reason) + 2 > room:
+            reason = brief
+            asked = cut(asked, room - len(reason) - 2)
+        return "no exec", f"{asked}: {reason}", _RED
+
+    def _fork(self, event: ProcessEvent) -> tuple[str, str, str]:
+        parent = event.process.parent
+        return "fork", f"child of {printable(parent.name)} {parent.tgid}" if parent else "child of ?", ""
+
+    def _exit(self, event: ProcessExited) -> tuple[str, str, str]:
+        status, style = event.status, _DIM
+        number = status & 0x7F  # wait(2): the signal in the low seven bits, then the core bit, then the exit code
+        if number:
+            name = _signal_name(number)
+            detail = f"killed by {name}"
+            if event.flags & _SECCOMP:
+                detail += " (seccomp)"
+            if status & 0x80 or event.flags & _CORE:
+                detail += " (core dumped)"
+            if name not in _ORDINARY_SIGNALS:
+                style = _RED
+        else:
+            detail = f"exit {status >> 8 & 0xFF}"
+        extras = [f", CPU {human_duration(event.cpu_ns)}"]
+        if event.process.start:
+            extras.insert(0, f", lived {human_duration(event.time - event.process.start)}")
+        if event.max_rss:
+            extras.append(f", peak {human_bytes(event.max_rss * self._session.host.page_size)}")
+        return "exit", self._fitted(detail, extras), style
+
+    def _connect(self, event: SocketEvent) -> tuple[str, str, str]:
+        remote = f"→ {_endpoint(event.remote, event.remote_port)}"
+        took = human_duration(event.time - event.opened) if event.opened else ""
+        if event.error:
+            return "connect", self._fitted(f"{remote} {_reason(event.error)}", [f" after {took}"] if took else []), _RED
+        return "connect", f"{remote} in {took}" if took else remote, _CYAN
+
+    def _attempt(self, event: SocketEvent) -> tuple[str, str, str]:
+        return "connect", f"→ {_endpoint(event.remote, event.remote_port)} no answer yet", _CYAN
+
+    def _accept(self, event: SocketEvent) -> tuple[str, str, str]:
+        return "accept", f":{event.local_port} ← {_endpoint(event.remote, event.remote_port)}", _CYAN
+
+    def _listen(self, event: SocketEvent) -> tuple[str, str, str]:
+        local = _endpoint(event.local, event.local_port)
+        return "listen", f"listening on {local} backlog {event.backlog}", _CYAN
+
+    def _close(self, event: SocketEvent) -> tuple[str, str, str]:
+        if event.role == Role.LISTEN or event.state == _TCP_LISTEN:
+            detail = f"no longer listening on {_endpoint(event.local, event.local_port)}"
+            if event.opened:
+                detail += f" after {human_duration(event.time - event.opened)}"
+            return "close", detail, _CYAN
+        detail, style = _route(event), _CYAN
+        # How it went wrong comes first: it must not be what falls off the end.
+        if event.error:
+            detail += f" {_reason(event.error)},"
+            style = _RED
+        elif event.state not in _ORDERLY:
+            state = TCP_STATES[event.state] if event.state < len(TCP_STATES) else event.state
+            detail += f" cut off in {state},"
+        extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
+        if event.retransmits:
+            extras.append(f", {_plural(event.retransmits, 'retransmit')}")
+        return "close", self._fitted(f"{detail} {_traffic(event)}", extras), style
+
+    def _open(self, event: SocketEvent) -> tuple[str, str, str]:
+        if event.state == _TCP_LISTEN or event.role == Role.LISTEN:
+            return "listening", f"on {_endpoint(event.local, event.local_port)} backlog {event.backlog}", _DIM
+        extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
+        return "open", self._fitted(f"{_route(event)} {_traffic(event)}", extras), _DIM
+
+    def _notice(self, event: Notice, offset: int, stamp: str) -> bytes:
+        text, severity = describe(event, self._session, offset)
+        line = f"{stamp} {text}"
+        if self._width is not None:
+            line = cut(line, self._width)
+        if self._colour and severity:
+            style = _LOUD if severity is LOUD else _DIM
+            line = f"{line[: _TIME + 1]}{style}{line[_TIME + 1 :]}{_RESET}"
+        return (line + "\n").encode()

@@ -1,0 +1,110 @@
+"""What the tracer says of itself, in words: the session, its coverage, losses, the ledger."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from tracer.formats.text import visible
+from tracer.model import Notice, Session
+
+__all__ = ["LOUD", "QUIET", "describe"]
+
+LOUD: Final = "loud"  # something is missing: must not be overlooked
+QUIET: Final = "quiet"  # all is well, said again
+
+
+def _listed(value: object) -> str:
+    """Names or sentences, however they came: a list of them, or the keys of a mapping."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Iterable):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+
+
+def _clock(moment: int | str | None, offset: int) -> str:
+    """The local time of a moment, in boottime ns or as text already."""
+    if not isinstance(moment, int):
+        return str(moment)
+    second, rest = divmod(moment + offset, 1_000_000_000)
+    return f"{time.strftime('%H:%M:%S', time.localtime(second))}.{rest // 1_000_000:03d}"
+
+
+def _session_start(body: Mapping[str, Any], session: Session, _offset: int) -> tuple[str, str]:
+    host = session.host
+    text = f"tracer {session.version} on {host.name}, kernel {host.kernel} {host.architecture}, {host.cpus} CPUs"
+    uid = body.get("session", {}).get("uid")
+    if uid is not None:
+        text += f", started by {session.users.get(uid, uid)}"
+    return text, ""
+
+
+def _coverage(body: Mapping[str, Any], session: Session, _offset: int) -> tuple[str, str]:
+    coverage = body.get("coverage", {})
+    events = _listed(coverage.get("events", ())) or "nothing"
+    text = f"watching with {coverage.get('backend', session.backend)}: {events}"
+    blind = _listed(coverage.get("blind", ()))
+    return (f"{text}; can't see: {blind}" if blind else text), ""
+
+
+def _loss(body: Mapping[str, Any], _session: Session, offset: int) -> tuple[str, str]:
+    loss = body.get("loss", {})
+    count, kind = loss.get("count"), loss.get("kind")
+    number = f"{count:,}" if isinstance(count, int) else "an unknown number of"
+    text = f"LOST {number}{f' {kind}' if kind else ''} record{'' if count == 1 else 's'}"
+    if loss.get("stage"):
+        text += f" at {loss['stage']}"
+    if loss.get("first") is not None and loss.get("last") is not None:
+        text += f" between {_clock(loss['first'], offset)} and {_clock(loss['last'], offset)}"
+    if loss.get("cpus"):
+        text += f" on CPU {_listed(loss['cpus'])}"
+    return text, LOUD
+
+
+def _ledger(body: Mapping[str, Any], _session: Session, _offset: int) -> tuple[str, str]:
+    ledger = body.get("ledger", {})
+    total = ledger.get("total", {})
+    lost = total.get("lost", 0)
+    text = f"ledger: {total.get('delivered', 0):,} events, {lost:,} lost"
+    if lost:
+        by_kind = {kind: row.get("lost", 0) for kind, row in ledger.get("by_kind", {}).items()}
+        parts = [_counts(by_kind)] if any(by_kind.values()) else []
+        stages = _counts({f"at {stage}": count for stage, count in total.get("lost_by_stage", {}).items()})
+        text += f" ({'; '.join([*parts, stages] if stages else parts)})" if parts or stages else ""
+    missed = ledger.get("missed", {})
+    for what, counts in (("skipped by", missed.get("programs", {})), ("no room for", missed.get("map_full", {}))):
+        if any(counts.values()):
+            text += f", {what} " + ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+    if ledger.get("balanced") is False:
+        text += ", DOES NOT BALANCE"
+    if ledger.get("complete") is False and text.endswith(", 0 lost"):
+        text += ", not complete"
+    return text, LOUD if lost or ledger.get("complete") is False or ledger.get("balanced") is False else QUIET
+
+
+_DESCRIBE: Final[dict[str, Callable[[Mapping[str, Any], Session, int], tuple[str, str]]]] = {
+    "tracer-session-start": _session_start,
+    "tracer-coverage": _coverage,
+    "tracer-loss": _loss,
+    "tracer-ledger": _ledger,
+}
+
+
+def describe(notice: Notice, session: Session, offset: int) -> tuple[str, str]:
+    """Return a notice as one line of visible() text, and LOUD, QUIET or an empty string for how to show it.
+
+    ``offset`` is wall clock minus CLOCK_BOOTTIME in ns. An action without words of its own comes out as its fields.
+    """
+    known = _DESCRIBE.get(notice.action)
+    if known is not None:
+        text, severity = known(notice.body, session, offset)
+    else:
+        text, severity = f"{notice.action.removeprefix('tracer-')}: {json.dumps(notice.body, default=str)}", ""
+    return visible(text), severity

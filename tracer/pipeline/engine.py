@@ -1,0 +1,177 @@
+"""Turn the probes' records into events: order, processes, flows, filters and ledger together, without any I/O."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from tracer.model import Event, ExecFailed, Kind, Notice, ProcessEvent, ProcessExited
+from tracer.pipeline.flows import FlowTable
+from tracer.pipeline.ledger import Ledger, Loss
+from tracer.pipeline.order import Order
+from tracer.pipeline.processes import ProcessTable
+from tracer.pipeline.turns import Found, Input, Start, Turn
+from tracer.pipeline.view import Filters, View
+from tracer.probes.records import FLAGS, KIND, TGID, TID, TIME, Record, decode, frames
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """Feed it the inputs in order; it gives back the events to show, in order.
+
+    What becomes of the shown events is told back by delivered() and lost(), so that the ledger can account for them.
+    """
+
+    def __init__(self, boot_id: str, filters: Filters, most: int | None = None) -> None:
+        """``boot_id`` as the kernel prints it; after ``most`` shown events the rest is filtered. Raises ValueError."""
+        self.processes = ProcessTable(uuid.UUID(boot_id).bytes)
+        self.flows = FlowTable(self.processes)
+        self.order = Order()
+        self.ledger = Ledger()
+        self.view = View(filters)
+        self.offset = 0  # wall clock minus CLOCK_BOOTTIME, ns
+        self._most = most
+        self.shown = 0
+        self.queued: Counter[int] = Counter()  # handed over, not yet delivered or lost
+        self._handlers: Final[dict[int, Callable[[Record, bool], Event]]] = {
+            Kind.EXEC: self._executed,
+            Kind.EXEC_FAILED: self._exec_failed,
+            Kind.FORK: self._forked,
+            Kind.EXIT: self._exited,
+            Kind.CONNECT: self.flows.event,
+            Kind.ATTEMPT: self.flows.event,
+            Kind.ACCEPT: self.flows.event,
+            Kind.LISTEN: self.flows.event,
+            Kind.CLOSE: self.flows.event,
+            Kind.PROCESS_FOUND: self._found_process,
+            Kind.SOCKET_FOUND: self.flows.event,
+        }
+
+    @property
+    def full(self) -> bool:
+        """Whether as many events were shown as were asked for."""
+        return self._most is not None and self.shown >= self._most
+
+    def feed(self, item: Input) -> list[Event]:
+        """Take in one input and give the events that are ready now."""
+        if isinstance(item, Turn):
+            return self._turn(item)
+        if isinstance(item, Found):
+            return self._found(item)
+        return self._start(item)
+
+    def _start(self, start: Start) -> list[Event]:
+        facts = start.facts
+        self.offset = facts["offset"]
+        return [
+            Notice("tracer-coverage", "state", facts["now"], {"coverage": facts["coverage"]}),
+            Notice("tracer-session-start", "event", facts["now"], {"session": facts["started"]}),
+        ]
+
+    def _found(self, found: Found) -> list[Event]:
+        """Records of the iterators become the first state; what the stream knows better is left to it."""
+        self.offset = found.offset
+        events: list[Event] = []
+        for data in (found.processes, found.sockets):
+            for frame in frames(data):
+                record = decode(frame, 0)
+                self.ledger.found[record[KIND]] += 1
+                events += self._apply([record], 0)
+        return events
+
+    def _turn(self, turn: Turn) -> list[Event]:
+        self.offset = turn.offset
+        order, ledger = self.order, self.ledger
+        for run in turn.runs:
+            order.add(run)
+        records, late = order.release(None if turn.last else turn.drained_at)
+        ledger.late += late
+        events = self._apply(records, late)
+        ledger.tallies(turn.tallies)
+        events += [self._loss_notice(loss, turn.now) for loss in ledger.losses(turn.now, turn.last)]
+        return events
+
+    def _apply(self, records: Iterable[Record], late: int) -> list[Event]:
+        handlers = self._handlers
+        wants = self.view.wants
+        filtered = self.ledger.filtered
+        events: list[Event] = []
+        show = events.append
+        for record in records:
+            kind = record[KIND]
+            event = handlers[kind](record, late > 0)
+            late -= 1
+            if wants(event) and (self._most is None or self.shown + len(events) < self._most):
+                show(event)
+            else:
+                filtered[kind] += 1
+        self.shown += len(events)
+        self.queued.update([event.kind for event in events])  # type: ignore[union-attr]
+        return events
+
+    def _executed(self, record: Record, late: bool) -> Event:
+        return ProcessEvent(Kind.EXEC, record[TIME], late, self.processes.executed(record), record[TID])
+
+    def _found_process(self, record: Record, late: bool) -> Event:
+        return ProcessEvent(Kind.PROCESS_FOUND, record[TIME], late, self.processes.executed(record), record[TID])
+
+    def _forked(self, record: Record, late: bool) -> Event:
+        process = self.processes.forked(record)
+        self.view.follow(record[-1], record[TGID])
+        return ProcessEvent(Kind.FORK, record[TIME], late, process, record[TID])
+
+    def _exec_failed(self, record: Record, late: bool) -> Event:
+        process = self.processes.identified(record)
+        error, file, _, data = record[24:]
+        requested, args = data[:file].rstrip(b"\0"), data[file:]
+        return ExecFailed(
+            Kind.EXEC_FAILED, record[TIME], late, process, record[TID], error, requested, args, record[FLAGS]
+        )
+
+    def _exited(self, record: Record, late: bool) -> Event:
+        process = self.processes.exited(record)
+        cpu_ns, max_rss, status, _ = record[24:]
+        return ProcessExited(
+            Kind.EXIT, record[TIME], late, process, record[TID], status, cpu_ns, max_rss, record[FLAGS]
+        )
+
+    def delivered(self, kinds: Counter[int]) -> None:
+        """Events of these kinds were written."""
+        self.ledger.delivered.update(kinds)
+        self.queued.subtract(kinds)
+
+    def lost(self, kinds: Counter[int], first: int, last: int) -> list[Event]:
+        """Events of these kinds, from ``first`` to ``last`` (boottime ns), could not be written; gives what to say."""
+        self.ledger.sink_lost.update(kinds)
+        self.queued.subtract(kinds)
+        return [self._loss_notice(loss, last) for loss in self.ledger.sink_losses(first, last)]
+
+    def statement(self, turn: Turn) -> Notice:
+        """The ledger as of a turn that was a cut."""
+        body = self.ledger.statement(
+            in_flight=self.order.held_by_kind() + self.queued,
+            undecodable=self.order.undecodable,
+            missing=self.order.missing,
+            missed=turn.missed,
+            evicted={"processes": self.processes.evicted, "flows": self.flows.evicted},
+            final=turn.last,
+        )
+        return Notice("tracer-ledger", "metric", turn.now, {"ledger": body})
+
+    @staticmethod
+    def _loss_notice(loss: Loss, now: int) -> Notice:
+        body: dict[str, Any] = {
+            "kind": loss.kind,
+            "stage": loss.stage,
+            "count": loss.records,
+            "first": loss.first,
+            "last": loss.last,
+        }
+        if loss.cpus:
+            body["cpus"] = loss.cpus
+        if loss.causes:
+            body["causes"] = loss.causes
+        return Notice("tracer-loss", "metric", now, {"loss": body})

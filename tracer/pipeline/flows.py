@@ -1,0 +1,131 @@
+"""Know every open TCP flow: who owns it, and how to name it for other tools."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from functools import lru_cache
+from hashlib import sha1
+from socket import AF_INET, AF_INET6, inet_ntop
+from typing import Final
+
+from tracer.model import Kind, Process, SocketEvent
+from tracer.pipeline.processes import ProcessTable
+from tracer.probes.records import KIND, START, TGID, TID, TIME, Record
+
+__all__ = ["FlowTable", "community_id"]
+
+FLOWS_MOST: Final = 131_072
+_MAPPED: Final = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
+_TCP: Final = 6
+
+
+@lru_cache(maxsize=8192)
+def _address(raw: bytes) -> tuple[str, bytes]:
+    """Text and shortest bytes of an address; IPv4 comes mapped into IPv6."""
+    if raw.startswith(_MAPPED):
+        return inet_ntop(AF_INET, raw[12:]), raw[12:]
+    return inet_ntop(AF_INET6, raw), raw
+
+
+def community_id(one: bytes, one_port: int, other: bytes, other_port: int, protocol: int = _TCP) -> str:
+    """Name a flow the same from both of its ends: Community ID version 1, seed 0, of the Corelight specification.
+
+    Addresses are 4 or 16 bytes in network order.
+    """
+    near, far = (one, one_port.to_bytes(2, "big")), (other, other_port.to_bytes(2, "big"))
+    if near > far:
+        near, far = far, near
+    text = b"".join((b"\0\0", near[0], far[0], bytes((protocol, 0)), near[1], far[1]))
+    return "1:" + b64encode(sha1(text, usedforsecurity=False).digest()).decode()
+
+
+class FlowTable:
+    """Flow id -> owner. An open flow keeps its process known, however long ago that exited."""
+
+    def __init__(self, processes: ProcessTable) -> None:
+        """Owners come from, and unknown ones go into, ``processes``."""
+        self._processes = processes
+        self._open: dict[int, tuple[Process | None, str]] = {}
+        self.evicted = 0  # open ones that had to go because the table was full
+
+    def __len__(self) -> int:
+        """How many flows are open."""
+        return len(self._open)
+
+    def event(self, record: Record, late: bool) -> SocketEvent:
+        """What a socket record (struct socket_record) says, with its owner."""
+        kind: int = record[KIND]
+        (
+            flow,
+            opened,
+            established,
+            sent,
+            received,
+            _cgroup,
+            retransmits,
+            rtt_us,
+            netns,
+            uid,
+            error,
+            backlog,
+            local_port,
+            remote_port,
+            family,
+            role,
+            state,
+            sock_flags,
+            local_raw,
+            remote_raw,
+            comm,
+        ) = record[9:]
+        local, local_bytes = _address(local_raw)
+        remote, remote_bytes = _address(remote_raw)
+        known = self._open.get(flow)
+        if known is not None and kind != Kind.ACCEPT:
+            process, name = known
+            if kind == Kind.CLOSE or error:
+                del self._open[flow]
+        else:
+            tgid = record[TGID]
+            process = self._processes.owner(tgid, record[START], comm, uid, record[TIME]) if tgid else None
+            if kind == Kind.LISTEN or not remote_port:
+                name = ""
+            else:
+                name = community_id(local_bytes, local_port, remote_bytes, remote_port)
+                if kind != Kind.CLOSE and not error:
+                    self._keep(flow, process, name)
+        ipv6 = len(local_bytes) == 16 and len(remote_bytes) == 16
+        return SocketEvent(
+            Kind(kind),
+            record[TIME],
+            late,
+            process,
+            record[TID],
+            flow,
+            role,
+            local,
+            local_port,
+            remote,
+            remote_port,
+            ipv6,
+            family == AF_INET6 and not ipv6,
+            name,
+            netns,
+            opened,
+            established,
+            sent,
+            received,
+            retransmits,
+            rtt_us,
+            error,
+            backlog,
+            state,
+            sock_flags,
+            uid,
+        )
+
+    def _keep(self, flow: int, process: Process | None, name: str) -> None:
+        if len(self._open) >= FLOWS_MOST:
+            del self._open[next(iter(self._open))]
+            self.evicted += 1
+        self._open[flow] = process, name

@@ -1,0 +1,121 @@
+"""Bring the records of all rings into the order in which they happened, and count what never came."""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from collections import Counter
+from typing import Final, NamedTuple
+
+from tracer.probes.records import DECODERS, KIND, KIND_AT, SEQ, DecodeError, Record, decode
+
+__all__ = ["Order", "RingCount", "RingRun"]
+
+# A record takes its time first and its place in the ring last; in between, whatever interrupts the probe may run.
+SLACK_NS: Final = 20_000_000
+
+
+class RingRun(NamedTuple):
+    """What one ring gave in one turn: payload positions ``offsets`` in ``data``, oldest first."""
+
+    cpu: int
+    ring: int
+    data: bytes
+    lost: int
+    drained: bool
+    offsets: list[int]
+
+
+class RingCount:
+    """The sequence numbers seen of one ring on one CPU."""
+
+    __slots__ = ("highest", "received")
+
+    def __init__(self) -> None:
+        """Nothing seen: the first number is 0."""
+        self.highest = -1
+        self.received = 0
+
+    @property
+    def missing(self) -> int:
+        """Numbers below the highest that were not seen, whatever their order."""
+        return self.highest + 1 - self.received
+
+
+class Order:
+    """Merge by kernel time with a short hold.
+
+    All rings were drained after the moment T, so what happened before T - slack is in: it can go on. Within a ring,
+    numbers out of order are legal (a probe interrupted by another); a gap is loss.
+    """
+
+    def __init__(self, slack_ns: int = SLACK_NS) -> None:
+        """Hold records back for ``slack_ns`` nanoseconds."""
+        self.slack_ns = slack_ns
+        self.rings: dict[tuple[int, int], RingCount] = {}
+        self.undecodable: Counter[int] = Counter()  # by the kind's byte
+        self._held: list[Record] = []
+        self._cut = 0  # everything before it has gone on
+
+    def add(self, run: RingRun) -> None:
+        """Take in what a ring gave. Records that can't be decoded are counted, never raised."""
+        data = run.data
+        decoders = DECODERS
+        try:
+            batch = [decoders[data[at + KIND_AT]](data, at) for at in run.offsets]  # type: ignore[misc]
+        except (TypeError, IndexError, struct.error):
+            batch = self._decode_each(run)
+        if not run.offsets:
+            return
+        count = self.rings.get((run.cpu, run.ring))
+        if count is None:
+            count = self.rings[run.cpu, run.ring] = RingCount()
+        count.received += len(run.offsets)
+        if batch:
+            last: int = batch[-1][SEQ]
+            if last < count.highest or last - batch[0][SEQ] != len(batch) - 1:
+                last = max(record[SEQ] for record in batch)
+            count.highest = max(count.highest, last)
+        self._held += batch
+
+    def _decode_each(self, run: RingRun) -> list[Record]:
+        batch = []
+        for at in run.offsets:
+            try:
+                batch.append(decode(run.data, at))
+            except DecodeError:
+                self.undecodable[run.data[at + KIND_AT] if at + KIND_AT < len(run.data) else 255] += 1
+        return batch
+
+    def release(self, drained_at: int | None) -> tuple[list[Record], int]:
+        """Let go of what is certainly complete, in order, and tell how many of the first came too late for theirs.
+
+        ``drained_at`` is a time (CLOCK_BOOTTIME, ns) after which every ring was read to its end; None lets go of all.
+        """
+        held = self._held
+        held.sort()
+        late = bisect_left(held, (self._cut,))
+        if drained_at is None:
+            self._held = []
+            if held:
+                self._cut = max(self._cut, held[-1][0])
+            return held, late
+        cut = max(self._cut, drained_at - self.slack_ns)
+        end = bisect_left(held, (cut,))
+        self._held = held[end:]
+        self._cut = cut
+        return held[:end], late
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything is held back."""
+        return bool(self._held)
+
+    def held_by_kind(self) -> Counter[int]:
+        """How many records of each kind are held back."""
+        return Counter(record[KIND] for record in self._held)
+
+    @property
+    def missing(self) -> int:
+        """Records that were given a number and never came, over all rings."""
+        return sum(count.missing for count in self.rings.values())

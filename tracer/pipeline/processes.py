@@ -1,0 +1,190 @@
+"""Know every process that lives, and for a short while those that lived: bounded, and never by pid alone."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tracer.model import Image, Parent, Process, entity_id
+from tracer.probes.records import FLAGS, START, TGID, TIME, Record
+
+__all__ = ["ProcessTable"]
+
+GRACE_NS: Final = 10_000_000_000  # how long an exited process is kept for what comes late
+EXITED_MOST: Final = 4096
+LIVING_MOST: Final = 131_072  # four times the default pid_max of 32,768
+
+# Positions of struct identity in a decoded record (behind the header's nine items).
+PARENT_START: Final = 9
+CGROUP: Final = 10
+PARENT_TGID: Final = 11
+COMM: Final = 23
+
+
+def _comm(raw: bytes) -> bytes:
+    return raw.partition(b"\0")[0]
+
+
+def _path(components: bytes) -> bytes:
+    """Join what the probe wrote from the leaf up, each component with its NUL; nothing is the root."""
+    return b"/" + b"/".join(components.split(b"\0")[-2::-1])
+
+
+class ProcessTable:
+    """(tgid, start) -> Process. An exited process stays for GRACE_NS, and at most EXITED_MOST of them."""
+
+    def __init__(self, boot_id: bytes) -> None:
+        """``boot_id`` are the 16 bytes of the kernel's boot id: part of every entity id."""
+        self._boot = boot_id
+        self._living: dict[int, Process] = {}
+        self._exited: dict[tuple[int, int], Process] = {}
+        self._paths: dict[bytes, bytes] = {}
+        self.evicted = 0  # living ones that had to go because the table was full
+
+    def __len__(self) -> int:
+        """How many processes are known, exited ones included."""
+        return len(self._living) + len(self._exited)
+
+    def find(self, tgid: int, start: int) -> Process | None:
+        """The process with this identity, if it is known."""
+        process = self._living.get(tgid)
+        if process is not None and process.start == start:
+            return process
+        return self._exited.get((tgid, start))
+
+    def owner(self, tgid: int, start: int, comm: bytes, uid: int, time: int) -> Process:
+        """The process a socket record names, made known with what the record says if it was not."""
+        process = self._living.get(tgid)
+        if process is None or process.start != start:
+            process = self._exited.get((tgid, start)) or self._new(tgid, start, time)
+        name = _comm(comm)
+        if process.comm != name or process.uid != uid:
+            process.comm = name
+            process.uid = uid
+            process.rendered = None
+        return process
+
+    def _new(self, tgid: int, start: int, time: int) -> Process:
+        process = Process(tgid, start, entity_id(self._boot, tgid, start), b"")
+        before = self._living.pop(tgid, None)
+        if before is not None:  # its exit was not seen
+            self._retire(before, time)
+        elif len(self._living) >= LIVING_MOST:
+            self._living.pop(next(iter(self._living)))
+            self.evicted += 1
+        self._living[tgid] = process
+        return process
+
+    def identified(self, record: Record) -> Process:
+        """The process a process record is about, brought up to what the record says of it."""
+        tgid, start = record[TGID], record[START]
+        process = self._living.get(tgid)
+        if process is None or process.start != start:
+            process = self._exited.get((tgid, start)) or self._new(tgid, start, record[TIME])
+        (
+            parent_start,
+            process.cgroup,
+            parent,
+            process.vpid,
+            process.uid,
+            process.gid,
+            process.euid,
+            process.egid,
+            process.loginuid,
+            process.audit_session,
+            process.session,
+            process.group,
+            process.netns,
+            process.pidns,
+            comm,
+        ) = record[9:24]
+        process.comm = _comm(comm)
+        process.rendered = None
+        if process.parent is None and parent:
+            process.parent = self._parent(parent, parent_start)
+        return process
+
+    def _parent(self, tgid: int, start: int) -> Parent:
+        known = self.find(tgid, start)
+        if known is None:
+            return Parent(tgid, start, entity_id(self._boot, tgid, start), b"", b"")
+        image = known.image
+        return Parent(tgid, start, known.entity_id, known.comm, image.executable if image else b"")
+
+    def forked(self, record: Record) -> Process:
+        """A child: it runs what the thread that called was running (struct fork_record)."""
+        process = self.identified(record)
+        forker = self._living.get(record[-1])
+        if process.image is None and forker is not None:
+            process.image = forker.image
+        return process
+
+    def executed(self, record: Record) -> Process:
+        """A new image (struct exec_record), of a process that is known or not."""
+        process = self.identified(record)
+        data: bytes = record[-1]
+        inode, args_total, dev, argc, exe, cwd, file, interp, cgroup, args = record[24:34]
+        cwd += exe
+        file += cwd
+        interp += file
+        cgroup += interp
+        process.image = Image(
+            time=record[TIME],
+            executable=self._path(data[:exe], record[FLAGS]) if exe else b"",
+            cwd=self._path(data[exe:cwd], 0) if inode else b"",
+            requested=data[cwd:file].rstrip(b"\0"),
+            interpreter=data[file:interp].rstrip(b"\0"),
+            args=data[cgroup : cgroup + args],
+            argc=argc,
+            args_total=args_total,
+            dev=dev,
+            inode=inode,
+            cgroup_name=data[interp:cgroup].rstrip(b"\0"),
+            flags=record[FLAGS],
+        )
+        return process
+
+    def _path(self, components: bytes, flags: int) -> bytes:
+        if flags & 1 << 11:  # a memfd: one name, under no root
+            return components.rstrip(b"\0")
+        path = self._paths.get(components)
+        if path is None:
+            if len(self._paths) >= EXITED_MOST:
+                self._paths.clear()
+            path = self._paths[components] = _path(components)
+        return path
+
+    def exited(self, record: Record) -> Process:
+        """A process ended; it is kept for the grace time."""
+        known = self.find(record[TGID], record[START])
+        if known is None or known.vpid < 0:
+            known = self.identified(record)
+        comm = _comm(record[COMM])
+        if known.comm != comm:
+            known.comm = comm
+            known.rendered = None
+        if self._living.get(known.tgid) is known:
+            del self._living[known.tgid]
+        self._retire(known, record[TIME])
+        return known
+
+    def _retire(self, process: Process, time: int) -> None:
+        process.exited = time
+        exited = self._exited
+        exited[process.tgid, process.start] = process
+        while exited:
+            oldest = next(iter(exited))
+            if len(exited) <= EXITED_MOST and time - exited[oldest].exited < GRACE_NS:
+                break
+            del exited[oldest]
+
+    def descendants(self, roots: set[int]) -> set[int]:
+        """The pids of ``roots`` and of every living process that comes from one of them."""
+        found = set(roots)
+        grown = True
+        while grown:
+            grown = False
+            for process in self._living.values():
+                if process.tgid not in found and process.parent is not None and process.parent.tgid in found:
+                    found.add(process.tgid)
+                    grown = True
+        return found

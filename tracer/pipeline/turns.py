@@ -1,0 +1,128 @@
+"""The input of the pipeline, as values that can be recorded and replayed: a start, what was found, and turns.
+
+A recording is ``MAGIC`` and then frames: type (1 byte), length (4 bytes, little endian), content. It holds the probes'
+records as they came, so it is as private as the machine itself.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any, Final, NamedTuple
+
+from tracer.pipeline.order import RingRun
+from tracer.probes.perf_event import split
+
+__all__ = ["MAGIC", "Found", "RecordingError", "Start", "Turn", "pack", "unpack"]
+
+MAGIC: Final = b"tracer raw recording 1\n"
+FRAME: Final = struct.Struct("<BI")
+FRAME_MOST: Final = 1 << 30
+
+_TURN = struct.Struct("<QqQBBHII")  # now, offset, drained_at, cut, last, runs, tallies' length, missed's length
+_RUN = struct.Struct("<HBBII")  # cpu, ring, drained, lost, length
+_FOUND = struct.Struct("<QqI")  # now, offset, length of the processes
+
+
+class RecordingError(Exception):
+    """The file is no recording, or was cut or changed."""
+
+
+class Start(NamedTuple):
+    """What is known before the first record: the session, the filters, the coverage and who started this."""
+
+    facts: dict[str, Any]
+
+
+class Found(NamedTuple):
+    """What the iterators wrote; ``offset`` is wall clock minus CLOCK_BOOTTIME, both in ns."""
+
+    now: int
+    offset: int
+    processes: bytes
+    sockets: bytes
+
+
+class Turn(NamedTuple):
+    """What one look at all the rings gave.
+
+    Every ring was read to its end after ``drained_at`` (ns; 0: not all were). ``tallies`` are the kernel's counters:
+    with ``cut``, of exactly the moment to which the rings were read, so that a ledger can be made. ``missed`` counts by
+    program what the kernel skipped. With ``last`` the probes are detached and nothing follows.
+    """
+
+    now: int
+    offset: int
+    drained_at: int
+    runs: list[RingRun]
+    tallies: bytes
+    cut: bool
+    last: bool
+    missed: dict[str, int]
+
+
+Input = Start | Found | Turn
+
+
+def pack(item: Input) -> bytes:
+    """The frame of a recording that holds the item."""
+    if isinstance(item, Turn):
+        missed = json.dumps(item.missed).encode() if item.missed else b""
+        parts = [
+            _TURN.pack(
+                item.now,
+                item.offset,
+                item.drained_at,
+                item.cut,
+                item.last,
+                len(item.runs),
+                len(item.tallies),
+                len(missed),
+            ),
+            item.tallies,
+            missed,
+        ]
+        for run in item.runs:
+            parts += _RUN.pack(run.cpu, run.ring, run.drained, run.lost, len(run.data)), run.data
+        kind, content = 2, b"".join(parts)
+    elif isinstance(item, Found):
+        kind = 1
+        content = _FOUND.pack(item.now, item.offset, len(item.processes)) + item.processes + item.sockets
+    else:
+        kind, content = 0, json.dumps(item.facts).encode()
+    return FRAME.pack(kind, len(content)) + content
+
+
+def unpack(kind: int, content: bytes) -> Input:
+    """The item that a frame holds. Raises RecordingError."""
+    try:
+        if kind == 0:
+            return Start(json.loads(content))
+        if kind == 1:
+            now, offset, length = _FOUND.unpack_from(content)
+            at = _FOUND.size + length
+            return Found(now, offset, content[_FOUND.size : at], content[at:])
+        if kind == 2:
+            return _unpack_turn(content)
+    except (struct.error, ValueError, IndexError) as bad:
+        raise RecordingError(f"frame cut or changed: {bad}") from bad
+    raise RecordingError(f"unknown frame type {kind}")
+
+
+def _unpack_turn(content: bytes) -> Turn:
+    now, offset, drained_at, cut, last, count, tallies_size, missed_size = _TURN.unpack_from(content)
+    at = _TURN.size
+    tallies = content[at : at + tallies_size]
+    at += tallies_size
+    missed = json.loads(content[at : at + missed_size]) if missed_size else {}
+    at += missed_size
+    runs = []
+    for _ in range(count):
+        cpu, ring, drained, lost, length = _RUN.unpack_from(content, at)
+        at += _RUN.size
+        data = content[at : at + length]
+        at += length
+        runs.append(RingRun(cpu, ring, data, lost, bool(drained), split(data).offsets))
+    if at != len(content):
+        raise RecordingError(f"frame of {len(content)} bytes ends at {at}")
+    return Turn(now, offset, drained_at, runs, tallies, bool(cut), bool(last), missed)

@@ -1,0 +1,169 @@
+"""Try what the kernel lets us load and attach: a small program for each kind of hook, maps, rings, and the backend.
+
+What is attached stays so for an instant, and does nothing. A refusal tells of the kernel only where this process has
+the privileges; without them the answer is that it could not be tried.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from tracer.probes import tracefs
+from tracer.probes.core import Core, KernelFilters, Unusable
+from tracer.probes.libbpf import Object, read_iterator
+from tracer.probes.libbpf_binding import BpfError, LoadError, MissingLibrary, library, possible_cpus, why
+from tracer.probes.privileges import RING_BYTES, Finding, Privileges, Status
+from tracer.probes.rings import RingError, RingSet
+
+OBJECTS: Final = Path(__file__).parent / "objects"
+"""Where the build puts the compiled programs."""
+
+HOOKS: Final = {
+    "raw_tp": "try_raw_tp",
+    "tp_btf": "try_tp_btf",
+    "tracepoint": "try_tp",
+    "fentry": "try_fentry",
+    "kprobe": "try_kprobe",
+    "lsm": "try_lsm",
+    "iter/task": "try_iter_task",
+    "iter.s/task": "try_iter_task_sleepable",
+    "iter/task_file": "try_iter_task_file",
+}
+"""The kinds of hooks and their programs in bpf/trial.bpf.c."""
+
+_TRACEPOINT: Final = ("syscalls", "sys_exit_execve")  # where that object's tp program sits
+# Types of maps and flags from include/uapi/linux/bpf.h.
+_ARRAY: Final = 2
+_PERF_EVENT_ARRAY: Final = 4
+_RING_BUFFER: Final = 27
+_MMAPABLE: Final = 1 << 10
+_map_options = struct.Struct("@N6I")  # struct bpf_map_create_opts, to map_flags
+_REFUSALS: Final = (errno.EPERM, errno.EACCES)
+
+
+def _refused(error: BpfError | RingError, step: str, may: Privileges) -> Finding:
+    """The kernel's no, or a no to this process that says nothing of the kernel."""
+    facts = {"errno": errno.errorcode.get(error.errno, str(error.errno)), "step": step}
+    if isinstance(error, MissingLibrary):
+        return Finding(Status.UNKNOWN, "not tried: no libbpf", "", facts)
+    if error.errno in _REFUSALS and not may.bpf:
+        return Finding(Status.UNKNOWN, "not tried: takes privilege", "", facts)
+    return Finding(Status.MISSING, f"refused at {step}: {why(error.errno)}", "", facts)
+
+
+def hooks(may: Privileges) -> dict[str, Finding]:
+    """Each kind of hook: loaded, attached, and if it is an iterator, read."""
+    path = OBJECTS / "trial.bpf.o"
+    if not path.is_file():
+        return {name: Finding(Status.UNKNOWN, "not tried: the programs are not compiled", "make bpf") for name in HOOKS}
+    events = tracefs.open_events()
+    try:
+        number = None if events is None else tracefs.tracepoint_id(events, *_TRACEPOINT)
+    finally:
+        if events is not None:
+            os.close(events)
+    return {name: _hook(path, name, number, may) for name, program in HOOKS.items()}
+
+
+def _hook(path: Path, name: str, tracepoint: int | None, may: Privileges) -> Finding:
+    program = HOOKS[name]
+    step = "load"
+    try:
+        with Object.open(path) as trial:
+            for other in trial.program_names():
+                trial.set_autoload(other, other == program)
+            trial.load()
+            step = "attach"
+            if name == "tracepoint" and tracepoint is None:
+                return Finding(Status.UNKNOWN, "loads; to attach it takes tracefs", "", {"errno": None, "step": step})
+            _attach(trial, program, name, tracepoint)
+    except (BpfError, LoadError) as refused:
+        return _refused(refused, step, may)
+    return Finding(Status.OK, "loads and attaches", "", {"errno": None, "step": None})
+
+
+def _attach(trial: Object, program: str, name: str, tracepoint: int | None) -> None:
+    if tracepoint is not None and name == "tracepoint":
+        trial.attach_tracepoint(program, tracepoint)
+    elif name.startswith("iter"):
+        if not read_iterator(trial.attach_iter(program)):
+            raise BpfError("an iterator that shows not even this process", errno.ENODATA)
+    else:
+        trial.attach(program)
+
+
+def maps(may: Privileges) -> dict[str, Finding]:
+    """The kinds of maps that are not as old as BPF itself."""
+    return {
+        "ring_buffer": _map(lambda: _create(_RING_BUFFER, 0, 0, os.sysconf("SC_PAGESIZE")), may),
+        "mmapable_array": _map(lambda: _create(_ARRAY, 4, 8, 1, _MMAPABLE), may),
+    }
+
+
+def _map(create: Callable[[], int], may: Privileges) -> Finding:
+    try:
+        os.close(create())
+    except BpfError as refused:
+        return _refused(refused, "create", may)
+    return Finding(Status.OK, "can be created", "", {"errno": None, "step": None})
+
+
+def _create(kind: int, key: int, value: int, count: int, flags: int = 0) -> int:
+    lib = library()
+    options = ctypes.create_string_buffer(_map_options.pack(_map_options.size, 0, 0, 0, 0, 0, flags))
+    return lib.check(lib.bpf_map_create(kind, b"trial", key, value, count, options), "map")
+
+
+def perf_events(may: Privileges, paranoid: int | None) -> Finding:
+    """A perf ring on each CPU, of a page and of the size that tracing starts with."""
+    facts = {"paranoid": paranoid, "bytes": RING_BYTES}
+    words = f"perf_event_paranoid {paranoid}"
+    if paranoid is None:
+        return Finding(Status.MISSING, "this kernel has no perf events (CONFIG_PERF_EVENTS)", "", facts)
+    step = ""
+    try:
+        fd = _create(_PERF_EVENT_ARRAY, 4, 4, possible_cpus())
+        try:
+            for each, size in (("a ring", 1), (f"{RING_BYTES >> 20} MiB of rings", RING_BYTES)):
+                step = each
+                with RingSet.open({"trial": fd}, bytes_total={"trial": size}, watermark=1):
+                    pass
+        finally:
+            os.close(fd)
+    except RingError as refused:
+        if may.bpf and step != "a ring":
+            fix = f"sysctl kernel.perf_event_mlock_kb={2 * RING_BYTES >> 10}, or add CAP_IPC_LOCK"
+            return Finding(Status.MISSING, f"{words}; rings open, but not {step}", fix, facts)
+        answer = _refused(refused, "opening a ring", may)
+    except BpfError as refused:
+        answer = _refused(refused, "creating a map", may)
+    else:
+        return Finding(Status.OK, f"{words}; rings open, {step} allowed", "", facts)
+    return answer._replace(detail=f"{words}; {answer.detail}", facts=facts | dict(answer.facts))
+
+
+def core_backend() -> Finding:
+    """The core backend itself: loaded and attached as tracing does it, but told to report nothing.
+
+    Facts: ``code`` is the exit code that tracing would end with (0: it runs), ``hooks`` and ``refused`` are by
+    program, ``blind`` is what it can't see.
+    """
+    nothing = KernelFilters(
+        frozenset(), frozenset(), False, frozenset(), frozenset(), frozenset(), []
+    )  # no kinds: the probes run, and drop all they see
+    try:
+        with Core(nothing, RING_BYTES, RING_BYTES) as core:
+            coverage = core.start()
+    except Unusable as unusable:
+        status = Status.UNKNOWN if unusable.code == 3 else Status.MISSING
+        facts = {"code": unusable.code, "hooks": {}, "refused": {}, "blind": ["everything: it does not run"]}
+        return Finding(status, str(unusable), "", facts)
+    facts = {"code": 0, "hooks": coverage.hooks, "refused": coverage.refused, "blind": coverage.blind}
+    without = f", {len(coverage.refused)} refused" if coverage.refused else ""
+    return Finding(Status.OK, f"runs: {len(coverage.hooks)} probes attach{without}", "", facts)

@@ -1,0 +1,141 @@
+"""Write lines from a thread of its own, so that the reader of the rings never waits for a disk or a pipe."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections import Counter, deque
+from pathlib import Path
+from typing import Final, NamedTuple
+
+__all__ = ["Batch", "Output", "OutputError", "open_file"]
+
+QUEUE_MOST: Final = 32 << 20  # bytes that may wait for a slow reader before lines are lost
+
+
+class OutputError(Exception):
+    """The output can't be opened or written; the message is one line with the fix."""
+
+
+class Batch(NamedTuple):
+    """Lines that belong together, and what events they are."""
+
+    data: bytes
+    kinds: Counter[int]
+
+
+def open_file(path: Path, mode: int = 0o640) -> int:
+    """Open a file for writing from its start, never through a symbolic link. Raises OutputError."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    except OSError as refused:
+        raise OutputError(f"can't open {path}: {refused.strerror}; name another file with --output") from refused
+
+
+class Output:
+    """A bounded queue and the thread that empties it into a descriptor."""
+
+    def __init__(self, fd: int, name: str, *, queue_most: int = QUEUE_MOST) -> None:
+        """``name`` is for messages. The descriptor stays the caller's."""
+        self._fd = fd
+        self._name = name
+        self._most = queue_most
+        self._queue: deque[Batch] = deque()
+        self._waiting = 0
+        self._written: Counter[int] = Counter()
+        self._lock = threading.Condition()
+        self._ending = False
+        self.closed_by_reader = False
+        self.error: OutputError | None = None
+        self._thread = threading.Thread(target=self._run, name="output", daemon=True)
+        self._thread.start()
+
+    def put(self, batch: Batch, *, wait: bool = False) -> bool:
+        """Queue a batch; False when there is no room for it (with ``wait``: never, unless the output is broken)."""
+        with self._lock:
+            if wait:
+                self._lock.wait_for(lambda: self._broken or not self._full(batch))
+            if self._broken or self._full(batch):
+                return False
+            self._queue.append(batch)
+            self._waiting += len(batch.data)
+            self._lock.notify_all()
+            return True
+
+    def _full(self, batch: Batch) -> bool:
+        return self._waiting > 0 and self._waiting + len(batch.data) > self._most
+
+    @property
+    def _broken(self) -> bool:
+        return self.closed_by_reader or self.error is not None
+
+    @property
+    def broken(self) -> bool:
+        """Whether nothing more can be written."""
+        return self._broken
+
+    def written(self) -> Counter[int]:
+        """The events written since this was asked last."""
+        with self._lock:
+            written, self._written = self._written, Counter()
+            return written
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until all that was queued is written, at most ``timeout`` seconds; False when it was not."""
+        with self._lock:
+            return self._lock.wait_for(lambda: self._broken or not self._waiting, timeout) and not self._broken
+
+    def close(self) -> None:
+        """End the thread; what is still queued is dropped, so flush first. Idempotent."""
+        with self._lock:
+            self._ending = True
+            self._lock.notify_all()
+        self._thread.join(timeout=1)
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._ending or self._queue)
+                if self._ending:
+                    return
+                batches = list(self._queue)
+                self._queue.clear()
+            try:
+                self._write(b"".join(batch.data for batch in batches))
+            except BrokenPipeError:
+                self._end(closed=True)
+                return
+            except OSError as failed:
+                self._end(error=OutputError(f"can't write {self._name}: {failed.strerror}; {_fix(failed.errno)}"))
+                return
+            with self._lock:
+                for batch in batches:
+                    self._written.update(batch.kinds)
+                    self._waiting -= len(batch.data)
+                self._lock.notify_all()
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def _end(self, *, closed: bool = False, error: OutputError | None = None) -> None:
+        with self._lock:
+            self.closed_by_reader = closed
+            self.error = error
+            self._lock.notify_all()
+
+
+def _fix(number: int | None) -> str:
+    if number in (28, 122):  # ENOSPC, EDQUOT
+        return "make room there, or name another file with --output"
+    return "name another file with --output"
+
+
+def is_terminal(fd: int) -> bool:
+    """Whether the descriptor is a terminal; a closed one is none."""
+    try:
+        return stat.S_ISCHR(os.fstat(fd).st_mode) and os.isatty(fd)
+    except OSError:
+        return False
