@@ -68,6 +68,7 @@ enum { BPF_F_NO_PREALLOC = 1 << 0, BPF_F_MMAPABLE = 1 << 10 };
 #define EALREADY 114
 #define EINPROGRESS 115
 #define ECONNABORTED 103
+#define SOCK_DONE 1			/* bit of skc_flags: a FIN has come */
 #define ANON_INODE_FS_MAGIC 0x09041934
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -155,6 +156,7 @@ struct sock_common {
 	u16 skc_num;			/* host order */
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
+	unsigned long skc_flags;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
@@ -164,7 +166,7 @@ struct sock {
 	u16 sk_protocol;		/* a u16 of its own since 5.6, a bit field before */
 	int sk_err;
 	u32 sk_max_ack_backlog;
-	kuid_t sk_uid;
+
 };
 struct inet_sock { u16 inet_sport; };
 struct inet_connection_sock { struct inet_sock icsk_inet; };

@@ -91,7 +91,10 @@ static __always_inline void read_totals(struct socket_record *r, const struct so
 
 	/* bytes_sent counts payload, retransmissions included (4.19, commit ba113c3aa79a). */
 	r->sent = BPF_CORE_READ(tp, bytes_sent) - BPF_CORE_READ(tp, bytes_retrans);
+	/* bytes_received follows rcv_nxt, so it counts a FIN (tcp_rcv_nxt_update() in net/ipv4/tcp_input.c). */
 	r->received = BPF_CORE_READ(tp, bytes_received);
+	if (r->received && BPF_CORE_READ(sk, __sk_common.skc_flags) >> SOCK_DONE & 1)
+		r->received--;
 	r->retransmits = BPF_CORE_READ(tp, total_retrans);
 	r->rtt_us = BPF_CORE_READ(tp, srtt_us) >> 3;
 }

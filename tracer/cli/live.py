@@ -7,6 +7,7 @@ import signal
 import struct
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,7 @@ from typing import Any, Final
 from tracer.cli import facts
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.stream import Stream, make_format, open_output
-from tracer.model import SOCKET_KINDS, Kind
+from tracer.model import SOCKET_KINDS, Event, Kind
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.order import RingRun
 from tracer.pipeline.turns import MAGIC, Found, Input, Start, Turn, pack
@@ -134,7 +135,7 @@ class Live:
         except (OutputError, OSError) as error:
             raise CommandError(f"--record: {error}", Exit.FAILURE) from error
 
-    def _feed(self, engine: Engine, item: Input) -> list[Any]:
+    def _feed(self, engine: Engine, item: Input) -> Iterator[Event]:
         if self._recording is not None:
             data = memoryview(pack(item))
             try:

@@ -19,6 +19,7 @@ from tracer.formats.text import (
     human_duration,
     pad,
     printable,
+    visible,
     width,
 )
 from tracer.model import (
@@ -204,7 +205,7 @@ class Pretty:
         name = self._session.users.get(uid)
         if name is None:
             return str(uid) if uid >= 0 else "-"
-        return printable(name.encode("utf-8", "surrogatepass"))
+        return visible(name)
 
     def _make_who(self, tgid: int, uid: int, comm: bytes) -> str:
         user, name = self._user_name(uid), printable(comm) or "-"
@@ -235,7 +236,7 @@ class Pretty:
         if image.cwd:
             extras.append(f" in {printable(image.cwd)}")
         called = image.args.partition(b"\0")[0].rpartition(b"/")[2].removeprefix(b"-")
-        if called != image.executable.rpartition(b"/")[2] and not flags & _SCRIPT:
+        if image.args and called != image.executable.rpartition(b"/")[2] and not flags & _SCRIPT:
             extras.append(f" [{printable(image.executable)}]")
         return self._fitted(text, extras)
 

@@ -25,6 +25,10 @@ def _listed(value: object) -> str:
     return str(value)
 
 
+def _plural(count: int, word: str) -> str:
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
@@ -39,19 +43,28 @@ def _clock(moment: int | str | None, offset: int) -> str:
 
 def _session_start(body: Mapping[str, Any], session: Session, _offset: int) -> tuple[str, str]:
     host = session.host
-    text = f"tracer {session.version} on {host.name}, kernel {host.kernel} {host.architecture}, {host.cpus} CPUs"
-    uid = body.get("session", {}).get("uid")
-    if uid is not None:
-        text += f", started by {session.users.get(uid, uid)}"
+    cpus = _plural(host.cpus, "CPU")
+    text = f"tracer {session.version} on {host.name}, kernel {host.kernel} {host.architecture}, {cpus}"
+    started = body.get("session", {})
+    for key, how in (("sudo_uid", " through sudo"), ("uid", "")):
+        if key in started:
+            return f"{text}, started by {session.users.get(started[key], started[key])}{how}", ""
     return text, ""
 
 
 def _coverage(body: Mapping[str, Any], session: Session, _offset: int) -> tuple[str, str]:
     coverage = body.get("coverage", {})
-    events = _listed(coverage.get("events", ())) or "nothing"
-    text = f"watching with {coverage.get('backend', session.backend)}: {events}"
-    blind = _listed(coverage.get("blind", ()))
-    return (f"{text}; can't see: {blind}" if blind else text), ""
+    text = (
+        f"watching with {coverage.get('backend', session.backend)}: {_plural(len(coverage.get('hooks', ())), 'probe')}"
+    )
+    for what, value in (
+        ("can't see", coverage.get("blind")),
+        ("refused", coverage.get("refused")),
+        ("left out, by pid", coverage.get("excluded")),
+    ):
+        if value:
+            text += f"; {what}: {_listed(value)}"
+    return text, ""
 
 
 def _loss(body: Mapping[str, Any], _session: Session, offset: int) -> tuple[str, str]:
@@ -72,7 +85,7 @@ def _ledger(body: Mapping[str, Any], _session: Session, _offset: int) -> tuple[s
     ledger = body.get("ledger", {})
     total = ledger.get("total", {})
     lost = total.get("lost", 0)
-    text = f"ledger: {total.get('delivered', 0):,} events, {lost:,} lost"
+    text = f"ledger: {_plural(total.get('delivered', 0), 'event')}, {lost:,} lost"
     if lost:
         by_kind = {kind: row.get("lost", 0) for kind, row in ledger.get("by_kind", {}).items()}
         parts = [_counts(by_kind)] if any(by_kind.values()) else []

@@ -230,5 +230,5 @@ def errno_name(number: int) -> str:
 
 def errno_words(number: int) -> str:
     """Return what an errno means, in words that go into a sentence: ``no such file or directory``."""
-    words = os.strerror(number)
+    words = os.strerror(number) if number in _ERRNO_NAMES else "unknown error"
     return words if words[1:2].isupper() else words[:1].lower() + words[1:]

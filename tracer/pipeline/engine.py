@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from tracer.model import Event, ExecFailed, Kind, Notice, ProcessEvent, ProcessExited
@@ -22,7 +22,8 @@ __all__ = ["Engine"]
 class Engine:
     """Feed it the inputs in order; it gives back the events to show, in order.
 
-    What becomes of the shown events is told back by delivered() and lost(), so that the ledger can account for them.
+    An event is as of its moment only until the next one is asked for: render each before that, and ask for all of them
+    before the next input. What becomes of the shown events is told back by delivered() and lost(), so that the ledger can account for them.
     """
 
     def __init__(self, boot_id: str, filters: Filters, most: int | None = None) -> None:
@@ -55,7 +56,7 @@ class Engine:
         """Whether as many events were shown as were asked for."""
         return self._most is not None and self.shown >= self._most
 
-    def feed(self, item: Input) -> list[Event]:
+    def feed(self, item: Input) -> Iterator[Event]:
         """Take in one input and give the events that are ready now."""
         if isinstance(item, Turn):
             return self._turn(item)
@@ -63,54 +64,46 @@ class Engine:
             return self._found(item)
         return self._start(item)
 
-    def _start(self, start: Start) -> list[Event]:
+    def _start(self, start: Start) -> Iterator[Event]:
         facts = start.facts
         self.offset = facts["offset"]
-        return [
-            Notice("tracer-coverage", "state", facts["now"], {"coverage": facts["coverage"]}),
-            Notice("tracer-session-start", "event", facts["now"], {"session": facts["started"]}),
-        ]
+        yield Notice("tracer-coverage", "state", facts["now"], {"coverage": facts["coverage"]})
+        yield Notice("tracer-session-start", "event", facts["now"], {"session": facts["started"]})
 
-    def _found(self, found: Found) -> list[Event]:
+    def _found(self, found: Found) -> Iterator[Event]:
         """Records of the iterators become the first state; what the stream knows better is left to it."""
         self.offset = found.offset
-        events: list[Event] = []
         for data in (found.processes, found.sockets):
-            for frame in frames(data):
-                record = decode(frame, 0)
-                self.ledger.found[record[KIND]] += 1
-                events += self._apply([record], 0)
-        return events
+            records = [decode(frame, 0) for frame in frames(data)]
+            self.ledger.found.update([record[KIND] for record in records])
+            yield from self._apply(records, 0)
 
-    def _turn(self, turn: Turn) -> list[Event]:
+    def _turn(self, turn: Turn) -> Iterator[Event]:
         self.offset = turn.offset
         order, ledger = self.order, self.ledger
         for run in turn.runs:
             order.add(run)
         records, late = order.release(None if turn.last else turn.drained_at)
         ledger.late += late
-        events = self._apply(records, late)
+        yield from self._apply(records, late)
         ledger.tallies(turn.tallies)
-        events += [self._loss_notice(loss, turn.now) for loss in ledger.losses(turn.now, turn.last)]
-        return events
+        for loss in ledger.losses(turn.now, turn.last):
+            yield self._loss_notice(loss, turn.now)
 
-    def _apply(self, records: Iterable[Record], late: int) -> list[Event]:
+    def _apply(self, records: Iterable[Record], late: int) -> Iterator[Event]:
         handlers = self._handlers
         wants = self.view.wants
-        filtered = self.ledger.filtered
-        events: list[Event] = []
-        show = events.append
+        filtered, queued = self.ledger.filtered, self.queued
         for record in records:
             kind = record[KIND]
             event = handlers[kind](record, late > 0)
             late -= 1
-            if wants(event) and (self._most is None or self.shown + len(events) < self._most):
-                show(event)
+            if wants(event) and (self._most is None or self.shown < self._most):
+                self.shown += 1
+                queued[kind] += 1
+                yield event
             else:
                 filtered[kind] += 1
-        self.shown += len(events)
-        self.queued.update([event.kind for event in events])  # type: ignore[union-attr]
-        return events
 
     def _executed(self, record: Record, late: bool) -> Event:
         return ProcessEvent(Kind.EXEC, record[TIME], late, self.processes.executed(record), record[TID])

@@ -191,10 +191,12 @@ def _security_file(name: str, seen: list[Mount]) -> str | None:
 def unprivileged_bpf() -> Finding:
     """kernel.unprivileged_bpf_disabled: nothing here depends on it, but a reader of this report asks."""
     value = sysctl("unprivileged_bpf_disabled")
-    words = {0: "allowed to everyone", 1: "off until reboot", 2: "off, can be switched on"}
-    detail = f"unprivileged BPF {words.get(value if value is not None else -1, 'unknown')}"
-    fix = "sysctl kernel.unprivileged_bpf_disabled=2 (hardening)" if value == 0 else ""
-    return Finding(Status.UNKNOWN if value is None else Status.OK, detail, fix, {"value": value})
+    if value is None:
+        return Finding(Status.UNKNOWN, "no such setting", "", {"value": None})
+    words = {0: "0: BPF is allowed to everyone", 1: "1: off until reboot", 2: "2: off, can be switched on"}
+    detail = words.get(value, str(value))
+    fix = "sysctl kernel.unprivileged_bpf_disabled=2" if value == 0 else ""
+    return Finding(Status.OK, detail, fix, {"value": value})
 
 
 def landlock() -> Finding:
@@ -203,9 +205,10 @@ def landlock() -> Finding:
     version = _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE_RULESET), *(ctypes.c_long(value) for value in arguments))
     number = _taken_errno()
     if version > 0:
-        return Finding(Status.OK, f"ABI {version}", "", {"abi": int(version)})
+        covers = "files" + ", network" * (version >= 4) + ", scopes" * (version >= 6)
+        return Finding(Status.OK, f"ABI {version}: {covers}", "", {"abi": int(version)})
     if number == errno.EOPNOTSUPP:
-        return Finding(Status.MISSING, "built in, not switched on", "boot with landlock in lsm=…", {"abi": 0})
+        return Finding(Status.MISSING, "built in, not switched on", "boot with landlock in lsm=", {"abi": 0})
     why = "not in this kernel (5.13 and newer)" if number == errno.ENOSYS else os.strerror(number)
     return Finding(Status.MISSING, why, "", {"abi": 0})
 
@@ -275,7 +278,12 @@ def bcc() -> Finding:
     if done.returncode != 0 or len(lines) != 3:
         said = done.stderr.strip().splitlines()
         absent = bool(said) and said[-1].startswith("ModuleNotFoundError: No module named 'bcc'")
-        return Finding(Status.MISSING, "no module bcc" if absent else f"import fails: {said[-1:]}", install, nothing)
+        return Finding(
+            Status.MISSING,
+            "no module bcc" if absent else f"import fails: {said[-1] if said else done.returncode}",
+            install,
+            nothing,
+        )
     version, genuine, path = lines
     facts = {"version": version, "path": path}
     if genuine != "True":
@@ -322,7 +330,9 @@ def container() -> Finding:
         hints.append(named)
     groups = first_line(Path("/proc/self/cgroup")) or ""
     hints += [word for word in ("docker", "kubepods", "libpod", "lxc", "containerd") if word in groups]
-    return Finding(Status.OK, f"likely: {', '.join(hints)}" if hints else "no sign of one", "", {"hints": hints})
+    if hints:
+        return Finding(Status.UNKNOWN, f"signs of one: {', '.join(hints)}", "", {"hints": hints})
+    return Finding(Status.OK, "no sign of one", "", {"hints": []})
 
 
 def survey() -> Survey:
@@ -346,6 +356,12 @@ def survey() -> Survey:
         "headers": headers(),
         "bcc": bcc(),
     }
+    hooks = trials.hooks(may)
+    modules = checks["lockdown"].facts["lsm"]
+    if hooks["lsm"].status is Status.OK and modules is not None and "bpf" not in modules:
+        hooks["lsm"] = hooks["lsm"]._replace(
+            status=Status.MISSING, detail="attaches, but is never called: no bpf in lsm="
+        )
     tracefs_is_mounted = any(mount.kind == "tracefs" for mount in seen)
     needed = needed_capabilities(may.last, tracefs_is_mounted)
-    return Survey(may, needed, checks, trials.hooks(may), trials.maps(may), trials.core_backend())
+    return Survey(may, needed, checks, hooks, trials.maps(may), trials.core_backend())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tracer.probes import tracefs
-from tracer.probes.core import Core, KernelFilters, Unusable
+from tracer.probes.core import Core, KernelFilters, UnusableError
 from tracer.probes.libbpf import Object, read_iterator
 from tracer.probes.libbpf_binding import BpfError, LoadError, MissingLibrary, library, possible_cpus, why
 from tracer.probes.privileges import RING_BYTES, Finding, Privileges, Status
@@ -138,8 +138,8 @@ def perf_events(may: Privileges, paranoid: int | None) -> Finding:
             os.close(fd)
     except RingError as refused:
         if may.bpf and step != "a ring":
-            fix = f"sysctl kernel.perf_event_mlock_kb={2 * RING_BYTES >> 10}, or add CAP_IPC_LOCK"
-            return Finding(Status.MISSING, f"{words}; rings open, but not {step}", fix, facts)
+            fix = f"sysctl kernel.perf_event_mlock_kb={2 * RING_BYTES >> 10}"
+            return Finding(Status.MISSING, f"{words}; rings open, but {step} take CAP_IPC_LOCK", fix, facts)
         answer = _refused(refused, "opening a ring", may)
     except BpfError as refused:
         answer = _refused(refused, "creating a map", may)
@@ -160,7 +160,7 @@ def core_backend() -> Finding:
     try:
         with Core(nothing, RING_BYTES, RING_BYTES) as core:
             coverage = core.start()
-    except Unusable as unusable:
+    except UnusableError as unusable:
         status = Status.UNKNOWN if unusable.code == 3 else Status.MISSING
         facts = {"code": unusable.code, "hooks": {}, "refused": {}, "blind": ["everything: it does not run"]}
         return Finding(status, str(unusable), "", facts)
