@@ -23,7 +23,7 @@ _STATUS: Final = 9
 _COLOURS: Final = {Status.OK: "32", Status.MISSING: "31", Status.UNKNOWN: "33"}
 _NOBODY: Final = 65534
 _TOOLS: Final = ("mount", "sysctl", "apt-get", "dnf", "chmod")  # which take root
-_COMMANDS: Final = (*_TOOLS, "sudo", "pip", "make")
+_COMMANDS: Final = (*_TOOLS, "sudo", "pip", "make", "unset")
 
 _LATER: Final = ("bcc", "netlink", "procfs")
 _SYSTEM: Final = ("kernel", "container", "pid_namespace", "user_namespace", "cgroups", "lockdown", "unprivileged_bpf")
@@ -133,7 +133,8 @@ def assess(found: Survey) -> Report:
 
 
 def _missing(found: Survey) -> list[str]:
-    held = found.privileges.held
+    # In a user namespace of its own a process may have them all, and none of them counts.
+    held = found.privileges.held if found.privileges.initial_user_namespace is not False else frozenset()
     absent = [name for name in found.needed if name not in held]
     if "CAP_SYS_ADMIN" in held:
         absent = [name for name in absent if name not in ("CAP_BPF", "CAP_PERFMON")]
@@ -264,7 +265,7 @@ def table(report: Report, colour: bool = False) -> Iterator[str]:
     yield "As an ordinary user"
     for name in found.needed:
         old = name == "CAP_SYS_ADMIN" and "CAP_BPF" not in found.needed
-        yield from _wrapped(f"{name}: {_OLD_ADMIN if old else _MEANINGS[name]}", "  - ", "    ")
+        yield from _wrapped(f"{name}: {_OLD_ADMIN if old else _MEANINGS.get(name, '')}", "  - ", "    ")
     for line in report.commands["setpriv"]:
         yield from _command(line)
     yield "    or in a systemd unit:"
@@ -287,6 +288,8 @@ def _rows(parts: dict[str, Finding], names: tuple[str, ...]) -> list[tuple[str, 
 
 def _capability_rows(found: Survey, missing: list[str]) -> list[tuple[str, Finding]]:
     words = found.privileges.words
+    if found.privileges.initial_user_namespace is False:
+        words += ", but in a user namespace, where they don't count"
     if missing:
         return [("capabilities", Finding(Status.MISSING, f"{', '.join(missing)}; this process has {words}"))]
     return [("capabilities", Finding(Status.OK, f"this process has {words}"))]
@@ -313,7 +316,7 @@ def _listed(title: str, lines: list[str]) -> Iterator[str]:
 def _wrapped(text: str, first: str, rest: str, end: str = "") -> list[str]:
     """Text in lines of at most _CELLS cells, broken at blanks, each but the last with ``end`` behind it.
 
-    A word that is too long for a line is cut into several, but only where no shell reads it: where ``end`` is empty.
+    A word that is too long for a line is cut; with an ``end`` it goes on at the margin, where a shell joins it again.
     """
     lines: list[str] = []
     line, fresh = first, True
@@ -323,12 +326,12 @@ def _wrapped(text: str, first: str, rest: str, end: str = "") -> list[str]:
             line, fresh = rest, True
         line += word if fresh else f" {word}"
         fresh = False
-        while not end and width(line) > _CELLS:
-            cut = len(line)
-            while width(line[:cut]) > _CELLS:
-                cut -= 1
-            lines.append(line[:cut])
-            line = rest + line[cut:]
+        while width(line) > _CELLS - len(end):
+            at = len(line)
+            while width(line[:at]) > _CELLS - len(end):
+                at -= 1
+            lines.append(line[:at] + end.strip())
+            line = ("" if end else rest) + line[at:]
     return [*lines, line]
 
 

@@ -124,7 +124,9 @@ def libbpf() -> Finding:
     try:
         version = library().libbpf_version_string().decode(errors="backslashreplace").removeprefix("v")
     except MissingLibrary as missing:
-        return Finding(Status.MISSING, str(missing).partition("; ")[0], package_command("libbpf1", "libbpf"))
+        chosen = os.environ.get("TRACER_LIBBPF")
+        fix = "unset TRACER_LIBBPF" if chosen else package_command("libbpf1", "libbpf")
+        return Finding(Status.MISSING, str(missing).partition("; ")[0], fix, {"version": None, "path": chosen})
     path = _mapped_file("libbpf") or os.environ.get("TRACER_LIBBPF")
     return Finding(Status.OK, f"{version}, {path or 'path unknown'}", "", {"version": version, "path": path})
 

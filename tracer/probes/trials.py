@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tracer.probes import tracefs
-from tracer.probes.core import Core, KernelFilters, UnusableError
+from tracer.probes.core import BTF, Core, KernelFilters, UnusableError
 from tracer.probes.libbpf import Object, read_iterator
 from tracer.probes.libbpf_binding import BpfError, LoadError, MissingLibrary, library, possible_cpus, why
 from tracer.probes.privileges import RING_BYTES, Finding, Privileges, Status
@@ -52,6 +52,8 @@ def _refused(error: BpfError | RingError, step: str, may: Privileges) -> Finding
     facts = {"errno": errno.errorcode.get(error.errno, str(error.errno)), "step": step}
     if isinstance(error, MissingLibrary):
         return Finding(Status.UNKNOWN, "not tried: no libbpf", "", facts)
+    if error.errno == errno.ESRCH and not BTF.exists():  # libbpf's word for it
+        return Finding(Status.UNKNOWN, "not tried: no BTF to fit the program to", "", facts)
     if error.errno in _REFUSALS and not may.bpf:
         return Finding(Status.UNKNOWN, "not tried: takes privilege", "", facts)
     return Finding(Status.MISSING, f"refused at {step}: {why(error.errno)}", "", facts)

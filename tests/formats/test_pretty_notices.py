@@ -1,0 +1,90 @@
+"""What the tracer says of itself to people."""
+
+import pytest
+
+from tests.formats.events import NOW, OFFSET, SECOND, SESSION, notice
+from tracer.formats.pretty_notices import LOUD, QUIET, describe
+from tracer.model import Notice
+
+
+@pytest.mark.parametrize(
+    ("event", "shown"),
+    [
+        (
+            notice("tracer-session-start", session={"uid": 33}),
+            "tracer 1.2.3 on box, kernel 6.1.0 x86_64, 2 CPUs, started by www-data",
+        ),
+        (
+            notice("tracer-session-start", session={"uid": 0, "sudo_uid": 1234}),
+            "tracer 1.2.3 on box, kernel 6.1.0 x86_64, 2 CPUs, started by 1234 through sudo",
+        ),
+        (
+            notice(
+                "tracer-coverage",
+                coverage={"hooks": {"a": "x", "b": "y"}, "blind": ["UDP", "argv"], "excluded": [7, 8]},
+            ),
+            "watching with core: 2 probes; can't see: UDP, argv; left out, by pid: 7, 8",
+        ),
+        (
+            notice(
+                "tracer-loss",
+                loss={
+                    "kind": "connect",
+                    "stage": "emit",
+                    "count": 1123,
+                    "first": NOW,
+                    "last": NOW + SECOND,
+                    "cpus": [0, 1],
+                },
+            ),
+            "LOST 1,123 connect records at emit between 22:13:20.042 and 22:13:21.042 on CPU 0, 1",
+        ),
+        (notice("tracer-loss", loss={"stage": "sink", "count": 1}), "LOST 1 record at sink"),
+        (
+            notice(
+                "tracer-ledger", ledger={"total": {"delivered": 1234, "lost": 0}, "complete": True, "balanced": True}
+            ),
+            "ledger: 1,234 events, 0 lost",
+        ),
+        (
+            notice(
+                "tracer-ledger",
+                ledger={
+                    "total": {"delivered": 1234, "lost": 12, "lost_by_stage": {"emit": 10, "ring": 2, "late": 0}},
+                    "by_kind": {"exec": {"lost": 0}, "connect": {"lost": 10}},
+                    "missed": {"programs": {"on_exec": 3}, "map_full": {"connect": 1000}},
+                    "complete": False,
+                    "balanced": False,
+                },
+            ),
+            (
+                "ledger: 1,234 events, 12 lost (10 connect; 10 at emit, 2 at ring), skipped by on_exec 3, "
+                "no room for connect 1,000, DOES NOT BALANCE"
+            ),
+        ),
+        (
+            notice("tracer-ledger", ledger={"total": {"delivered": 1, "lost": 0}, "complete": False}),
+            "ledger: 1 event, 0 lost, not complete",
+        ),
+        (notice("tracer-else", why="a\nb"), 'else: {"why": "a\\nb"}'),
+    ],
+)
+def test_notices(event: Notice, shown: str) -> None:
+    """What the tracer says of itself is one line of words after the time."""
+    assert describe(event, SESSION, OFFSET)[0] == shown
+
+
+@pytest.mark.parametrize(
+    ("event", "severity"),
+    [
+        (notice("tracer-loss", loss={"count": 1}), LOUD),
+        (notice("tracer-ledger", ledger={"total": {"lost": 0}, "complete": True, "balanced": True}), QUIET),
+        (notice("tracer-ledger", ledger={"total": {"lost": 1}, "complete": False, "balanced": True}), LOUD),
+        (notice("tracer-ledger", ledger={"total": {"lost": 0}, "complete": False, "balanced": True}), LOUD),
+        (notice("tracer-ledger", ledger={"total": {"lost": 0}, "complete": True, "balanced": False}), LOUD),
+        (notice("tracer-coverage", coverage={}), ""),
+    ],
+)
+def test_severity(event: Notice, severity: str) -> None:
+    """What is missing or does not add up is loud; a ledger in order is quiet."""
+    assert describe(event, SESSION, OFFSET)[1] == severity
