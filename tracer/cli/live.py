@@ -192,21 +192,19 @@ class Live:
                     wait = min(wait, (deadline - now) / 1e6)
                 core.rings.poll(max(wait, 0.0))
             now = boottime()
-            cut = now >= next_ledger
-            if cut:
-                next_ledger = now + LEDGER_NS
-            turn = self._turn(core, cut)
+            turn = self._turn(core, now >= next_ledger)
             drained = all(run.drained for run in turn.runs)
             stream.show(self._feed(engine, turn))
-            if cut:
+            if turn.cut:
+                next_ledger = now + LEDGER_NS
                 stream.ledger(turn)
         return self._finish(core, engine, stream)
 
     def _turn(self, core: Core, cut: bool) -> Turn:
         now = boottime()
         if cut:
-            runs, tallies = core.cut()
-            missed = core.missed()
+            runs, tallies, cut = core.cut()
+            missed = core.missed() if cut else {}
         else:
             runs, tallies, missed = core.read(_READ_MOST), core.tallies(), {}
         drained_at = now
@@ -217,8 +215,11 @@ class Live:
 
     def _finish(self, core: Core, engine: Engine, stream: Stream) -> Exit:
         pending = _only(core.sockets(), Kind.ATTEMPT) if not stream.broken else b""
-        core.detach()
-        runs, tallies = core.cut()
+        runs, tallies, settled = core.cut()
+        if not settled:
+            core.detach()  # now nothing is under way any more
+            more, tallies, _ = core.cut()
+            runs += more
         now = boottime()
         turn = Turn(now, self._measured_offset(now), now, _runs(runs), tallies, True, True, core.missed())
         stream.show(self._feed(engine, turn))

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from importlib.resources import as_file, files
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from tracer.model import RING_KINDS, Kind
 from tracer.probes import libbpf, tracefs
@@ -110,10 +110,14 @@ class Coverage(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """All rings up to one moment, and the counters of that very moment."""
+    """All rings up to one moment for each CPU, and the counters of that very moment.
+
+    ``settled`` is False when a probe was always between an attempt and its outcome: then there is no such moment.
+    """
 
     runs: list[Run]
     tallies: bytes
+    settled: bool
 
 
 def _unusable(error: Exception) -> UnusableError:
@@ -200,7 +204,7 @@ class Core:
             with as_file(files("tracer.probes") / "objects" / f"{name}.bpf.o") as path:
                 if not path.exists():
                     raise UnusableError(f"the probes are not built ({path.name} is missing): run `make bpf`", 4)
-                loaded, refused = libbpf.load(
+                loaded, refused = self._load_object(
                     path, knobs=knobs, optional=optional, share=share, max_entries={} if share else sizes
                 )
             self._stack.callback(loaded.close)
@@ -219,6 +223,19 @@ class Core:
             watermark=self._watermark,
         )
         self._stack.callback(self.rings.close)
+
+    @staticmethod
+    def _load_object(path: Path, **options: Any) -> tuple[libbpf.Object, dict[str, str]]:
+        """Load an object with the better of two programs that do the same, if the kernel takes it."""
+        better, plain = "find_processes", "find_processes_plain"
+        if better not in options["optional"]:
+            return libbpf.load(path, **options)
+        loaded, refused = libbpf.load(path, disabled=(plain,), **options)
+        if better in refused:
+            loaded.close()
+            loaded, more = libbpf.load(path, disabled=(better,), **options)
+            refused |= more
+        return loaded, refused
 
     def _exclude(self, process: libbpf.Object, tcp: libbpf.Object) -> None:
         own = self._headers(process, "whoami")[0]
@@ -353,6 +370,7 @@ class Core:
         runs: list[Run] = []
         counters = bytearray(self._tallies[:])
         by_cpu: dict[int, list[int]] = {}
+        settled = True
         for index, ring in enumerate(self.rings.rings):
             by_cpu.setdefault(ring.cpu, []).append(index)
         for cpu, indexes in by_cpu.items():
@@ -365,9 +383,11 @@ class Core:
                 if before == self._tallies[part] and _settled(before):
                     break
                 time.sleep(0)
+            else:
+                settled = False
             counters[part] = before
             runs += [run for ring, head in zip(rings, heads, strict=True) if (run := ring.read_to(head)).data]
-        return Cut(runs, bytes(counters))
+        return Cut(runs, bytes(counters), settled)
 
     def missed(self) -> dict[str, int]:
         """How often the kernel skipped each program because it was running already (since 5.12)."""
