@@ -9,22 +9,28 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
-/* Fetching atomics are 5.12+ (commits 5ffa25502b5a, 5ca419f2864a). Both uses below must
- * be atomic: a softirq may interrupt a probe on its own CPU at any instruction, and
- * kernels that run tracepoints preemptibly let another task do the same. */
+/* Fetching atomics are 5.12+ (commits 5ffa25502b5a, 5ca419f2864a). The number must be
+ * taken atomically: a softirq may interrupt a probe on its own CPU at any instruction,
+ * and kernels that run tracepoints preemptibly let another task do the same. */
 static __always_inline u64 next_number(u64 *counter)
 {
 	return __sync_fetch_and_add(counter, 1);
 }
 
+/* Add, then look whether nobody else has: two that interleave may both fail, but never
+ * both succeed, and no fetching atomic is needed. */
 static __always_inline bool claim(u32 *busy)
 {
-	return __sync_val_compare_and_swap(busy, 0, 1) == 0;
+	__sync_fetch_and_add(busy, 1);
+	if (*(volatile u32 *)busy == 1)
+		return true;
+	__sync_fetch_and_add(busy, -1);
+	return false;
 }
 
 static __always_inline void release(u32 *busy)
 {
-	__sync_lock_test_and_set(busy, 0);
+	__sync_fetch_and_add(busy, -1);
 }
 
 static __always_inline void count(u64 *counter)

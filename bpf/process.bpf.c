@@ -78,6 +78,7 @@ static __always_inline u32 write_path(char *to, const struct path *path, u32 zer
 
 					if (n > 2 && n <= NAME_LEN) {
 						done = n;
+						ONE_RANGE(done, 511);	/* 6.1 and older lose the bounds that were just checked */
 						*flags |= FLAG_DETACHED;
 					}
 				}
@@ -471,10 +472,11 @@ static __always_inline void found(struct bpf_iter__task *ctx, bool read_args)
 			r->h.flags |= FLAG_FAULT_ARGS;
 		}
 	}
+	ONE_RANGE(off, 32767);	/* 6.12 and older forget what they knew of it */
 	if (off <= EXEC_DATA) {
 		size = sizeof(*r) + off;
 		bpf_seq_write(seq, &size, sizeof(size));
-		bpf_seq_write(seq, r, size);
+		bpf_seq_write(seq, r, sizeof(*r) + off);
 	}
 out:
 	release(&slot->busy);

@@ -252,7 +252,8 @@ class Notice(NamedTuple):
     body: dict[str, Any]
 
 
-Event = ProcessEvent | ExecFailed | ProcessExited | SocketEvent | Notice
+KindEvent = ProcessEvent | ExecFailed | ProcessExited | SocketEvent
+Event = KindEvent | Notice
 
 
 class Host(NamedTuple):

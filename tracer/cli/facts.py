@@ -38,7 +38,7 @@ def _names(path: str) -> dict[int, str]:
         return found
     for line in lines:
         parts = line.split(":")
-        if len(parts) > 2 and parts[2].isdigit():
+        if len(parts) > 2 and parts[2].isdecimal():
             found.setdefault(int(parts[2]), parts[0])
     return found
 
@@ -89,12 +89,17 @@ def session_to_json(found: Session) -> dict[str, Any]:
 
 def started() -> dict[str, Any]:
     """Who started this, from where and how."""
-    found: dict[str, Any] = {"uid": os.getuid(), "euid": os.geteuid(), "pid": os.getpid(), "command_line": sys.argv}
+    found: dict[str, Any] = {
+        "uid": os.getuid(),
+        "euid": os.geteuid(),
+        "pid": os.getpid(),
+        "command_line": [os.fsencode(argument).decode(errors="backslashreplace") for argument in sys.argv],
+    }
     loginuid = _first_line("/proc/self/loginuid")
     if loginuid.isdigit() and int(loginuid) != UNSET_ID:
         found["loginuid"] = int(loginuid)
     sudo = os.environ.get("SUDO_UID", "")
-    if sudo.isdigit():
+    if sudo.isdecimal() and len(sudo) <= 10:
         found["sudo_uid"] = int(sudo)
     for fd in (0, 2):
         try:

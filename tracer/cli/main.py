@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -157,6 +158,9 @@ def _exit(code: int) -> NoReturn:
 
 def run(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit with its code; every known error is one line on stderr."""
+    # Tables of processes and flows are large and free of cycles: look through them seldom.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
     try:
         result: Any = app(args=arguments, prog_name="tracer", standalone_mode=False)
         _exit(result if isinstance(result, int) else Exit.OK)

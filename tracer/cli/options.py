@@ -32,7 +32,7 @@ def _bad(option: str, value: object, right: str) -> CommandError:
 def size(option: str, text: str, least: int, most: int) -> int:
     """Bytes, from ``64K``, ``8M`` or a plain number. Raises CommandError."""
     match = _SIZE.fullmatch(text.strip())
-    value = int(match[1]) << _UNITS[match[2].lower()] if match else -1
+    value = int(match[1]) << _UNITS[match[2].lower()] if match and len(text) < 40 else -1
     if not least <= value <= most:
         raise _bad(option, text, f"give a size from {least >> 10}K to {most >> 20}M, such as 8M")
     return value
@@ -98,7 +98,7 @@ def _cidr(text: str) -> str:
 def _glob(option: str, text: str) -> str:
     if not text or len(text) > 4096:
         raise _bad(option, text[:40], "give a name, with * and ? for what may vary")
-    return text
+    return os.fsencode(text).decode(errors="backslashreplace")  # as the names are that it is to match
 
 
 def filters(

@@ -17,12 +17,13 @@ from tracer.formats.pretty import Pretty
 from tracer.model import Event, Notice, Session
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.turns import Turn
-from tracer.sinks.output import Batch, Output, OutputError, is_terminal, open_file
+from tracer.sinks.output import QUEUE_MOST, Batch, Output, OutputError, is_terminal, open_file
 
 __all__ = ["FORMATS", "Stream"]
 
 FORMATS: Final = ("pretty", "ecs")
 _BATCH_MOST: Final = 256 << 10  # bytes joined into one write
+_PATIENT_MOST: Final = 2 << 20  # bytes that wait for a slow reader when there is no hurry
 _FLUSH_SECONDS: Final = 10.0  # how long a stopped reader of a pipe may delay the end
 _LEDGER_SECONDS: Final = 0.1  # how long a ledger waits for what is being written; what is not is in flight
 
@@ -43,7 +44,7 @@ class Stream:
         self._engine = engine
         self._form = form
         self._patient = patient
-        self._output = Output(fd, name)
+        self._output = Output(fd, name, queue_most=_PATIENT_MOST if patient else QUEUE_MOST)
         self._sequence = 0
         self.lost = False
         self.complete = True
@@ -68,22 +69,22 @@ class Stream:
             size += len(line)
             if size >= _BATCH_MOST:
                 self._sequence = sequence
-                self._put(lines, shown)
+                self._put(lines, size, shown)
                 sequence = self._sequence
                 lines, shown, size = [], [], 0
         self._sequence = sequence
         if lines:
-            self._put(lines, shown)
+            self._put(lines, size, shown)
         written = self._output.written()
         if written:
             self._engine.delivered(written)
 
-    def _put(self, lines: list[bytes], events: list[Event]) -> None:
-        kinds = Counter([event.kind for event in events if not isinstance(event, Notice)])
-        if self._output.put(Batch(b"".join(lines), Counter(kinds)), wait=self._patient):
+    def _put(self, lines: list[bytes], size: int, events: list[Event]) -> None:
+        kinds: Counter[int] = Counter([event.kind for event in events if not isinstance(event, Notice)])
+        if self._output.put(Batch(lines, size, kinds), wait=self._patient):
             return
         self.lost = True
-        notices = self._engine.lost(Counter(kinds), events[0].time, events[-1].time)
+        notices = self._engine.lost(kinds, events[0].time, events[-1].time)
         if not self.broken:
             self.show(notices)  # small enough to fit sooner or later
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-import orjson
-
-from tracer.formats.ecs_process import Processes
-from tracer.formats.ecs_values import joined, stamp
+from tracer.formats.ecs_process import Parts, Processes
+from tracer.formats.ecs_values import dumps, members
 from tracer.formats.text import errno_name
 from tracer.model import TCP_STATES, Kind, Role, SocketEvent
 
 __all__ = ["Sockets"]
 
-_Fragment = orjson.Fragment
-_dumps = orjson.dumps
-
 _LISTEN_STATE: Final = TCP_STATES.index("LISTEN")
 
 
-def _event(kind: str, types: str, action: str, outcome: str) -> bytes:
+def _event(kind: str, types: str, action: str, outcome: str) -> str:
     told = f',"outcome":"{outcome}"' if outcome else ""
-    return f'{{"kind":"{kind}","category":["network"],"type":[{types}],"action":"{action}"{told}'.encode()
+    return f'"kind":"{kind}","category":["network"],"type":[{types}],"action":"{action}"{told}'
 
 
 _OPENED: Final = _event("event", '"connection","start"', "connection-opened", "success")
@@ -33,106 +28,95 @@ _BROKEN: Final = _event("event", '"connection","end"', "connection-closed", "fai
 _LISTENING: Final = _event("event", '"start"', "socket-listening", "success")
 _FOUND_OPEN: Final = _event("state", '"info"', "connection-open", "")
 _FOUND_LISTENING: Final = _event("state", '"info"', "socket-listening", "")
-_DIRECTIONS: Final = {Role.CONNECT: "egress", Role.ACCEPT: "ingress", Role.NONE: "unknown", Role.LISTEN: "unknown"}
+_DIRECTIONS: Final = {int(Role.CONNECT): "egress", int(Role.ACCEPT): "ingress"}
 
 
-def _opening(event: SocketEvent) -> tuple[bytes, int | None]:
-    """The members of ECS event.* up to the outcome, and the duration in ns where one is known."""
+def _opening(event: SocketEvent) -> str:
+    """The members of ECS event.*; a duration (ns) where one is known."""
     kind = event.kind
     if kind == Kind.CONNECT:
-        return _REFUSED if event.error else _OPENED, event.time - event.opened
+        return f'{_REFUSED if event.error else _OPENED},"duration":{event.time - event.opened}'
     if kind == Kind.CLOSE:
-        return _BROKEN if event.error else _CLOSED, event.time - event.opened if event.opened else None
+        told = _BROKEN if event.error else _CLOSED
+        return f'{told},"duration":{event.time - event.opened}' if event.opened else told
     if kind == Kind.ACCEPT:
-        return _ACCEPTED, None
+        return _ACCEPTED
     if kind == Kind.ATTEMPT:
-        return _ATTEMPTED, event.time - event.opened
+        return f'{_ATTEMPTED},"duration":{event.time - event.opened}'
     if kind == Kind.LISTEN:
-        return _LISTENING, None
-    return _FOUND_LISTENING if event.state == _LISTEN_STATE else _FOUND_OPEN, None
+        return _LISTENING
+    return _FOUND_LISTENING if event.state == _LISTEN_STATE else _FOUND_OPEN
 
 
 class Sockets:
-    """Renders the documents of socket events. Source is who initiated, where that is known, else the local end."""
+    """Renders socket events. Source is who initiated, where that is known, else the local end."""
 
     def __init__(self, processes: Processes) -> None:
         """The owner is described by ``processes``."""
-        self._rendered = processes.rendered
+        self._described = processes.described
 
-    def document(self, event: SocketEvent, offset: int, sequence: int) -> dict[str, Any]:
-        """The document of any socket event."""
-        opening, duration = _opening(event)
-        if duration is None:
-            opening = b'%b,"sequence":%d}' % (opening, sequence)
-        else:
-            opening = b'%b,"sequence":%d,"duration":%d}' % (opening, sequence, duration)
-        found: dict[str, Any] = {"@timestamp": stamp(event.time + offset), "event": _Fragment(opening)}
-        tracer: dict[str, Any] = {"netns": event.netns, "socket": self._socket(event)}
+    def parts(self, event: SocketEvent, offset: int) -> Parts:
+        """The line of any socket event."""
+        document = ""
+        tracer = f'"netns":{event.netns},"socket":{{"id":"{event.flow:x}"{_MAPPED if event.mapped else ""}}}'
         process = event.process
         if process is not None:
-            kept = self._rendered(process, offset)
-            known = kept.known
-            found["process"] = _Fragment(joined(known, b'{"thread":{"id":%d}}' % event.tid) if event.tid else known)
-            tracer["attribution"] = "kernel"
-            if kept.raw:
-                tracer["raw"] = kept.raw
-        if event.late:
-            tracer["late"] = True
+            known = self._described(process, offset)
+            thread = f',"thread":{{"id":{event.tid}}}}}' if event.tid else "}"
+            document = f',"process":{known.process}{thread}'
+            tracer += ',"attribution":"kernel"'
+            if known.raw:
+                tracer += members({"raw": known.raw})
         if event.kind == Kind.SOCKET_FOUND:
-            tracer["snapshot"] = True
+            tracer += ',"snapshot":true'
         if event.kind == Kind.LISTEN or event.state == _LISTEN_STATE:
-            self._listening(event, found, tracer)
+            here = f'{{"ip":"{event.local}","port":{event.local_port}}}'
+            document += (
+                f',"source":{here},"server":{here}'
+                f',"network":{{"transport":"tcp","type":"{_TYPES[event.ipv6]}","iana_number":"6"}}'
+            )
+            tracer += f',"listen":{{"backlog":{event.backlog}}}'
         else:
-            self._connection(event, found, tracer)
-        found["tracer"] = _dumps(tracer)
-        return found
+            told, more = self._connection(event)
+            document += told
+            tracer += more
+        return _opening(event), document, tracer
 
     @staticmethod
-    def _socket(event: SocketEvent) -> dict[str, Any]:
-        socket: dict[str, Any] = {"id": f"{event.flow:x}"}
-        if event.mapped:
-            socket["mapped"] = True
-        return socket
-
-    @staticmethod
-    def _listening(event: SocketEvent, found: dict[str, Any], tracer: dict[str, Any]) -> None:
-        found["source"] = found["server"] = {"ip": event.local, "port": event.local_port}
-        found["network"] = {"transport": "tcp", "type": "ipv6" if event.ipv6 else "ipv4", "iana_number": "6"}
-        tracer["listen"] = {"backlog": event.backlog}
-
-    @staticmethod
-    def _connection(event: SocketEvent, found: dict[str, Any], tracer: dict[str, Any]) -> None:
-        kind = event.kind
-        tcp: dict[str, Any] = {"state": TCP_STATES[event.state] if event.state < len(TCP_STATES) else str(event.state)}
-        network: dict[str, Any] = {
-            "transport": "tcp",
-            "type": "ipv6" if event.ipv6 else "ipv4",
-            "iana_number": "6",
-            "direction": _DIRECTIONS.get(event.role, "unknown"),  # type: ignore[call-overload]
-        }
+    def _connection(event: SocketEvent) -> tuple[str, str]:
+        """Members of the document and of tracer about a connection."""
+        kind, local, remote = event.kind, event.local, event.remote
+        network = counted = ""
         if event.community_id:
-            network["community_id"] = event.community_id
-        if kind in (Kind.CLOSE, Kind.SOCKET_FOUND):
-            near = b'{"ip":"%b","port":%d,"bytes":%d}' % (event.local.encode(), event.local_port, event.sent)
-            far = b'{"ip":"%b","port":%d,"bytes":%d}' % (event.remote.encode(), event.remote_port, event.received)
-            network["bytes"] = event.sent + event.received
-            tcp["bytes_sent"] = event.sent
-            tcp["bytes_received"] = event.received
+            network = f',"community_id":"{event.community_id}"'
+        if kind in _WITH_TOTALS:
+            sent, received = event.sent, event.received
+            here = f'{{"ip":"{local}","port":{event.local_port},"bytes":{sent}}}'
+            there = f'{{"ip":"{remote}","port":{event.remote_port},"bytes":{received}}}'
+            network += f',"bytes":{sent + received}'
+            counted = f',"bytes_sent":{sent},"bytes_received":{received}'
         else:
-            near = b'{"ip":"%b","port":%d}' % (event.local.encode(), event.local_port)
-            far = b'{"ip":"%b","port":%d}' % (event.remote.encode(), event.remote_port)
+            here = f'{{"ip":"{local}","port":{event.local_port}}}'
+            there = f'{{"ip":"{remote}","port":{event.remote_port}}}'
         if kind != Kind.ACCEPT:
-            tcp["retransmits"] = event.retransmits
+            counted += f',"retransmits":{event.retransmits}'
             if event.rtt_us:
-                tcp["rtt_us"] = event.rtt_us
+                counted += f',"rtt_us":{event.rtt_us}'
+        error, role, state = "", event.role, event.state
         if event.error:
-            tcp["errno"] = event.error
-            found["error"] = {"code": errno_name(event.error)}
-        tracer["tcp"] = tcp
-        here, there = _Fragment(near), _Fragment(far)
-        if event.role == Role.ACCEPT:
+            counted += f',"errno":{event.error}'
+            error = f',"error":{{"code":{dumps(errno_name(event.error))}}}'
+        if role == Role.ACCEPT:
             here, there = there, here
-        found["source"] = found["client"] = here
-        found["destination"] = found["server"] = there
-        found["network"] = network
-        found["related"] = {"ip": [event.local] if event.local == event.remote else [event.local, event.remote]}
+        related = f'"{local}"' if local == remote else f'"{local}","{remote}"'
+        return (
+            f',"source":{here},"client":{here},"destination":{there},"server":{there}'
+            f',"network":{{"transport":"tcp","type":"{_TYPES[event.ipv6]}","iana_number":"6"'
+            f',"direction":"{_DIRECTIONS.get(role, "unknown")}"{network}}},"related":{{"ip":[{related}]}}{error}',
+            f',"tcp":{{"state":"{TCP_STATES[state] if state < len(TCP_STATES) else state}"{counted}}}',
+        )
+
+
+_MAPPED: Final = ',"mapped":true'
+_TYPES: Final = ("ipv4", "ipv6")
+_WITH_TOTALS: Final = (Kind.CLOSE, Kind.SOCKET_FOUND)

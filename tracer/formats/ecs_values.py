@@ -1,4 +1,4 @@
-"""The small values that ECS lines are made of: times, texts, errno and signal names, and bytes kept as they were."""
+"""The small values that ECS lines are made of: times, JSON texts, signal names, and bytes kept as they were."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import time
 from base64 import b64encode
 from functools import lru_cache
 from signal import SIGRTMAX, SIGRTMIN, Signals
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["joined", "keep_raw", "signal_name", "stamp", "text"]
+import orjson
+
+__all__ = ["dumps", "keep_raw", "members", "quoted", "signal_name", "stamp", "text"]
+
+_QUOTED_MOST: Final = 8192  # texts kept as JSON; commands, paths and names come again and again
+_quoted: dict[bytes, str] = {}
 
 
 @lru_cache(maxsize=4)
@@ -27,12 +32,34 @@ def text(raw: bytes) -> str:
     return raw.decode(errors="backslashreplace")
 
 
-def keep_raw(tracer: dict[str, Any], name: str, raw: bytes) -> None:
-    """Put bytes that are not UTF-8 beside the field that shows them with escapes: base64 under tracer.raw."""
+def dumps(value: Any) -> str:
+    """JSON. A text that UTF-8 can't carry (a lone surrogate) can't come from text()."""
+    return orjson.dumps(value).decode()
+
+
+def quoted(raw: bytes) -> str:
+    """The bytes as a JSON string; kept, so for texts that come often."""
+    found = _quoted.get(raw)
+    if found is None:
+        if len(_quoted) >= _QUOTED_MOST:
+            _quoted.clear()
+        found = _quoted[raw] = orjson.dumps(text(raw)).decode()
+    return found
+
+
+def members(found: dict[str, Any]) -> str:
+    """The members of a JSON object without its braces, behind a comma; nothing for an empty one."""
+    return "," + orjson.dumps(found).decode()[1:-1] if found else ""
+
+
+def keep_raw(raw_fields: dict[str, str], name: str, raw: bytes) -> None:
+    """Keep bytes that are not UTF-8, in base64, beside the field that shows them with escapes."""
+    if raw.isascii():
+        return
     try:
         raw.decode()
     except UnicodeDecodeError:
-        tracer.setdefault("raw", {})[name] = b64encode(raw).decode()
+        raw_fields[name] = b64encode(raw).decode()
 
 
 def signal_name(number: int) -> str:
@@ -43,8 +70,3 @@ def signal_name(number: int) -> str:
         return Signals(number).name
     except ValueError:
         return str(number)
-
-
-def joined(one: bytes, other: bytes) -> bytes:
-    """Two JSON objects as one that has the members of both; neither is empty."""
-    return one[:-1] + b"," + other[1:]

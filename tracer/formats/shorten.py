@@ -10,7 +10,7 @@ __all__ = ["LINE_MOST", "shortened"]
 
 LINE_MOST: Final = 32_000  # bytes: Fluent Bit stops following a file at a line over 32 KiB
 _LIST_MOST: Final = 12_000  # bytes of an argument list, escaped
-_TEXT_MOST: Final = 2_000  # bytes of any other text, escaped
+_TEXT_MOST: Final = 1_500  # bytes of any other text, escaped
 _LINE_TEXT_MOST: Final = 6_000  # bytes of the command line, escaped
 _dumps = orjson.dumps
 

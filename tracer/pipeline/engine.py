@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from tracer.model import Event, ExecFailed, Kind, Notice, ProcessEvent, ProcessExited
+from tracer.model import Event, ExecFailed, Kind, KindEvent, Notice, ProcessEvent, ProcessExited
 from tracer.pipeline.flows import FlowTable
 from tracer.pipeline.ledger import Ledger, Loss
 from tracer.pipeline.order import Order
@@ -37,7 +37,7 @@ class Engine:
         self._most = most
         self.shown = 0
         self.queued: Counter[int] = Counter()  # handed over, not yet delivered or lost
-        self._handlers: Final[dict[int, Callable[[Record, bool], Event]]] = {
+        handlers: dict[int, Callable[[Record, bool], KindEvent]] = {
             Kind.EXEC: self._executed,
             Kind.EXEC_FAILED: self._exec_failed,
             Kind.FORK: self._forked,
@@ -50,6 +50,7 @@ class Engine:
             Kind.PROCESS_FOUND: self._found_process,
             Kind.SOCKET_FOUND: self.flows.event,
         }
+        self._handlers: Final = [handlers[kind] for kind in sorted(handlers)]  # the kinds are 0, 1, 2, …
 
     @property
     def full(self) -> bool:
@@ -94,29 +95,30 @@ class Engine:
         handlers = self._handlers
         wants = self.view.wants
         filtered, queued = self.ledger.filtered, self.queued
+        most = self._most if self._most is not None else 1 << 63
         for record in records:
             kind = record[KIND]
             event = handlers[kind](record, late > 0)
             late -= 1
-            if wants(event) and (self._most is None or self.shown < self._most):
+            if wants(event) and self.shown < most:
                 self.shown += 1
                 queued[kind] += 1
                 yield event
             else:
                 filtered[kind] += 1
 
-    def _executed(self, record: Record, late: bool) -> Event:
+    def _executed(self, record: Record, late: bool) -> ProcessEvent:
         return ProcessEvent(Kind.EXEC, record[TIME], late, self.processes.executed(record), record[TID])
 
-    def _found_process(self, record: Record, late: bool) -> Event:
+    def _found_process(self, record: Record, late: bool) -> ProcessEvent:
         return ProcessEvent(Kind.PROCESS_FOUND, record[TIME], late, self.processes.executed(record), record[TID])
 
-    def _forked(self, record: Record, late: bool) -> Event:
+    def _forked(self, record: Record, late: bool) -> ProcessEvent:
         process = self.processes.forked(record)
         self.view.follow(record[-1], record[TGID])
         return ProcessEvent(Kind.FORK, record[TIME], late, process, record[TID])
 
-    def _exec_failed(self, record: Record, late: bool) -> Event:
+    def _exec_failed(self, record: Record, late: bool) -> ExecFailed:
         process = self.processes.identified(record)
         error, file, _, data = record[24:]
         requested, args = data[:file].rstrip(b"\0"), data[file:]
@@ -124,7 +126,7 @@ class Engine:
             Kind.EXEC_FAILED, record[TIME], late, process, record[TID], error, requested, args, record[FLAGS]
         )
 
-    def _exited(self, record: Record, late: bool) -> Event:
+    def _exited(self, record: Record, late: bool) -> ProcessExited:
         process = self.processes.exited(record)
         cpu_ns, max_rss, status, _ = record[24:]
         return ProcessExited(

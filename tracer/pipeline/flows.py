@@ -17,6 +17,7 @@ __all__ = ["FlowTable", "community_id"]
 FLOWS_MOST: Final = 131_072
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 _TCP: Final = 6
+KINDS: Final = tuple(Kind)  # the kinds are 0, 1, 2, …: quicker than Kind(number)
 
 
 @lru_cache(maxsize=8192)
@@ -96,7 +97,7 @@ class FlowTable:
                     self._keep(flow, process, name)
         ipv6 = len(local_bytes) == 16 and len(remote_bytes) == 16
         return SocketEvent(
-            Kind(kind),
+            KINDS[kind],
             record[TIME],
             late,
             process,

@@ -30,10 +30,11 @@ class Loss(NamedTuple):
 class _Reported:
     """What of one (cpu, kind)'s failures has been said already."""
 
-    __slots__ = ("count", "last", "no_ring", "no_slot", "no_space")
+    __slots__ = ("count", "first", "last", "no_ring", "no_slot", "no_space")
 
     def __init__(self) -> None:
         self.count = self.last = self.no_space = self.no_ring = self.no_slot = 0
+        self.first = 0  # where what has not been said began, or 0
 
 
 class Ledger:
@@ -54,6 +55,7 @@ class Ledger:
         self._tallies: list[list[Tally]] = []
         self._reported: dict[tuple[int, int], _Reported] = {}
         self._raw = b""
+        self._looked = 1 << 64  # when losses() was asked last, ns
 
     def tallies(self, data: bytes) -> None:
         """Take in the kernel's counters (the tallies map, all CPUs)."""
@@ -64,6 +66,7 @@ class Ledger:
     def losses(self, now: int, everything: bool) -> list[Loss]:
         """The losses not told yet whose burst is over (or all of them)."""
         found: dict[int, list[tuple[int, Tally, _Reported]]] = {}
+        looked, self._looked = self._looked, now
         for cpu, kinds in enumerate(self._tallies):
             for kind, tally in enumerate(kinds):
                 if not tally.failed:
@@ -71,7 +74,13 @@ class Ledger:
                 reported = self._reported.get((cpu, kind))
                 if reported is None:
                     reported = self._reported[cpu, kind] = _Reported()
-                if tally.failed > reported.count and (everything or now - tally.failed_last > _QUIET_NS):
+                if tally.failed <= reported.count:
+                    continue
+                if not reported.first:
+                    # The kernel keeps the newest burst's beginning alone; a long look away may have missed another.
+                    first = min(tally.failed_first, looked) if now - looked > _QUIET_NS else tally.failed_first
+                    reported.first = max(first, reported.last)
+                if everything or now - tally.failed_last > _QUIET_NS:
                     found.setdefault(kind, []).append((cpu, tally, reported))
         return [self._loss(Kind(kind), parts) for kind, parts in found.items()]
 
@@ -84,8 +93,7 @@ class Ledger:
             for cause in ("no_space", "no_ring", "no_slot"):
                 causes[cause] += getattr(tally, cause) - getattr(reported, cause)
                 setattr(reported, cause, getattr(tally, cause))
-            # The burst may have begun before the part of it that was told already.
-            first = min(first, max(tally.failed_first, reported.last))
+            first, reported.first = min(first, reported.first), 0
             last = max(last, tally.failed_last)
             reported.count, reported.last = tally.failed, tally.failed_last
         return Loss(
@@ -139,7 +147,9 @@ class Ledger:
         unexplained = max(0, missing - self.failed_with_number)
         stages["ring"] += unexplained
         total["lost"] += unexplained
-        stages["decode"] += sum(count for kind, count in undecodable.items() if kind >= _KINDS)
+        nameless = sum(count for kind, count in undecodable.items() if kind >= _KINDS)
+        stages["decode"] += nameless
+        total["lost"] += nameless
         gone = {name: count for name, count in missed.items() if count} | {n: c for n, c in evicted.items() if c}
         full = {kind.label: count for kind in RING_KINDS if (count := self._sum(kind, "map_full"))}
         truncated = sum(self._sum(kind, "truncated") for kind in RING_KINDS)

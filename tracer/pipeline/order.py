@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections import Counter
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from tracer.probes.records import DECODERS, KIND, KIND_AT, SEQ, DecodeError, Record, decode
@@ -13,6 +14,7 @@ __all__ = ["Order", "RingCount", "RingRun"]
 
 # A record takes its time first and its place in the ring last; in between, whatever interrupts the probe may run.
 SLACK_NS: Final = 20_000_000
+_seq = itemgetter(SEQ)
 
 
 class RingRun(NamedTuple):
@@ -39,7 +41,7 @@ class RingCount:
     @property
     def missing(self) -> int:
         """Numbers below the highest that were not seen, whatever their order."""
-        return self.highest + 1 - self.received
+        return max(0, self.highest + 1 - self.received)  # an undecodable record was received, but tells no number
 
 
 class Order:
@@ -63,7 +65,7 @@ class Order:
         decoders = DECODERS
         try:
             batch = [decoders[data[at + KIND_AT]](data, at) for at in run.offsets]  # type: ignore[misc]
-        except (TypeError, IndexError, struct.error):
+        except (TypeError, IndexError, struct.error, DecodeError):
             batch = self._decode_each(run)
         if not run.offsets:
             return
@@ -72,10 +74,9 @@ class Order:
             count = self.rings[run.cpu, run.ring] = RingCount()
         count.received += len(run.offsets)
         if batch:
-            last: int = batch[-1][SEQ]
-            if last < count.highest or last - batch[0][SEQ] != len(batch) - 1:
-                last = max(record[SEQ] for record in batch)
-            count.highest = max(count.highest, last)
+            # Not the last one's: a probe that was interrupted writes its number behind higher ones.
+            highest: int = max(map(_seq, batch))
+            count.highest = max(count.highest, highest)
         self._held += batch
 
     def _decode_each(self, run: RingRun) -> list[Record]:

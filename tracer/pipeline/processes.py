@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from tracer.model import Image, Parent, Process, entity_id
@@ -10,7 +11,8 @@ from tracer.probes.records import FLAGS, START, TGID, TIME, Record
 __all__ = ["ProcessTable"]
 
 GRACE_NS: Final = 10_000_000_000  # how long an exited process is kept for what comes late
-EXITED_MOST: Final = 4096
+EXITED_MOST: Final = 1024
+SWEEP_EVERY: Final = 128  # exits between two looks at who is to be forgotten
 LIVING_MOST: Final = 131_072  # four times the default pid_max of 32,768
 
 # Positions of struct identity in a decoded record (behind the header's nine items).
@@ -20,6 +22,7 @@ PARENT_TGID: Final = 11
 COMM: Final = 23
 
 
+@lru_cache(maxsize=4096)
 def _comm(raw: bytes) -> bytes:
     return raw.partition(b"\0")[0]
 
@@ -30,13 +33,14 @@ def _path(components: bytes) -> bytes:
 
 
 class ProcessTable:
-    """(tgid, start) -> Process. An exited process stays for GRACE_NS, and at most EXITED_MOST of them."""
+    """(tgid, start) -> Process. An exited process stays for GRACE_NS, and at most about EXITED_MOST of them."""
 
     def __init__(self, boot_id: bytes) -> None:
         """``boot_id`` are the 16 bytes of the kernel's boot id: part of every entity id."""
         self._boot = boot_id
         self._living: dict[int, Process] = {}
         self._exited: dict[tuple[int, int], Process] = {}
+        self._sweep_at = SWEEP_EVERY
         self._paths: dict[bytes, bytes] = {}
         self.evicted = 0  # living ones that had to go because the table was full
 
@@ -128,18 +132,18 @@ class ProcessTable:
         interp += file
         cgroup += interp
         process.image = Image(
-            time=record[TIME],
-            executable=self._path(data[:exe], record[FLAGS]) if exe else b"",
-            cwd=self._path(data[exe:cwd], 0) if inode else b"",
-            requested=data[cwd:file].rstrip(b"\0"),
-            interpreter=data[file:interp].rstrip(b"\0"),
-            args=data[cgroup : cgroup + args],
-            argc=argc,
-            args_total=args_total,
-            dev=dev,
-            inode=inode,
-            cgroup_name=data[interp:cgroup].rstrip(b"\0"),
-            flags=record[FLAGS],
+            record[TIME],
+            self._path(data[:exe], record[FLAGS]) if exe else b"",
+            self._path(data[exe:cwd], 0) if inode else b"",
+            data[cwd:file].rstrip(b"\0"),
+            data[file:interp].rstrip(b"\0"),
+            data[cgroup : cgroup + args],
+            argc,
+            args_total,
+            dev,
+            inode,
+            data[interp:cgroup].rstrip(b"\0"),
+            record[FLAGS],
         )
         return process
 
@@ -171,11 +175,21 @@ class ProcessTable:
         process.exited = time
         exited = self._exited
         exited[process.tgid, process.start] = process
-        while exited:
-            oldest = next(iter(exited))
-            if len(exited) <= EXITED_MOST and time - exited[oldest].exited < GRACE_NS:
+        if len(exited) > self._sweep_at:
+            self._sweep(time)
+
+    def _sweep(self, time: int) -> None:
+        """Forget who is beyond the grace time, and the oldest of those who are too many."""
+        exited = self._exited
+        too_many = len(exited) - EXITED_MOST
+        gone: list[tuple[int, int]] = []
+        for key, process in exited.items():  # oldest first
+            if len(gone) >= too_many and time - process.exited < GRACE_NS:
                 break
-            del exited[oldest]
+            gone.append(key)
+        for key in gone:
+            del exited[key]
+        self._sweep_at = len(exited) + SWEEP_EVERY
 
     def descendants(self, roots: set[int]) -> set[int]:
         """The pids of ``roots`` and of every living process that comes from one of them."""

@@ -11,7 +11,7 @@ import struct
 from typing import Any, Final, NamedTuple
 
 from tracer.pipeline.order import RingRun
-from tracer.probes.perf_event import split
+from tracer.probes.perf_event import RingError, split
 
 __all__ = ["MAGIC", "Found", "RecordingError", "Start", "Turn", "pack", "unpack"]
 
@@ -97,16 +97,23 @@ def unpack(kind: int, content: bytes) -> Input:
     """The item that a frame holds. Raises RecordingError."""
     try:
         if kind == 0:
-            return Start(json.loads(content))
+            return Start(_object(content))
         if kind == 1:
             now, offset, length = _FOUND.unpack_from(content)
             at = _FOUND.size + length
             return Found(now, offset, content[_FOUND.size : at], content[at:])
         if kind == 2:
             return _unpack_turn(content)
-    except (struct.error, ValueError, IndexError) as bad:
+    except (struct.error, ValueError, IndexError, RecursionError, RingError) as bad:
         raise RecordingError(f"frame cut or changed: {bad}") from bad
     raise RecordingError(f"unknown frame type {kind}")
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    found = json.loads(content)
+    if not isinstance(found, dict):
+        raise RecordingError("no JSON object where one is due")
+    return found
 
 
 def _unpack_turn(content: bytes) -> Turn:
@@ -114,7 +121,9 @@ def _unpack_turn(content: bytes) -> Turn:
     at = _TURN.size
     tallies = content[at : at + tallies_size]
     at += tallies_size
-    missed = json.loads(content[at : at + missed_size]) if missed_size else {}
+    missed = _object(content[at : at + missed_size]) if missed_size else {}
+    if not all(isinstance(count, int) for count in missed.values()):
+        raise RecordingError("what the kernel missed is no count")
     at += missed_size
     runs = []
     for _ in range(count):

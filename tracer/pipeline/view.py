@@ -8,7 +8,7 @@ from fnmatch import translate
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from tracer.model import RING_KINDS, Event, Kind, Process, SocketEvent
+from tracer.model import RING_KINDS, Kind, KindEvent, Process, SocketEvent
 
 __all__ = ["Filters", "View"]
 
@@ -78,6 +78,7 @@ class View:
         self._exe = _globs(filters.exes)
         self._networks: list[IPv4Network | IPv6Network] = [ip_network(text, strict=False) for text in filters.cidrs]
         self._pids = set(filters.pids)
+        self._wanted = [_FOUND_AS.get(kind, kind) in filters.kinds for kind in Kind]  # the kinds are 0, 1, 2, …
         self._socket_only = bool(filters.ports or filters.cidrs)
         self._kinds_only = not (
             filters.comms or filters.exes or filters.uids or filters.pids or filters.netns or self._socket_only
@@ -92,18 +93,13 @@ class View:
         """These pids are wanted too: descendants that were there before."""
         self._pids |= pids
 
-    def wants(self, event: Event) -> bool:
-        """Whether the event is shown. What the tracer says of itself always is."""
-        kind = getattr(event, "kind", None)
-        if kind is None:
-            return True
-        if _FOUND_AS.get(kind, kind) not in self._filters.kinds:
-            return False
-        return self._kinds_only or self._matches(event)
+    def wants(self, event: KindEvent) -> bool:
+        """Whether the event is shown."""
+        return self._wanted[event[0]] and (self._kinds_only or self._matches(event))
 
-    def _matches(self, event: Event) -> bool:
+    def _matches(self, event: KindEvent) -> bool:
         filters = self._filters
-        process: Process | None = event.process  # type: ignore[union-attr]
+        process: Process | None = event.process
         if process is None:
             return not (filters.pids or filters.uids or self._comm or self._exe) and self._is_wanted_socket(event)
         if isinstance(event, SocketEvent):
@@ -112,7 +108,7 @@ class View:
             return False
         return self._is_wanted(process)
 
-    def _is_wanted_socket(self, event: Event) -> bool:
+    def _is_wanted_socket(self, event: KindEvent) -> bool:
         filters = self._filters
         if not isinstance(event, SocketEvent):
             return False

@@ -62,16 +62,20 @@ class Tally(NamedTuple):
     map_full: int
 
 
+def _rest(data: bytes, at: int, size: int) -> bytes:
+    if at + size > len(data):
+        raise DecodeError(f"record cut short: {len(data) - at} of {size} bytes of data")
+    return data[at : at + size]
+
+
 def _exec(data: bytes, at: int) -> Record:
     record = EXEC.unpack_from(data, at)
-    at += EXEC.size
-    return (*record, data[at : at + sum(record[-7:-1])])
+    return (*record, _rest(data, at + EXEC.size, sum(record[-7:-1])))
 
 
 def _exec_failed(data: bytes, at: int) -> Record:
     record = EXEC_FAILED.unpack_from(data, at)
-    at += EXEC_FAILED.size
-    return (*record, data[at : at + record[-2] + record[-1]])
+    return (*record, _rest(data, at + EXEC_FAILED.size, record[-2] + record[-1]))
 
 
 _DECODERS: Final[dict[int, Callable[[bytes, int], Record]]] = {
@@ -111,6 +115,8 @@ def frames(data: bytes) -> Iterator[bytes]:
         except error as short:
             raise DecodeError(f"iterator output cut short: {short}") from short
         at += SIZE.size
+        if at + size > len(data):
+            raise DecodeError(f"iterator output cut short: {len(data) - at} of {size} bytes")
         yield data[at : at + size]
         at += size
 

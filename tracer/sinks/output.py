@@ -6,6 +6,7 @@ import os
 import stat
 import threading
 from collections import Counter, deque
+from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,7 +22,8 @@ class OutputError(Exception):
 class Batch(NamedTuple):
     """Lines that belong together, and what events they are."""
 
-    data: bytes
+    lines: list[bytes]
+    size: int
     kinds: Counter[int]
 
 
@@ -59,12 +61,12 @@ class Output:
             if self._broken or self._full(batch):
                 return False
             self._queue.append(batch)
-            self._waiting += len(batch.data)
+            self._waiting += batch.size
             self._lock.notify_all()
             return True
 
     def _full(self, batch: Batch) -> bool:
-        return self._waiting > 0 and self._waiting + len(batch.data) > self._most
+        return self._waiting > 0 and self._waiting + batch.size > self._most
 
     @property
     def _broken(self) -> bool:
@@ -102,7 +104,7 @@ class Output:
                 batches = list(self._queue)
                 self._queue.clear()
             try:
-                self._write(b"".join(batch.data for batch in batches))
+                self._write(b"".join(chain.from_iterable(batch.lines for batch in batches)))
             except BrokenPipeError:
                 self._end(closed=True)
                 return
@@ -112,7 +114,7 @@ class Output:
             with self._lock:
                 for batch in batches:
                     self._written.update(batch.kinds)
-                    self._waiting -= len(batch.data)
+                    self._waiting -= batch.size
                 self._lock.notify_all()
 
     def _write(self, data: bytes) -> None:

@@ -1,0 +1,332 @@
+"""The documents agree with the program: events and fields as rendered, options, exit codes, actions, paths, links."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.formats.events import NOW, OFFSET, SECOND, SESSION, executed, failed, image, process, socket
+from tracer.cli import facts, live
+from tracer.cli.errors import Exit
+from tracer.formats.ecs import Ecs
+from tracer.formats.shorten import LINE_MOST
+from tracer.model import RING_KINDS, TCP_STATES, Event, Flag, Kind, Notice, ProcessEvent, ProcessExited, Role
+from tracer.pipeline import flows, order, processes
+from tracer.pipeline.engine import Engine
+from tracer.pipeline.ledger import Ledger, Loss
+from tracer.pipeline.view import Filters
+from tracer.probes.core import Coverage
+from tracer.probes.records import Tally
+from tracer.sinks.output import QUEUE_MOST
+
+ROOT = Path(__file__).parent.parent
+EVENTS = ROOT / "docs/events.md"
+LIVE = ROOT / "docs/live.md"
+README = ROOT / "README.md"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+ESTABLISHED, LISTEN, SYN_SENT = map(TCP_STATES.index, ("ESTABLISHED", "LISTEN", "SYN_SENT"))
+# Where the machine, not the program, chooses the names of members: what stands for them in the document.
+PLACEHOLDERS = {
+    "tracer.raw": "<field>",
+    "tracer.coverage.hooks": "<program>",
+    "tracer.coverage.refused": "<program>",
+    "tracer.coverage.buffer": "<ring>",
+    "tracer.loss.causes": "<cause>",
+    "tracer.ledger.by_kind": "<kind>",
+    "tracer.ledger.missed.programs": "<name>",
+    "tracer.ledger.missed.map_full": "<kind>",
+}
+TYPES = {
+    "keyword": lambda value: isinstance(value, str),
+    "wildcard": lambda value: isinstance(value, str),
+    "long": lambda value: type(value) is int,
+    "boolean": lambda value: type(value) is bool,
+    "date": lambda value: datetime.fromisoformat(value).utcoffset() is not None,
+    "ip": lambda value: bool(ip_address(value)),
+}
+
+# Places that a document may name by an absolute path; any other is a path of somebody's machine.
+SYSTEM_PATHS = re.compile(r"/(bin|dev|etc|proc|run|srv|sys|tmp|usr|var)(/|$)|/nonexistent/|/(execve|listen)$")
+
+
+def ledger() -> dict[str, Any]:
+    """The body of a ledger in which everything that can be there is."""
+    book = Ledger()
+    book.delivered[Kind.EXEC] = 1
+    book._tallies = [[Tally(*[1] * len(Tally._fields)) for _ in RING_KINDS]]
+    return book.statement(
+        in_flight=Counter(),
+        undecodable=Counter(),
+        missing=0,
+        missed={"process_exec": 1},
+        evicted={"processes": 1},
+        final=True,
+    )
+
+
+def notices() -> Iterator[Event]:
+    """One of each thing that the tracer says of itself, with all members that it can have."""
+    hooks = {"process_exec": "tp_btf/sched_process_exec"}
+    refused = {"exit_accept": "no access to tracefs"}
+    rings = {"lifecycle": 4096, "bulk": 4096}
+    # A pid that is not this process's own is what another pid namespace looks like.
+    found = Coverage("core", hooks, refused, ["sockets other than TCP"], [4242], os.getpid() + 1, rings)
+    one = frozenset({1})
+    filters = Filters(frozenset(Kind), one, True, ["a*"], ["/usr/*"], one, one, ["10.0.0.0/8"], one)
+    coverage = live._coverage(found, live.Options(filters))
+    started = facts.started() | {"loginuid": 1000, "sudo_uid": 1000, "terminal": "/dev/pts/0"}
+    loss = Loss("exec", "emit", 3, NOW, NOW + SECOND, [0], {"no_space": 3})
+    yield Notice("tracer-coverage", "state", NOW, {"coverage": coverage})
+    yield Notice("tracer-session-start", "event", NOW, {"session": started})
+    yield Engine._loss_notice(loss, NOW)
+    yield Notice("tracer-ledger", "metric", NOW, {"ledger": ledger()})
+
+
+def events() -> Iterator[Event]:
+    """Events of every action, and between them every field that a line can have."""
+    odd = b"n\xe9"
+    runs = image(b"sh", odd, executable=b"/bin/\xe9", flags=int(Flag.SCRIPT | Flag.TRUNCATED_ARGS | Flag.DELETED))
+    script = runs._replace(requested=b"./\xe9", interpreter=b"/bin/sh")
+    everything = process(odd, script)
+    everything.vpid, everything.gid, everything.euid, everything.netns = 7, 0, 33, 4026531840
+    everything.session, everything.group, everything.loginuid, everything.audit_session = 1, 2, 1000, 3
+    yield ProcessEvent(Kind.EXEC, NOW, True, everything, 4242)
+    yield executed(script, Kind.FORK)
+    yield executed(script, Kind.PROCESS_FOUND)
+    yield failed(2, b"./\xe9", b"./\xe9", odd)._replace(flags=int(Flag.TRUNCATED_FILE | Flag.TRUNCATED_ARGS))
+    yield failed(0, b"./x")._replace(flags=int(Flag.SECCOMP_KILLED))
+    yield ProcessExited(Kind.EXIT, NOW, False, everything, 4242, 0x8B, 1, 1, int(Flag.CORE))
+    yield ProcessExited(Kind.EXIT, NOW, False, process(), 4242, 0, 1, 1, 0)
+    yield socket(Kind.CONNECT, state=SYN_SENT, mapped=True)
+    yield socket(Kind.CONNECT, state=SYN_SENT, error=111)
+    yield socket(Kind.ATTEMPT, state=SYN_SENT)
+    yield socket(Kind.ACCEPT, role=Role.ACCEPT)
+    yield socket(Kind.LISTEN, role=Role.LISTEN)
+    yield socket(Kind.CLOSE)
+    yield socket(Kind.CLOSE, error=104, process=None)
+    yield socket(Kind.SOCKET_FOUND, role=Role.NONE, state=ESTABLISHED)
+    yield socket(Kind.SOCKET_FOUND, role=Role.LISTEN, state=LISTEN)
+    yield from notices()
+
+
+@cache
+def rendered() -> list[dict[str, Any]]:
+    """The events as a reader of the stream has them."""
+    form = Ecs(SESSION)
+    return [json.loads(form.render(event, OFFSET, number)) for number, event in enumerate(events())]
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field of a document, as the document of events names it, and its value; a list is one field."""
+    if isinstance(value, dict):
+        placeholder = PLACEHOLDERS.get(path)
+        for name, part in value.items():
+            yield from leaves(part, f"{path}.{placeholder or name}".removeprefix("."))
+    else:
+        yield path, value
+
+
+def rows(text: str, first: str) -> Iterator[list[str]]:
+    """The rows, as cells, of every table whose first column has this title."""
+    inside = False
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if not line.startswith("|"):
+            inside = False
+        elif cells[0] == first:
+            inside = True
+        elif inside and not cells[0].startswith("--"):
+            yield cells
+
+
+@cache
+def documented_fields() -> dict[str, str]:
+    """Field -> type, from the tables of docs/events.md."""
+    found: dict[str, str] = {}
+    for field, kind, *_ in rows(EVENTS.read_text(), "field"):
+        name = field.strip("`")
+        assert name not in found, f"{name} is described twice"
+        found[name] = kind
+    return found
+
+
+def test_every_field_is_documented() -> None:
+    """Each field that occurs in a line has a row in docs/events.md, and each row describes a field that occurs."""
+    occurring = {path for line in rendered() for path, _ in leaves(line)}
+    assert len(occurring) > 100
+    assert occurring - set(documented_fields()) == set(), "not in docs/events.md"
+    assert set(documented_fields()) - occurring == set(), "in docs/events.md, but in no event"
+
+
+def test_types_are_as_documented() -> None:
+    """Every value is of the type that its row tells, and a list where the row says so."""
+    for line in rendered():
+        for path, value in leaves(line):
+            name, _, more = documented_fields()[path].partition(" ")
+            assert isinstance(value, list) is (more == "array"), path
+            for each in value if isinstance(value, list) else [value]:
+                assert TYPES[name](each), (path, each)
+
+
+def test_actions_are_documented() -> None:
+    """The table of events has just the actions that occur, each with its kind, categories, types and outcomes."""
+    told: dict[str, list[tuple[str, list[str], list[str], list[str]]]] = {}
+    for action, *cells in rows(EVENTS.read_text(), "action"):
+        kind, category, types, outcomes = ([word for word in cell.split(", ") if word != "-"] for cell in cells[:4])
+        told.setdefault(action.strip("`"), []).append((kind[0], category, types, outcomes))
+    seen = set()
+    for line in rendered():
+        event = line["event"]
+        seen.add(event["action"])
+        fitting = [
+            True
+            for kind, category, types, outcomes in told.get(event["action"], ())
+            if (kind, category, types) == (event["kind"], event.get("category", []), event.get("type", []))
+            and (event.get("outcome") in outcomes if outcomes else "outcome" not in event)
+        ]
+        assert len(fitting) == 1, event
+    assert set(told) == seen
+
+
+def test_no_action_is_left_out_here() -> None:
+    """Every action that is written anywhere in the program is among the events of this test."""
+    pattern = re.compile(r'"((?:process|connection|socket|tracer)-[a-z-]+)"')
+    written = {action for path in (ROOT / "tracer").rglob("*.py") for action in pattern.findall(path.read_text())}
+    assert written == {line["event"]["action"] for line in rendered()}
+
+
+@cache
+def help_of(command: str) -> str:
+    """What `tracer COMMAND --help` prints on a wide terminal."""
+    environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    run = [sys.executable, "-m", "tracer", command, "--help"]
+    return subprocess.run(run, capture_output=True, text=True, check=True, env=environment, cwd=ROOT).stdout
+
+
+def options_in(text: str) -> set[str]:
+    """The long options that a text names."""
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+
+
+def test_options_of_live_are_documented() -> None:
+    """docs/live.md has a row for each option of `tracer live`, and for no other."""
+    told = {option for cells in rows(LIVE.read_text(), "option") for option in options_in(cells[0])}
+    offered = options_in(help_of("live").partition("Options:")[2]) - {"--help"}
+    assert "--pid" in offered
+    assert told == offered
+
+
+@pytest.mark.parametrize("command", ["replay", "doctor"])
+def test_options_of_other_commands_are_documented(command: str) -> None:
+    """The README or docs/live.md names the command and each of its options."""
+    text = README.read_text() + LIVE.read_text()
+    offered = options_in(help_of(command)) - {"--help"}
+    assert f"tracer {command}" in text
+    assert offered
+    assert offered <= options_in(text)
+
+
+def test_readme_names_only_options_that_are_there() -> None:
+    """What the README passes to `tracer` in its examples is an option of one of the commands."""
+    commands = {name: options_in(help_of(name)) for name in ("live", "replay", "doctor")}
+    found = 0
+    for line in README.read_text().splitlines():
+        called = re.search(r"\btracer (live|replay|doctor)( .*)?$", line.partition("  #")[0].partition("|")[0])
+        if called and not line.startswith("-"):
+            found += 1
+            assert options_in(called[2] or "") <= commands[called[1]] | {"--help"}, line
+    assert found > 5
+
+
+@pytest.mark.parametrize("path", [README, LIVE], ids=lambda path: str(path.name))
+def test_exit_codes_are_documented(path: Path) -> None:
+    """The table of exit codes has every code of the program, and 130 for an interrupt."""
+    told = [int(cells[0]) for cells in rows(path.read_text(), "code")]
+    assert told == [*sorted(Exit), 130]
+
+
+def c_constant(name: str, path: str = "bpf/tracer.h") -> int:
+    """The number that a C file defines under a name, or gives a map as its most entries."""
+    text = (ROOT / path).read_text()
+    found = re.search(rf"^#define {name}\s+(\d+)", text, re.MULTILINE) or re.search(
+        rf"max_entries, (\d+)\);[^}}]*\}} {name} ", text
+    )
+    assert found, name
+    return int(found[1])
+
+
+def test_limits_are_documented() -> None:
+    """docs/design.md has the numbers that bound memory and fields, and docs/events.md those that a reader meets."""
+    cells = list(rows((ROOT / "docs/design.md").read_text(), "what"))
+    told = [int(found[0].replace(",", "")) for _, cell in cells if (found := re.findall(r"[\d,]+", cell))]
+    cuts = [c_constant(name) for name in ("PATH_DEPTH", "PATH_BYTES", "ARGS_BYTES", "FILE_BYTES")]
+    tables = [processes.LIVING_MOST, processes.EXITED_MOST, flows.FLOWS_MOST, c_constant("sockets", "bpf/tcp.bpf.c")]
+    assert told == [*tables, QUEUE_MOST, LINE_MOST, *cuts]
+    text = " ".join(EVENTS.read_text().split())
+    for number in (LINE_MOST, *cuts[1:], c_constant("FAILED_ARGS") - 1):
+        assert f"{number:,} " in text, number
+
+
+def test_times_are_documented() -> None:
+    """docs/design.md has the times that decide when a line comes."""
+    text = " ".join((ROOT / "docs/design.md").read_text().split())
+    assert f"older than T less {order.SLACK_NS // 1_000_000} ms" in text
+    assert f"after {live._HOLDING_MS:.0f} ms while it holds records back" in text
+    assert f"after {live._IDLE_MS:.0f} ms when idle" in text
+    assert f"A ledger comes every {live.LEDGER_NS // SECOND} seconds" in text
+    assert f"kept for {processes.GRACE_NS // SECOND} s" in text
+
+
+def test_documents_are_found() -> None:
+    """The documents that these tests read are there."""
+    names = {path.relative_to(ROOT).as_posix() for path in DOCUMENTS}
+    assert {"README.md", "SECURITY.md", "CHANGELOG.md", "docs/design.md", "docs/events.md", "docs/live.md"} <= names
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.name))
+def test_no_path_of_a_machine(path: Path) -> None:
+    """Every absolute path in a document is one that any Linux system has."""
+    text = re.sub(r"https?://\S+", "", path.read_text())
+    named = re.findall(r"(?<![\w.…:@*/\]>)}`-])(?<!\w`)/[A-Za-z][\w.-]*(?:/[\w.*-]+)*", text)
+    named += re.findall(r"`(/[A-Za-z][\w.-]*(?:/[\w.*-]+)*)", text)
+    assert [name for name in named if not SYSTEM_PATHS.match(name)] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.name))
+def test_links_lead_somewhere(path: Path) -> None:
+    """A relative link names a file of the project, and a heading in it where it has an anchor."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        place = path.parent / name if name else path
+        assert place.is_file(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", place.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, target
+
+
+def test_readme_is_the_package_description() -> None:
+    """The README has a place for the benchmark's table, once, and its sample is a stream that ends with the ledger."""
+    text = README.read_text()
+    assert len(re.findall(r"<!-- bench:begin -->\n(?s:.+)\n<!-- bench:end -->", text)) == 1
+    sample = text.partition("```text\n")[2].partition("\n```")[0].splitlines()
+    assert sample[0].split() == ["TIME", "PID", "USER", "NAME", "EVENT", "DETAIL"]
+    assert " ledger: " in sample[-1]
+    assert max(map(len, sample)) <= 100
+
+
+if __name__ == "__main__":
+    for each in rendered():
+        print(json.dumps({name: part for name, part in each.items() if name not in {"host", "agent", "ecs"}}))

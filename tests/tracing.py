@@ -1,0 +1,225 @@
+"""Run `tracer live` for a test, and find things in the stream that it wrote.
+
+with Trace("--event", "connect") as trace:
+    ...
+event = trace.one("connection-opened", pid, destination__port=443)
+trace.assert_complete()
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+Event = dict[str, Any]
+
+READY = "tracer: ready"
+READY_WITHIN_S = 20
+END_WITHIN_S = 40
+# A line has to fit the buffer of a log shipper: Fluent Bit's is 32 KiB, and it stops following a file on a longer one.
+LINE_BYTES = 32_000
+ABSENT = object()
+TERMS = ("delivered", "aggregated", "filtered", "lost", "in_flight")
+
+
+def value(event: Event, path: str) -> Any:
+    """The field at a dotted path, ABSENT where there is none."""
+    here: Any = event
+    for name in path.split("."):
+        if not isinstance(here, dict) or name not in here:
+            return ABSENT
+        here = here[name]
+    return here
+
+
+def _wanted(action: str | None, pid: int | None, fields: dict[str, Any]) -> dict[str, Any]:
+    wanted = {name.replace("__", "."): expected for name, expected in fields.items()}
+    if action is not None:
+        wanted["event.action"] = action
+    if pid is not None:
+        wanted["process.pid"] = pid
+    return wanted
+
+
+def find(events: Iterable[Event], action: str | None = None, pid: int | None = None, **fields: Any) -> list[Event]:
+    """The events of an action, of a process, and whose fields are as given: `source__port=80` is source.port."""
+    wanted = _wanted(action, pid, fields)
+    return [event for event in events if all(value(event, path) == expected for path, expected in wanted.items())]
+
+
+def one(events: Sequence[Event], action: str | None = None, pid: int | None = None, **fields: Any) -> Event:
+    """The only such event. None, or more than one, is a failure that shows what came nearest."""
+    found = find(events, action, pid, **fields)
+    if len(found) == 1:
+        return found[0]
+    wanted = _wanted(action, pid, fields)
+    if found:
+        shown = found
+    else:
+        score = [sum(value(event, path) == expected for path, expected in wanted.items()) for event in events]
+        best = max(score, default=0)
+        shown = [event for event, points in zip(events, score, strict=True) if points == best and best]
+    lines = "\n".join(shorten(event) for event in shown[:5])
+    pytest.fail(f"{len(found)} events instead of one with {wanted}; of {len(shown)} that are or come nearest:\n{lines}")
+
+
+def actions(events: Iterable[Event], pid: int) -> Counter[str]:
+    """How often each action comes among the events of a process, the snapshot's apart."""
+    return Counter(
+        event["event"]["action"] for event in find(events, pid=pid) if value(event, "tracer.snapshot") is not True
+    )
+
+
+def shorten(event: Event) -> str:
+    """An event as one line for people who read a failure: without what is the same everywhere, and not too long."""
+    kept = {name: field for name, field in event.items() if name not in {"host", "agent", "ecs"}}
+    text = json.dumps(kept)
+    return text if len(text) < 1500 else text[:1500] + "…"
+
+
+def assert_complete(ledger: dict[str, Any]) -> None:
+    """The ledger is the final one, nothing was lost or missed, and attempts are the sum of the other terms everywhere."""
+    assert ledger["final"] is True, ledger
+    assert ledger["balanced"] is True, ledger
+    assert ledger["complete"] is True, ledger
+    assert ledger["total"]["lost"] == 0, ledger
+    assert ledger["by_kind"]
+    for kind, terms in ledger["by_kind"].items():
+        assert terms["attempts"] == sum(terms[term] for term in TERMS), (kind, terms)
+        assert terms["in_flight"] == 0, (kind, terms)
+    for term in ("attempts", *TERMS):
+        assert ledger["total"][term] == sum(terms[term] for terms in ledger["by_kind"].values()), (term, ledger)
+
+
+class Trace:
+    """A `tracer live` around a block: it watches when the block begins, and has ended when the block is left.
+
+    `code` is the exit code it must end with; `prefix` is a command to run it under, which must start it as its only
+    child (`unshare --fork`); `form` is the output, "ecs" or "pretty". Afterwards there are `lines` (bytes, without the
+    line end), and for ECS `events` (all lines, in order) and `ledger` (the body of the last).
+    """
+
+    def __init__(self, *args: str, code: int = 0, prefix: Sequence[str] = (), form: str = "ecs") -> None:
+        self.args = args
+        self.code = code
+        self.prefix = prefix
+        self.form = form
+        self.lines: list[bytes] = []
+        self.events: list[Event] = []
+        self.ledger: dict[str, Any] = {}
+        self.stderr = ""
+        self.returncode: int | None = None
+
+    def __enter__(self) -> Self:
+        self._directory = tempfile.TemporaryDirectory(prefix="tracing-")
+        place = Path(self._directory.name)
+        self.output = place / "events"
+        self._errors = place / "errors"
+        form = ["--json"] if self.form == "ecs" else ["--format", self.form]
+        command = [
+            *self.prefix,
+            sys.executable,
+            "-m",
+            "tracer",
+            "live",
+            *form,
+            "--output",
+            str(self.output),
+            *self.args,
+        ]
+        with self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
+        try:
+            self._wait_ready()
+        except BaseException:
+            self._kill()
+            self._directory.cleanup()
+            raise
+        return self
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + READY_WITHIN_S
+        while time.monotonic() < deadline:
+            text = self._errors.read_text(errors="backslashreplace")
+            if any(line.startswith(READY) for line in text.splitlines()):
+                self.pid = self._find_pid()
+                return
+            if self.process.poll() is not None:
+                pytest.fail(f"the tracer ended with code {self.process.returncode} before it was ready:\n{text}")
+            time.sleep(0.02)
+        pytest.fail(f"no '{READY}' within {READY_WITHIN_S} s:\n{self._errors.read_text(errors='backslashreplace')}")
+
+    def _find_pid(self) -> int:
+        """The tracer's own pid, here: with a prefix it is the child."""
+        if not self.prefix:
+            return self.process.pid
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        assert len(children) == 1, children
+        return int(children[0])
+
+    def _kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._end(failing=error is not None)
+        finally:
+            self._kill()
+            self._directory.cleanup()
+
+    def _end(self, *, failing: bool) -> None:
+        if self.process.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
+        try:
+            self.returncode = self.process.wait(END_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self.stderr = self._errors.read_text(errors="backslashreplace")
+            if failing:
+                return
+            pytest.fail(f"the tracer did not end within {END_WITHIN_S} s of SIGTERM:\n{self.stderr}")
+        self.stderr = self._errors.read_text(errors="backslashreplace")
+        if failing:
+            return  # the failure in the block says more than what came of the output
+        assert self.returncode == self.code, f"exit code {self.returncode}, expected {self.code}:\n{self.stderr}"
+        data = self.output.read_bytes()
+        assert data.endswith(b"\n"), data[-200:]
+        self.lines = data[:-1].split(b"\n")
+        if self.form != "ecs":
+            return
+        self.events = [json.loads(line) for line in self.lines]
+        last = self.events[-1]
+        assert last["event"]["action"] == "tracer-ledger", shorten(last)
+        self.ledger = last["tracer"]["ledger"]
+        assert self.ledger["final"] is True, self.ledger
+
+    def find(self, action: str | None = None, pid: int | None = None, **fields: Any) -> list[Event]:
+        """See find."""
+        return find(self.events, action, pid, **fields)
+
+    def one(self, action: str | None = None, pid: int | None = None, **fields: Any) -> Event:
+        """See one."""
+        return one(self.events, action, pid, **fields)
+
+    def assert_complete(self) -> None:
+        """See assert_complete."""
+        assert_complete(self.ledger)
+
+
+@pytest.fixture(name="trace", scope="session")
+def _trace() -> Callable[..., Trace]:
+    """Makes a Trace: `with trace("--event", "exec") as seen: …`."""
+    return Trace

@@ -1,0 +1,135 @@
+"""Builds the trap programs once, and runs them."""
+
+import hashlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.tracing import Event, Trace
+from tests.traps.checks import Line
+
+PROGRAMS = Path(__file__).parent / "programs"
+# Static, so that the same file runs in a guest that has no libraries.
+COMPILE = ("gcc", "-std=gnu11", "-O1", "-g", "-static", "-pthread", "-D_GNU_SOURCE", "-Wall", "-Wextra")
+RUN_WITHIN_S = 75  # every program ends itself within 60
+
+MakeTrace = Callable[..., Trace]
+Program = Callable[[str], Path]
+Run = Callable[[str], list[Line]]
+Start = Callable[[str], AbstractContextManager["Started"]]
+
+
+@pytest.fixture(name="program", scope="session")
+def _program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """The executable of a trap program by its name, compiled unless the cache has one of the same source."""
+    cache = request.config.pluginmanager.hasplugin("cacheprovider")
+    place = request.config.cache.mkdir("trap-programs") if cache else tmp_path_factory.mktemp("trap-programs")
+    header = (PROGRAMS / "trap.h").read_bytes()
+
+    def build(name: str) -> Path:
+        source = PROGRAMS / f"{name}.c"
+        key = hashlib.sha256(b"\0".join([source.read_bytes(), header, *map(str.encode, COMPILE)])).hexdigest()[:16]
+        executable = place / key / name
+        if not executable.exists():
+            executable.parent.mkdir(exist_ok=True)
+            fresh = executable.with_suffix(f".{os.getpid()}")
+            done = subprocess.run(
+                [*COMPILE, str(source), "-o", str(fresh)], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            fresh.rename(executable)
+        return executable
+
+    return build
+
+
+class Seen(NamedTuple):
+    """What a program says it did, and what the stream says."""
+
+    truth: list[Line]
+    events: list[Event]
+
+
+def see(trace: MakeTrace, run: Run, name: str, *options: str) -> Seen:
+    """Runs a program under a trace of its own; the stream must be complete."""
+    with trace(*options) as seen:
+        truth = run(name)
+    seen.assert_complete()
+    return Seen(truth, seen.events)
+
+
+class Started:
+    """A program that runs. After `finish`, `truth` is what it said."""
+
+    def __init__(self, name: str, command: list[str], place: Path) -> None:
+        self.name = name
+        self.output = place / "truth"
+        self._errors = place / "errors"
+        # Appending writes never mix, whatever their size and however many processes write.
+        with self.output.open("ab") as output, self._errors.open("ab") as errors:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=errors)
+
+    @property
+    def truth(self) -> list[Line]:
+        """The lines that were written up to now."""
+        whole = self.output.read_bytes().rpartition(b"\n")[0]
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def go(self) -> None:
+        """Sends the line that some programs wait for."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"go\n")
+        self.process.stdin.flush()
+
+    def wait_for(self, what: str) -> list[Line]:
+        """Waits until there is a line of that sort, and returns the truth up to then."""
+        deadline = time.monotonic() + RUN_WITHIN_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if any(line["what"] == what for line in self.truth):
+                return self.truth
+            time.sleep(0.02)
+        pytest.fail(f"{self.name} never said {what}: {self._errors.read_text(errors='backslashreplace')}")
+
+    def finish(self) -> list[Line]:
+        """Waits for the end, which must be a good one, and returns the truth."""
+        self.process.wait(RUN_WITHIN_S)
+        errors = self._errors.read_text(errors="backslashreplace")
+        assert self.process.returncode == 0, f"{self.name}: code {self.process.returncode}: {errors}"
+        return self.truth
+
+
+@pytest.fixture(name="start", scope="session")
+def _start(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Start:
+    """Starts a trap program for a block; it does not outlive it."""
+
+    @contextmanager
+    def starting(name: str) -> Iterator[Started]:
+        started = Started(name, [str(program(name))], tmp_path_factory.mktemp(name))
+        try:
+            yield started
+        finally:
+            if started.process.poll() is None:
+                started.process.kill()
+            started.process.wait()
+            if started.process.stdin is not None:
+                started.process.stdin.close()
+
+    return starting
+
+
+@pytest.fixture(name="run", scope="session")
+def _run(start: Start) -> Run:
+    """Runs a trap program to its end and returns its truth."""
+
+    def running(name: str) -> list[Line]:
+        with start(name) as started:
+            return started.finish()
+
+    return running

@@ -1,0 +1,62 @@
+"""Trap 24: execs that fail, and one that seccomp kills."""
+
+import errno
+
+import pytest
+
+from tests.tracing import ABSENT, actions, one, shorten, value
+from tests.traps.checks import EXEC_FAILED, check_exit, check_time, only, thread_id
+from tests.traps.conftest import MakeTrace, Run, Seen, see
+
+pytestmark = pytest.mark.live
+
+LABELS = [
+    "missing",
+    "not-executable",
+    "no-format",
+    "no-interpreter",
+    "not-a-directory",
+    "loop",
+    "bad-pointer",
+    "seccomp-errno",
+]
+
+
+@pytest.fixture(name="seen", scope="module")
+def _seen(trace: MakeTrace, run: Run) -> Seen:
+    return see(trace, run, "trap_24_failed_exec")
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_failed_exec(seen: Seen, label: str) -> None:
+    """One failure with the errno, by the process that goes on as what it was, and no exec."""
+    truth, events = seen
+    line = only(truth, "failed", label=label)
+    program = only(truth, "program")
+    event = one(events, EXEC_FAILED, line["pid"])
+    assert event["event"]["outcome"] == "failure"
+    assert event["event"]["type"] == ["start"]
+    assert event["error"]["code"] == errno.errorcode[line["errno"]]
+    assert event["tracer"]["exec"]["errno"] == line["errno"]
+    # What it asked for: unless seccomp answered, in which case the arguments were perhaps never seen.
+    requested = value(event, "tracer.exec.requested")
+    assert requested == line["path"] or (label in {"bad-pointer", "seccomp-errno"} and requested in {ABSENT, ""})
+    assert event["process"]["executable"] == program["exe"], shorten(event)
+    assert event["process"]["parent"]["pid"] == program["pid"]
+    assert thread_id(event) == line["pid"]
+    check_time(truth, event, line)
+    check_exit(truth, events, only(truth, "ended", label=label))
+    assert actions(events, line["pid"]) == {EXEC_FAILED: 1, "process-exited": 1}
+
+
+def test_exec_killed_by_seccomp(seen: Seen) -> None:
+    """No exec happened; the failure says so without an errno, and the one exit has the signal."""
+    truth, events = seen
+    ended = only(truth, "ended", label="seccomp-kill")
+    check_exit(truth, events, ended)
+    assert one(events, "process-exited", ended["pid"])["tracer"]["process"]["signal_name"] == "SIGSYS"
+    failed = one(events, EXEC_FAILED, ended["pid"])
+    assert failed["event"]["outcome"] == "failure"
+    assert value(failed, "error.code") is ABSENT
+    assert actions(events, ended["pid"]) == {EXEC_FAILED: 1, "process-exited": 1}
+    assert events.index(failed) < events.index(one(events, "process-exited", ended["pid"]))
