@@ -31,6 +31,7 @@ _FLAG_NAMES: Final = {
     Flag.SCRIPT: "script",
     Flag.KTHREAD: "kernel-thread",
 }
+_PROCESS_FOUND: Final = Kind.PROCESS_FOUND
 _NAMED_FLAGS: Final = int(Flag.DELETED | Flag.DETACHED | Flag.EXECFD | Flag.SCRIPT | Flag.KTHREAD)
 _CUT_NAMES: Final = {
     Flag.TRUNCATED_EXE: "process.executable",
@@ -80,60 +81,44 @@ class Processes:
 
     def _describe(self, process: Process, offset: int) -> Described:
         raw: dict[str, str] = {}
-        known = (
-            f'{{"pid":{process.tgid},"entity_id":"{process.entity_id}","name":{quoted(process.comm)}'
-            f',"start":"{stamp(process.start + offset)}"'
-        )
-        own = f'{{"start_ns":{process.start}'
-        if not process.comm.isascii():
-            keep_raw(raw, "process.name", process.comm)
-        cgroup = ""
-        image = process.image
+        comm, image, uid = process.comm, process.image, process.uid
+        if not comm.isascii():
+            keep_raw(raw, "process.name", comm)
+        executable = own = cgroup = parent = identity = ""
         if image is not None:
-            if image.executable:
-                known += f',"executable":{quoted(image.executable)}'
-                if not image.executable.isascii():
-                    keep_raw(raw, "process.executable", image.executable)
-            if image.inode:
-                dev = image.dev
-                own += f',"exe":{{"dev":"{dev >> 20}:{dev & 0xFFFFF}","inode":{image.inode}}}'
-            if image.flags & _NAMED_FLAGS:
-                own += f',"flags":{dumps([name for flag, name in _FLAG_NAMES.items() if image.flags & flag])}'
-            if image.cgroup_name:
-                cgroup = f',"name":{quoted(image.cgroup_name)}'
-        uid = process.uid
+            _, path, _, _, _, _, _, _, dev, inode, cgroup_name, flags = image
+            if path:
+                executable = f',"executable":{quoted(path)}'
+                if not path.isascii():
+                    keep_raw(raw, "process.executable", path)
+            if inode:
+                own = f',"exe":{{"dev":"{dev >> 20}:{dev & 0xFFFFF}","inode":{inode}}}'
+            if flags & _NAMED_FLAGS:
+                own += f',"flags":{dumps([name for flag, name in _FLAG_NAMES.items() if flags & flag])}'
+            if cgroup_name:
+                cgroup = f',"name":{quoted(cgroup_name)}'
+        user = f',"user":{self._users.get(uid) or _id(uid)}' if uid >= 0 else ""
+        if process.parent is not None:
+            parent = f',"parent":{_parent(process.parent)}'
         if process.vpid > 0:
             gid = process.gid
-            known += (
-                f',"vpid":{process.vpid},"group":{self._groups.get(gid) or self._id(gid)}'
+            identity = (
+                f',"vpid":{process.vpid},"group":{self._groups.get(gid) or _id(gid)}'
                 f',"session_leader":{{"pid":{process.session}}},"group_leader":{{"pid":{process.group}}}'
             )
-            if process.euid != uid:
-                own += f',"euid":{process.euid}'
-            if process.loginuid != UNSET_ID:
-                own += f',"loginuid":{process.loginuid}'
-            if process.audit_session != UNSET_ID:
-                own += f',"audit_session":{process.audit_session}'
-        if uid >= 0:
-            known += f',"user":{self._users.get(uid) or self._id(uid)}'
-        if process.parent is not None:
-            known += f',"parent":{self._parent(process.parent)}'
-        rest = (
-            f',"netns":{process.netns},"pidns":{process.pidns},"cgroup":{{"id":{process.cgroup}{cgroup}}}'
-            if process.netns
-            else ""
+            own += _audit(process)
+        rest = ""
+        if process.netns:
+            rest = f',"netns":{process.netns},"pidns":{process.pidns},"cgroup":{{"id":{process.cgroup}{cgroup}}}'
+        start = process.start
+        return Described(
+            offset,
+            f'{{"pid":{process.tgid},"entity_id":"{process.entity_id}","name":{quoted(comm)}'
+            f',"start":"{stamp(start + offset)}"{executable}{identity}{user}{parent}',
+            f'{{"start_ns":{start}{own}',
+            rest,
+            raw,
         )
-        return Described(offset, known, own, rest, raw)
-
-    @staticmethod
-    def _id(number: int) -> str:
-        return f'{{"id":"{number}"}}'
-
-    @staticmethod
-    def _parent(parent: Parent) -> str:
-        name = f',"name":{quoted(parent.name)}' if parent.name else ""
-        executable = f',"executable":{quoted(parent.executable)}' if parent.executable else ""
-        return f'{{"pid":{parent.tgid},"entity_id":"{parent.entity_id}"{name}{executable}}}'
 
     def started(self, event: ProcessEvent, offset: int) -> Parts:
         """A process was executed, forked, or found running."""
@@ -144,7 +129,7 @@ class Processes:
         if image is not None:
             shown, told = _image(image)
             more = _image_notes(image, known.raw)
-        if kind == Kind.PROCESS_FOUND:
+        if kind is _PROCESS_FOUND:
             more += ',"snapshot":true'
         return (
             _STARTED[kind],
@@ -205,27 +190,46 @@ class Processes:
         )
 
 
+def _id(number: int) -> str:
+    return f'{{"id":"{number}"}}'
+
+
+def _audit(process: Process) -> str:
+    """Members of ``tracer.process`` that most processes have nothing to say in."""
+    told = f',"euid":{process.euid}' if process.euid != process.uid else ""
+    if process.loginuid != UNSET_ID:
+        told += f',"loginuid":{process.loginuid}'
+    if process.audit_session != UNSET_ID:
+        told += f',"audit_session":{process.audit_session}'
+    return told
+
+
+def _parent(parent: Parent) -> str:
+    tgid, _, entity, comm, path = parent
+    name = f',"name":{quoted(comm)}' if comm else ""
+    executable = f',"executable":{quoted(path)}' if path else ""
+    return f'{{"pid":{tgid},"entity_id":"{entity}"{name}{executable}}}'
+
+
 def _image(image: Image) -> tuple[str, str]:
     """Members of ``process`` and of ``tracer.process`` that tell what a process was given."""
+    _, _, cwd, requested, interpreter, given, argc, *_ = image
     shown = told = ""
-    if image.args:
-        given = image.args[:-1] if image.args.endswith(b"\0") else image.args
-        line = dumps(text(given))
-        if "\\\\" in line:  # a backslash in an argument: \u0000 could be text
-            args = text(given).split("\0")
-            shown = (
-                f',"args":{dumps(args)},"args_count":{image.argc or len(args)},"command_line":{dumps(" ".join(args))}'
-            )
+    if given:
+        line = dumps(text(given.removesuffix(b"\0")))
+        if "\\\\" in line:  # a backslash in an argument: what looks like a NUL could be text
+            args = text(given.removesuffix(b"\0")).split("\0")
+            shown = f',"args":{dumps(args)},"args_count":{argc or len(args)},"command_line":{dumps(" ".join(args))}'
         else:
             many = line.replace(_NUL, '","')
-            count = image.argc or line.count(_NUL) + 1
+            count = argc or line.count(_NUL) + 1
             shown = f',"args":[{many}],"args_count":{count},"command_line":{line.replace(_NUL, " ")}'
-    if image.cwd:
-        shown += f',"working_directory":{quoted(image.cwd)}'
-    if image.requested:
-        told = f',"requested":{quoted(image.requested)}'
-        if image.interpreter:
-            told += f',"script":{quoted(image.requested)},"interpreter":{quoted(image.interpreter)}'
+    if cwd:
+        shown += f',"working_directory":{quoted(cwd)}'
+    if requested:
+        told = f',"requested":{quoted(requested)}'
+        if interpreter:
+            told += f',"script":{quoted(requested)},"interpreter":{quoted(interpreter)}'
     return shown, told
 
 

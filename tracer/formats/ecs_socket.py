@@ -31,23 +31,6 @@ _FOUND_LISTENING: Final = _event("state", '"info"', "socket-listening", "")
 _DIRECTIONS: Final = {int(Role.CONNECT): "egress", int(Role.ACCEPT): "ingress"}
 
 
-def _opening(event: SocketEvent) -> str:
-    """The members of ECS event.*; a duration (ns) where one is known."""
-    kind = event.kind
-    if kind == Kind.CONNECT:
-        return f'{_REFUSED if event.error else _OPENED},"duration":{event.time - event.opened}'
-    if kind == Kind.CLOSE:
-        told = _BROKEN if event.error else _CLOSED
-        return f'{told},"duration":{event.time - event.opened}' if event.opened else told
-    if kind == Kind.ACCEPT:
-        return _ACCEPTED
-    if kind == Kind.ATTEMPT:
-        return f'{_ATTEMPTED},"duration":{event.time - event.opened}'
-    if kind == Kind.LISTEN:
-        return _LISTENING
-    return _FOUND_LISTENING if event.state == _LISTEN_STATE else _FOUND_OPEN
-
-
 class Sockets:
     """Renders socket events. Source is who initiated, where that is known, else the local end."""
 
@@ -57,66 +40,96 @@ class Sockets:
 
     def parts(self, event: SocketEvent, offset: int) -> Parts:
         """The line of any socket event."""
-        document = ""
-        tracer = f'"netns":{event.netns},"socket":{{"id":"{event.flow:x}"{_MAPPED if event.mapped else ""}}}'
-        process = event.process
+        (
+            kind,
+            when,
+            _late,
+            process,
+            tid,
+            flow,
+            role,
+            local,
+            local_port,
+            remote,
+            remote_port,
+            ipv6,
+            mapped,
+            community,
+            netns,
+            opened,
+            _established,
+            sent,
+            received,
+            retransmits,
+            rtt_us,
+            error,
+            backlog,
+            state,
+            _flags,
+            _uid,
+        ) = event
+        owner = attribution = ""
         if process is not None:
             known = self._described(process, offset)
-            thread = f',"thread":{{"id":{event.tid}}}}}' if event.tid else "}"
-            document = f',"process":{known.process}{thread}'
-            tracer += ',"attribution":"kernel"'
+            thread = f',"thread":{{"id":{tid}}}}}' if tid else "}"
+            owner = f',"process":{known.process}{thread}'
+            attribution = ',"attribution":"kernel"'
             if known.raw:
-                tracer += members({"raw": known.raw})
-        if event.kind == Kind.SOCKET_FOUND:
-            tracer += ',"snapshot":true'
-        if event.kind == Kind.LISTEN or event.state == _LISTEN_STATE:
-            here = f'{{"ip":"{event.local}","port":{event.local_port}}}'
-            document += (
-                f',"source":{here},"server":{here}'
-                f',"network":{{"transport":"tcp","type":"{_TYPES[event.ipv6]}","iana_number":"6"}}'
+                attribution += members({"raw": known.raw})
+        if kind is _SOCKET_FOUND:
+            attribution += ',"snapshot":true'
+        type_ = "ipv6" if ipv6 else "ipv4"
+        if kind is _LISTEN or state == _LISTEN_STATE:
+            here = f'{{"ip":"{local}","port":{local_port}}}'
+            return (
+                _LISTENING if kind is _LISTEN else _FOUND_LISTENING,
+                f'{owner},"source":{here},"server":{here}'
+                f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"}}',
+                f'"netns":{netns},"socket":{{"id":"{flow:x}"}}{attribution},"listen":{{"backlog":{backlog}}}',
             )
-            tracer += f',"listen":{{"backlog":{event.backlog}}}'
+        duration = failure = ""
+        if kind is _CLOSE or kind is _SOCKET_FOUND:
+            here = f'{{"ip":"{local}","port":{local_port},"bytes":{sent}}}'
+            there = f'{{"ip":"{remote}","port":{remote_port},"bytes":{received}}}'
+            total = f',"bytes":{sent + received}'
+            counted = f',"bytes_sent":{sent},"bytes_received":{received},"retransmits":{retransmits}'
+            told = (_BROKEN if error else _CLOSED) if kind is _CLOSE else _FOUND_OPEN
+            if opened:
+                duration = f',"duration":{when - opened}'
         else:
-            told, more = self._connection(event)
-            document += told
-            tracer += more
-        return _opening(event), document, tracer
-
-    @staticmethod
-    def _connection(event: SocketEvent) -> tuple[str, str]:
-        """Members of the document and of tracer about a connection."""
-        kind, local, remote = event.kind, event.local, event.remote
-        network = counted = ""
-        if event.community_id:
-            network = f',"community_id":"{event.community_id}"'
-        if kind in _WITH_TOTALS:
-            sent, received = event.sent, event.received
-            here = f'{{"ip":"{local}","port":{event.local_port},"bytes":{sent}}}'
-            there = f'{{"ip":"{remote}","port":{event.remote_port},"bytes":{received}}}'
-            network += f',"bytes":{sent + received}'
-            counted = f',"bytes_sent":{sent},"bytes_received":{received}'
-        else:
-            here = f'{{"ip":"{local}","port":{event.local_port}}}'
-            there = f'{{"ip":"{remote}","port":{event.remote_port}}}'
-        if kind != Kind.ACCEPT:
-            counted += f',"retransmits":{event.retransmits}'
-            if event.rtt_us:
-                counted += f',"rtt_us":{event.rtt_us}'
-        error, role, state = "", event.role, event.state
-        if event.error:
-            counted += f',"errno":{event.error}'
-            error = f',"error":{{"code":{dumps(errno_name(event.error))}}}'
-        if role == Role.ACCEPT:
+            here = f'{{"ip":"{local}","port":{local_port}}}'
+            there = f'{{"ip":"{remote}","port":{remote_port}}}'
+            total = counted = ""
+            told = _ACCEPTED
+            if kind is not _ACCEPT:
+                counted = f',"retransmits":{retransmits}'
+                told = _ATTEMPTED if kind is _ATTEMPT else _REFUSED if error else _OPENED
+                duration = f',"duration":{when - opened}'
+        if rtt_us and kind is not _ACCEPT:
+            counted += f',"rtt_us":{rtt_us}'
+        if error:
+            counted += f',"errno":{error}'
+            failure = f',"error":{{"code":{dumps(errno_name(error))}}}'
+        if role == _ROLE_ACCEPT:
             here, there = there, here
+        named = f',"community_id":"{community}"' if community else ""
         related = f'"{local}"' if local == remote else f'"{local}","{remote}"'
         return (
-            f',"source":{here},"client":{here},"destination":{there},"server":{there}'
-            f',"network":{{"transport":"tcp","type":"{_TYPES[event.ipv6]}","iana_number":"6"'
-            f',"direction":"{_DIRECTIONS.get(role, "unknown")}"{network}}},"related":{{"ip":[{related}]}}{error}',
-            f',"tcp":{{"state":"{TCP_STATES[state] if state < len(TCP_STATES) else state}"{counted}}}',
+            told + duration,
+            f'{owner},"source":{here},"client":{here},"destination":{there},"server":{there}'
+            f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"'
+            f',"direction":"{_DIRECTIONS.get(role, "unknown")}"{named}{total}}},"related":{{"ip":[{related}]}}{failure}',
+            f'"netns":{netns},"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}'
+            f',"tcp":{{"state":"{TCP_STATES[state] if state < _STATES else state}"{counted}}}',
         )
 
 
+# Looked up once: an attribute of an enum costs as much as a format.
+_CLOSE: Final = Kind.CLOSE
+_ACCEPT: Final = Kind.ACCEPT
+_ATTEMPT: Final = Kind.ATTEMPT
+_LISTEN: Final = Kind.LISTEN
+_SOCKET_FOUND: Final = Kind.SOCKET_FOUND
+_ROLE_ACCEPT: Final = int(Role.ACCEPT)
 _MAPPED: Final = ',"mapped":true'
-_TYPES: Final = ("ipv4", "ipv6")
-_WITH_TOTALS: Final = (Kind.CLOSE, Kind.SOCKET_FOUND)
+_STATES: Final = len(TCP_STATES)

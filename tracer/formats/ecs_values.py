@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from base64 import b64encode
-from functools import lru_cache
 from signal import SIGRTMAX, SIGRTMIN, Signals
 from typing import Any, Final
 
@@ -16,15 +15,27 @@ _QUOTED_MOST: Final = 8192  # texts kept as JSON; commands, paths and names come
 _quoted: dict[bytes, str] = {}
 
 
-@lru_cache(maxsize=4)
-def _second(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+class _Second:
+    """The second that was written last: the next time is mostly in it too."""
+
+    __slots__ = ("begin", "text")
+
+    def __init__(self) -> None:
+        self.begin = 0
+        self.text = ""
+
+
+_second = _Second()
 
 
 def stamp(ns: int) -> str:
     """A wall-clock time in ns since 1970 as RFC 3339 in UTC."""
-    seconds, rest = divmod(ns, 1_000_000_000)
-    return f"{_second(seconds)}.{rest:09d}Z"
+    rest = ns - _second.begin
+    if not 0 <= rest < 1_000_000_000 or not _second.text:
+        seconds, rest = divmod(ns, 1_000_000_000)
+        _second.begin = seconds * 1_000_000_000
+        _second.text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(seconds))
+    return f"{_second.text}{rest:09d}Z"
 
 
 def text(raw: bytes) -> str:

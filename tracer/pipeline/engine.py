@@ -18,6 +18,11 @@ from tracer.probes.records import FLAGS, KIND, TGID, TID, TIME, Record, decode, 
 
 __all__ = ["Engine"]
 
+# The classes' own constructors would look at each item again; a look at an enum costs as much.
+_new = tuple.__new__
+_EXEC: Final = Kind.EXEC
+_EXIT: Final = Kind.EXIT
+
 
 class Engine:
     """Feed it the inputs in order; it gives back the events to show, in order.
@@ -60,27 +65,27 @@ class Engine:
     def feed(self, item: Input) -> Iterator[Event]:
         """Take in one input and give the events that are ready now."""
         if isinstance(item, Turn):
+            self.offset = item.offset
             return self._turn(item)
         if isinstance(item, Found):
+            self.offset = item.offset
             return self._found(item)
+        self.offset = item.facts["offset"]
         return self._start(item)
 
     def _start(self, start: Start) -> Iterator[Event]:
         facts = start.facts
-        self.offset = facts["offset"]
         yield Notice("tracer-coverage", "state", facts["now"], {"coverage": facts["coverage"]})
         yield Notice("tracer-session-start", "event", facts["now"], {"session": facts["started"]})
 
     def _found(self, found: Found) -> Iterator[Event]:
         """Records of the iterators become the first state; what the stream knows better is left to it."""
-        self.offset = found.offset
         for data in (found.processes, found.sockets):
             records = [decode(frame, 0) for frame in frames(data)]
             self.ledger.found.update([record[KIND] for record in records])
             yield from self._apply(records, 0)
 
     def _turn(self, turn: Turn) -> Iterator[Event]:
-        self.offset = turn.offset
         order, ledger = self.order, self.ledger
         for run in turn.runs:
             order.add(run)
@@ -108,7 +113,7 @@ class Engine:
                 filtered[kind] += 1
 
     def _executed(self, record: Record, late: bool) -> ProcessEvent:
-        return ProcessEvent(Kind.EXEC, record[TIME], late, self.processes.executed(record), record[TID])
+        return _new(ProcessEvent, (_EXEC, record[TIME], late, self.processes.executed(record), record[TID]))
 
     def _found_process(self, record: Record, late: bool) -> ProcessEvent:
         return ProcessEvent(Kind.PROCESS_FOUND, record[TIME], late, self.processes.executed(record), record[TID])
@@ -129,8 +134,8 @@ class Engine:
     def _exited(self, record: Record, late: bool) -> ProcessExited:
         process = self.processes.exited(record)
         cpu_ns, max_rss, status, _ = record[24:]
-        return ProcessExited(
-            Kind.EXIT, record[TIME], late, process, record[TID], status, cpu_ns, max_rss, record[FLAGS]
+        return _new(
+            ProcessExited, (_EXIT, record[TIME], late, process, record[TID], status, cpu_ns, max_rss, record[FLAGS])
         )
 
     def delivered(self, kinds: Counter[int]) -> None:

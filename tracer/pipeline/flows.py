@@ -6,7 +6,7 @@ from base64 import b64encode
 from functools import lru_cache
 from hashlib import sha1
 from socket import AF_INET, AF_INET6, inet_ntop
-from typing import Final
+from typing import Final, NamedTuple
 
 from tracer.model import Kind, Process, SocketEvent
 from tracer.pipeline.processes import ProcessTable
@@ -18,6 +18,9 @@ FLOWS_MOST: Final = 131_072
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 _TCP: Final = 6
 KINDS: Final = tuple(Kind)  # the kinds are 0, 1, 2, …: quicker than Kind(number)
+_CLOSE: Final = Kind.CLOSE
+_ACCEPT: Final = Kind.ACCEPT
+_LISTEN: Final = Kind.LISTEN
 
 
 @lru_cache(maxsize=8192)
@@ -40,13 +43,24 @@ def community_id(one: bytes, one_port: int, other: bytes, other_port: int, proto
     return "1:" + b64encode(sha1(text, usedforsecurity=False).digest()).decode()
 
 
+class _Ends(NamedTuple):
+    """What stays the same as long as a flow is open."""
+
+    process: Process | None
+    local: str
+    remote: str
+    ipv6: bool
+    mapped: bool
+    community_id: str
+
+
 class FlowTable:
-    """Flow id -> owner. An open flow keeps its process known, however long ago that exited."""
+    """Flow id -> its ends. An open flow keeps its process known, however long ago that exited."""
 
     def __init__(self, processes: ProcessTable) -> None:
         """Owners come from, and unknown ones go into, ``processes``."""
         self._processes = processes
-        self._open: dict[int, tuple[Process | None, str]] = {}
+        self._open: dict[int, _Ends] = {}
         self.evicted = 0  # open ones that had to go because the table was full
 
     def __len__(self) -> int:
@@ -55,7 +69,7 @@ class FlowTable:
 
     def event(self, record: Record, late: bool) -> SocketEvent:
         """What a socket record (struct socket_record) says, with its owner."""
-        kind: int = record[KIND]
+        kind = KINDS[record[KIND]]
         (
             flow,
             opened,
@@ -79,54 +93,59 @@ class FlowTable:
             remote_raw,
             comm,
         ) = record[9:]
-        local, local_bytes = _address(local_raw)
-        remote, remote_bytes = _address(remote_raw)
-        known = self._open.get(flow)
-        if known is not None and kind != Kind.ACCEPT:
-            process, name = known
-            if kind == Kind.CLOSE or error:
-                del self._open[flow]
+        if kind is _CLOSE or error:
+            ends = self._open.pop(flow, None)
         else:
+            ends = self._open.get(flow) if kind is not _ACCEPT else None
+        if ends is None:
             tgid = record[TGID]
             process = self._processes.owner(tgid, record[START], comm, uid, record[TIME]) if tgid else None
-            if kind == Kind.LISTEN or not remote_port:
+            local, local_bytes = _address(local_raw)
+            remote, remote_bytes = _address(remote_raw)
+            ipv6 = len(local_bytes) == 16 and len(remote_bytes) == 16
+            if kind is _LISTEN or not remote_port:
                 name = ""
             else:
                 name = community_id(local_bytes, local_port, remote_bytes, remote_port)
-                if kind != Kind.CLOSE and not error:
-                    self._keep(flow, process, name)
-        ipv6 = len(local_bytes) == 16 and len(remote_bytes) == 16
-        return SocketEvent(
-            KINDS[kind],
-            record[TIME],
-            late,
-            process,
-            record[TID],
-            flow,
-            role,
-            local,
-            local_port,
-            remote,
-            remote_port,
-            ipv6,
-            family == AF_INET6 and not ipv6,
-            name,
-            netns,
-            opened,
-            established,
-            sent,
-            received,
-            retransmits,
-            rtt_us,
-            error,
-            backlog,
-            state,
-            sock_flags,
-            uid,
+            ends = _Ends(process, local, remote, ipv6, family == AF_INET6 and not ipv6, name)
+            if name and kind is not _CLOSE and not error:
+                self._keep(flow, ends)
+        process, local, remote, ipv6, mapped, name = ends
+        # The class's own constructor would look at each of these again.
+        return tuple.__new__(
+            SocketEvent,
+            (
+                kind,
+                record[TIME],
+                late,
+                process,
+                record[TID],
+                flow,
+                role,
+                local,
+                local_port,
+                remote,
+                remote_port,
+                ipv6,
+                mapped,
+                name,
+                netns,
+                opened,
+                established,
+                sent,
+                received,
+                retransmits,
+                rtt_us,
+                error,
+                backlog,
+                state,
+                sock_flags,
+                uid,
+            ),
         )
 
-    def _keep(self, flow: int, process: Process | None, name: str) -> None:
+    def _keep(self, flow: int, ends: _Ends) -> None:
         if len(self._open) >= FLOWS_MOST:
             del self._open[next(iter(self._open))]
             self.evicted += 1
-        self._open[flow] = process, name
+        self._open[flow] = ends

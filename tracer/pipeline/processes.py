@@ -19,6 +19,7 @@ LIVING_MOST: Final = 131_072  # four times the default pid_max of 32,768
 PARENT_START: Final = 9
 CGROUP: Final = 10
 PARENT_TGID: Final = 11
+VPID: Final = 12
 COMM: Final = 23
 
 
@@ -30,6 +31,23 @@ def _comm(raw: bytes) -> bytes:
 def _path(components: bytes) -> bytes:
     """Join what the probe wrote from the leaf up, each component with its NUL; nothing is the root."""
     return b"/" + b"/".join(components.split(b"\0")[-2::-1])
+
+
+def _ids(process: Process) -> tuple[int, ...]:
+    """What a process record says of a process between its vpid and its name."""
+    return (
+        process.vpid,
+        process.uid,
+        process.gid,
+        process.euid,
+        process.egid,
+        process.loginuid,
+        process.audit_session,
+        process.session,
+        process.group,
+        process.netns,
+        process.pidns,
+    )
 
 
 class ProcessTable:
@@ -131,19 +149,22 @@ class ProcessTable:
         file += cwd
         interp += file
         cgroup += interp
-        process.image = Image(
-            record[TIME],
-            self._path(data[:exe], record[FLAGS]) if exe else b"",
-            self._path(data[exe:cwd], 0) if inode else b"",
-            data[cwd:file].rstrip(b"\0"),
-            data[file:interp].rstrip(b"\0"),
-            data[cgroup : cgroup + args],
-            argc,
-            args_total,
-            dev,
-            inode,
-            data[interp:cgroup].rstrip(b"\0"),
-            record[FLAGS],
+        process.image = tuple.__new__(
+            Image,
+            (
+                record[TIME],
+                self._path(data[:exe], record[FLAGS]) if exe else b"",
+                self._path(data[exe:cwd], 0) if inode else b"",
+                data[cwd : file - 1],
+                data[file : interp - 1],
+                data[cgroup : cgroup + args],
+                argc,
+                args_total,
+                dev,
+                inode,
+                data[interp : cgroup - 1],
+                record[FLAGS],
+            ),
         )
         return process
 
@@ -160,12 +181,8 @@ class ProcessTable:
     def exited(self, record: Record) -> Process:
         """A process ended; it is kept for the grace time."""
         known = self.find(record[TGID], record[START])
-        if known is None or known.vpid < 0:
+        if known is None or known.comm != _comm(record[COMM]) or _ids(known) != record[VPID:COMM]:
             known = self.identified(record)
-        comm = _comm(record[COMM])
-        if known.comm != comm:
-            known.comm = comm
-            known.rendered = None
         if self._living.get(known.tgid) is known:
             del self._living[known.tgid]
         self._retire(known, record[TIME])
