@@ -1,5 +1,5 @@
 """`python -m tracer`."""
 
-from tracer.cli.main import run
+from tracer.cli.entry import run
 
 run()

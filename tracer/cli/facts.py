@@ -12,7 +12,7 @@ from typing import Any
 from tracer import __version__
 from tracer.model import UNSET_ID, Host, Session
 
-__all__ = ["boot_id", "session", "session_from_json", "started"]
+__all__ = ["boot_id", "names", "session", "session_from_json", "started"]
 
 _AGENT = uuid.UUID("6b0d1b0e-6f0a-5b7e-9c55-0a3f6f2f7a11")  # names agent ids derived from machine ids
 
@@ -29,7 +29,7 @@ def boot_id() -> str:
     return _first_line("/proc/sys/kernel/random/boot_id") or str(uuid.UUID(int=0))
 
 
-def _names(path: str) -> dict[int, str]:
+def names(path: str) -> dict[int, str]:
     """Ids and names of /etc/passwd or /etc/group, the first name of each id; no name service is asked."""
     found: dict[int, str] = {}
     try:
@@ -62,8 +62,8 @@ def session(backend: str) -> Session:
         ephemeral_id=str(uuid.uuid4()),
         version=__version__,
         backend=backend,
-        users=_names("/etc/passwd"),
-        groups=_names("/etc/group"),
+        users=names("/etc/passwd"),
+        groups=names("/etc/group"),
     )
 
 

@@ -131,6 +131,7 @@ class Live:
     def _record_to(self, path: Path) -> None:
         try:
             self._recording = open_file(path, 0o600)
+            os.fchmod(self._recording, 0o600)  # it may have been there before
             os.write(self._recording, MAGIC)
         except (OutputError, OSError) as error:
             raise CommandError(f"--record: {error}", Exit.FAILURE) from error
@@ -157,14 +158,15 @@ class Live:
         filters = self._options.filters
         if not filters.children:
             return
-        known = set(filters.pids)
+        followed = set(filters.pids)
         for _ in range(_CLOSURE_TURNS):
-            found = engine.processes.descendants(known)
-            if found == known:
+            wanted = engine.view.widen(engine.processes)
+            if wanted <= followed:
                 break
-            core.follow(found - known)
-            engine.view.widen(found)
-            known = found
+            core.follow(wanted - followed)
+            followed |= wanted
+            # Who was forked before the kernel knew of the parent: quietly, the first look has shown the rest.
+            engine.learn(core.processes())
 
     def _tell_ready(self, coverage: Coverage) -> None:
         blind = len(coverage.refused)
@@ -196,6 +198,7 @@ class Live:
             drained = all(run.drained for run in turn.runs)
             stream.show(self._feed(engine, turn))
             if turn.cut:
+                core.rings.add_missing_cpus()
                 next_ledger = now + LEDGER_NS
                 stream.ledger(turn)
         return self._finish(core, engine, stream)

@@ -15,6 +15,7 @@ from typer._click.exceptions import ClickException, UsageError
 from tracer import __version__
 from tracer.cli import options
 from tracer.cli.errors import CommandError, Exit
+from tracer.formats.text import visible
 
 __all__ = ["app", "run"]
 
@@ -133,14 +134,23 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="the same facts as 
 @app.command()
 def version() -> None:
     """Print the version."""
-    sys.stdout.write(f"tracer {__version__}\n")
+    if sys.stdout is None:
+        raise CommandError("stdout is closed", Exit.FAILURE)
+    try:
+        sys.stdout.write(f"tracer {__version__}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return  # a normal end
+    except OSError as error:
+        raise CommandError(f"can't write stdout: {error.strerror}", Exit.FAILURE) from error
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    one_line = " ".join(message.split())
+    one_line = visible(" ".join(message.split()))
     try:
-        sys.stderr.write(f"tracer: {one_line}\n")
-        sys.stderr.flush()
+        if sys.stderr is not None:
+            sys.stderr.write(f"tracer: {one_line}\n")
+            sys.stderr.flush()
     except OSError:
         pass  # nobody listens; the code tells
     _exit(code)
@@ -150,7 +160,8 @@ def _exit(code: int) -> NoReturn:
     """End without the interpreter's last flush, which would complain about a closed pipe."""
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            if stream is not None:
+                stream.flush()
         except (OSError, ValueError):
             continue
     os._exit(code)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
 from collections.abc import Iterable
 from ipaddress import ip_network
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tracer.cli.errors import CommandError, Exit
+from tracer.cli.facts import names
 from tracer.model import RING_KINDS, Kind
 from tracer.pipeline.view import DEFAULT_KINDS, Filters
 
@@ -60,10 +60,11 @@ def _number(option: str, text: str, least: int, most: int, what: str) -> int:
 def _uid(text: str) -> int:
     if text.isdigit():
         return _number("--uid", text, 0, _ID_MOST, "a user id")
-    try:
-        return pwd.getpwnam(text).pw_uid
-    except (KeyError, ValueError):
-        raise _bad("--uid", text, "there is no such user; give a name of /etc/passwd or a number") from None
+    # Not by the name service, which may ask the network.
+    for uid, name in names("/etc/passwd").items():
+        if name == text:
+            return uid
+    raise _bad("--uid", text, "there is no such user; give a name of /etc/passwd or a number")
 
 
 def _netns(text: str) -> int:
@@ -75,7 +76,7 @@ def _netns(text: str) -> int:
         if target is not None and (found := re.fullmatch(r"net:\[(\d+)\]", str(target))):
             return int(found[1])
         if target is None and text.startswith("/"):
-            return os.stat(text).st_ino
+            return Path(text).stat().st_ino
     except OSError as error:
         raise _bad("--netns", text, f"{(error.strerror or '').lower()}; give an inode or a path") from error
     raise _bad("--netns", text, "give an inode (see lsns -t net) or a path such as /run/netns/NAME or /proc/PID/ns/net")

@@ -36,14 +36,29 @@ def _items(path: Path) -> Iterator[Input]:
 def replay(path: Path, form: str | None, output: Path | None, *, fail_on_loss: bool = False) -> Exit:
     """Write the lines that the recorded session wrote, in any format. Raises CommandError."""
     try:
-        items = _items(path)
-        start = next(items, None)
-        if not isinstance(start, Start):
-            raise RecordingError("it has no beginning")
-        session = facts.session_from_json(start.facts["session"])
-        engine = Engine(session.host.boot_id, Filters.from_json(start.facts["filters"]), start.facts["count"])
-        fd, name = open_output(output)
-        stream = Stream(engine, make_format(form, session, fd), fd, name, patient=True)
+        if output is not None and output.exists() and output.samefile(path):
+            raise CommandError(f"{path} would be overwritten: name another file with --output", Exit.FAILURE)
+        complete = _play(path, form, output)
+    except OSError as error:
+        raise CommandError(f"can't read {path}: {error.strerror}", Exit.FAILURE) from error
+    except (RecordingError, DecodeError) as error:
+        raise CommandError(f"{path}: {error}", Exit.FAILURE) from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise CommandError(f"{path}: changed, or of another version ({error})", Exit.FAILURE) from error
+    return Exit.LOSS if fail_on_loss and not complete else Exit.OK
+
+
+def _play(path: Path, form: str | None, output: Path | None) -> bool:
+    """Write the lines, those before a bad frame too; whether the session was complete."""
+    items = _items(path)
+    start = next(items, None)
+    if not isinstance(start, Start):
+        raise RecordingError("it has no beginning")
+    session = facts.session_from_json(start.facts["session"])
+    engine = Engine(session.host.boot_id, Filters.from_json(start.facts["filters"]), start.facts["count"])
+    fd, name = open_output(output)
+    stream = Stream(engine, make_format(form, session, fd), fd, name, patient=True)
+    try:
         stream.show(engine.feed(start))
         last: Turn | None = None
         for item in items:
@@ -56,11 +71,8 @@ def replay(path: Path, form: str | None, output: Path | None, *, fail_on_loss: b
                 stream.ledger(item)
         if last is not None:
             stream.ledger(last)
+        elif not stream.broken:
+            raise RecordingError("cut before the session's end: there is no last ledger")
+    finally:
         stream.close()
-    except OSError as error:
-        raise CommandError(f"can't read {path}: {error.strerror}", Exit.FAILURE) from error
-    except (RecordingError, DecodeError) as error:
-        raise CommandError(f"{path}: {error}", Exit.FAILURE) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CommandError(f"{path}: changed, or of another version ({error})", Exit.FAILURE) from error
-    return Exit.LOSS if fail_on_loss and not stream.complete else Exit.OK
+    return stream.complete

@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from tracer.cli.errors import CommandError, Exit
 from tracer.formats.ecs import Ecs
@@ -46,6 +46,7 @@ class Stream:
         self._patient = patient
         self._output = Output(fd, name, queue_most=_PATIENT_MOST if patient else QUEUE_MOST)
         self._sequence = 0
+        self._untold: dict[tuple[str, str], dict[str, Any]] = {}  # losses there was no room to tell, by kind and stage
         self.lost = False
         self.complete = True
 
@@ -56,6 +57,8 @@ class Stream:
 
     def show(self, events: Iterable[Event]) -> None:
         """Render and queue events."""
+        if self._untold:
+            self._tell()
         render, offset = self._form.render, self._engine.offset
         sequence = self._sequence
         lines: list[bytes] = []
@@ -84,9 +87,25 @@ class Stream:
         if self._output.put(Batch(lines, size, kinds), wait=self._patient):
             return
         self.lost = True
-        notices = self._engine.lost(kinds, events[0].time, events[-1].time)
-        if not self.broken:
-            self.show(notices)  # small enough to fit sooner or later
+        for notice in [*events, *self._engine.lost(kinds, events[0].time, events[-1].time)]:
+            if isinstance(notice, Notice) and "loss" in notice.body:
+                loss = notice.body["loss"]
+                key = loss["kind"], loss["stage"]
+                self._untold[key] = _joined(self._untold[key], loss) if key in self._untold else loss
+
+    def _tell(self) -> None:
+        """Tell the losses as soon as there is room for it."""
+        lines = [
+            self._form.render(
+                Notice("tracer-loss", "metric", loss["last"], {"loss": loss}),
+                self._engine.offset,
+                self._sequence + index,
+            )
+            for index, loss in enumerate(self._untold.values())
+        ]
+        if self._output.put(Batch(lines, sum(map(len, lines)), Counter())):
+            self._sequence += len(lines)
+            self._untold.clear()
 
     def ledger(self, turn: Turn) -> None:
         """Write the ledger as of a turn that was a cut. The last one comes after everything else is written."""
@@ -108,9 +127,26 @@ class Stream:
             raise CommandError(str(self._output.error), Exit.FAILURE)
 
 
+def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Two losses of one kind and stage as one interval."""
+    both = {
+        **one,
+        "count": one["count"] + other["count"],
+        "first": min(one["first"], other["first"]),
+        "last": max(one["last"], other["last"]),
+    }
+    if "cpus" in both or "cpus" in other:
+        both["cpus"] = sorted({*one.get("cpus", ()), *other.get("cpus", ())})
+    if "causes" in both or "causes" in other:
+        both["causes"] = dict(Counter(one.get("causes", {})) + Counter(other.get("causes", {})))
+    return both
+
+
 def open_output(path: Path | None) -> tuple[int, str]:
     """The descriptor to write to, and its name. Raises CommandError."""
     if path is None or str(path) == "-":
+        if sys.stdout is None:
+            raise CommandError("stdout is closed: name a file with --output", Exit.FAILURE)
         return sys.stdout.fileno(), "stdout"
     try:
         return open_file(path), str(path)
@@ -130,5 +166,11 @@ def make_format(name: str | None, session: Session, fd: int) -> Format:
     pretty = Pretty(session, colour=colour, width=shutil.get_terminal_size().columns if terminal else None)
     if terminal:
         signal.signal(signal.SIGWINCH, lambda *_: pretty.resize(shutil.get_terminal_size().columns))
-    os.write(fd, pretty.header())
+    try:
+        os.write(fd, pretty.header())
+    except BrokenPipeError:
+        return pretty  # the stream will find out, and end as it should
+    except OSError as failed:
+        name = "stdout" if fd == 1 else "the output"
+        raise CommandError(f"can't write {name}: {failed.strerror}", Exit.FAILURE) from failed
     return pretty

@@ -97,9 +97,15 @@ class Processes:
                 own += f',"flags":{dumps([name for flag, name in _FLAG_NAMES.items() if flags & flag])}'
             if cgroup_name:
                 cgroup = f',"name":{quoted(cgroup_name)}'
+                if not cgroup_name.isascii():
+                    keep_raw(raw, "cgroup.name", cgroup_name)
         user = f',"user":{self._users.get(uid) or _id(uid)}' if uid >= 0 else ""
         if process.parent is not None:
-            parent = f',"parent":{_parent(process.parent)}'
+            above = process.parent
+            parent = f',"parent":{_parent(above)}'
+            if not (above.name.isascii() and above.executable.isascii()):
+                keep_raw(raw, "process.parent.name", above.name)
+                keep_raw(raw, "process.parent.executable", above.executable)
         if process.vpid > 0:
             gid = process.gid
             identity = (
@@ -237,11 +243,12 @@ def _image_notes(image: Image, known: dict[str, str]) -> str:
     """Members of ``tracer``: what was cut, and the bytes of what is not UTF-8."""
     notes: dict[str, Any] = {}
     raw = known
-    if not (image.args.isascii() and image.cwd.isascii() and image.requested.isascii()):
+    if not all(part.isascii() for part in (image.args, image.cwd, image.requested, image.interpreter)):
         raw = known.copy()
         keep_raw(raw, "process.args", image.args.removesuffix(b"\0"))
         keep_raw(raw, "process.working_directory", image.cwd)
         keep_raw(raw, "process.requested", image.requested)
+        keep_raw(raw, "process.interpreter", image.interpreter)
     if image.flags & _CUT_FLAGS:
         notes["truncated"] = sorted({name for flag, name in _CUT_NAMES.items() if image.flags & flag})
     if raw:

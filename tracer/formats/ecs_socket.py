@@ -118,7 +118,8 @@ class Sockets:
             told + duration,
             f'{owner},"source":{here},"client":{here},"destination":{there},"server":{there}'
             f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"'
-            f',"direction":"{_DIRECTIONS.get(role, "unknown")}"{named}{total}}},"related":{{"ip":[{related}]}}{failure}',
+            f',"direction":"{_DIRECTIONS.get(role, "unknown")}"{named}{total}}}'
+            f',"related":{{"ip":[{related}]}}{failure}',
             f'"netns":{netns},"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}'
             f',"tcp":{{"state":"{TCP_STATES[state] if state < _STATES else state}"{counted}}}',
         )

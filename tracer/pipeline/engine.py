@@ -14,7 +14,7 @@ from tracer.pipeline.order import Order
 from tracer.pipeline.processes import ProcessTable
 from tracer.pipeline.turns import Found, Input, Start, Turn
 from tracer.pipeline.view import Filters, View
-from tracer.probes.records import FLAGS, KIND, TGID, TID, TIME, Record, decode, frames
+from tracer.probes.records import FLAGS, KIND, START, TGID, TID, TIME, Record, decode, frames
 
 __all__ = ["Engine"]
 
@@ -28,7 +28,8 @@ class Engine:
     """Feed it the inputs in order; it gives back the events to show, in order.
 
     An event is as of its moment only until the next one is asked for: render each before that, and ask for all of them
-    before the next input. What becomes of the shown events is told back by delivered() and lost(), so that the ledger can account for them.
+    before the next input. What becomes of the shown events is told back by delivered() and lost(), so that the ledger
+    can account for them.
     """
 
     def __init__(self, boot_id: str, filters: Filters, most: int | None = None) -> None:
@@ -83,7 +84,26 @@ class Engine:
         for data in (found.processes, found.sockets):
             records = [decode(frame, 0) for frame in frames(data)]
             self.ledger.found.update([record[KIND] for record in records])
-            yield from self._apply(records, 0)
+            # All first: who is a descendant of whom shows only when all are known.
+            events = [self._handlers[record[KIND]](record, False) for record in records]
+            self.view.widen(self.processes)
+            yield from self._shown(events)
+
+    def learn(self, processes: bytes) -> None:
+        """Know what an iterator wrote of the processes, without any event."""
+        for frame in frames(processes):
+            record = decode(frame, 0)
+            if self.processes.find(record[TGID], record[START]) is None:
+                self.processes.executed(record)
+
+    def _shown(self, events: Iterable[KindEvent]) -> Iterator[Event]:
+        for event in events:
+            if self.view.wants(event) and not self.full:
+                self.shown += 1
+                self.queued[event.kind] += 1
+                yield event
+            else:
+                self.ledger.filtered[event.kind] += 1
 
     def _turn(self, turn: Turn) -> Iterator[Event]:
         order, ledger = self.order, self.ledger
@@ -120,7 +140,6 @@ class Engine:
 
     def _forked(self, record: Record, late: bool) -> ProcessEvent:
         process = self.processes.forked(record)
-        self.view.follow(record[-1], record[TGID])
         return ProcessEvent(Kind.FORK, record[TIME], late, process, record[TID])
 
     def _exec_failed(self, record: Record, late: bool) -> ExecFailed:

@@ -8,12 +8,20 @@ from fnmatch import translate
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from tracer.model import RING_KINDS, Kind, KindEvent, Process, SocketEvent
+from tracer.model import RING_KINDS, TCP_STATES, Kind, KindEvent, Process, SocketEvent
+from tracer.pipeline.processes import ProcessTable
 
 __all__ = ["Filters", "View"]
 
 DEFAULT_KINDS = frozenset(RING_KINDS) - {Kind.FORK}
-_FOUND_AS = {Kind.PROCESS_FOUND: Kind.EXEC, Kind.SOCKET_FOUND: Kind.CONNECT, Kind.ATTEMPT: Kind.CONNECT}
+# What was there before is shown with the events that would have told of it.
+_FOUND_AS = {
+    Kind.PROCESS_FOUND: {Kind.EXEC},
+    Kind.SOCKET_FOUND: {Kind.CONNECT, Kind.ACCEPT, Kind.LISTEN},
+    Kind.ATTEMPT: {Kind.CONNECT},
+}
+_FOUND = (Kind.PROCESS_FOUND, Kind.SOCKET_FOUND)
+_LISTEN_STATE = TCP_STATES.index("LISTEN")
 
 
 @dataclass(slots=True)
@@ -78,20 +86,19 @@ class View:
         self._exe = _globs(filters.exes)
         self._networks: list[IPv4Network | IPv6Network] = [ip_network(text, strict=False) for text in filters.cidrs]
         self._pids = set(filters.pids)
-        self._wanted = [_FOUND_AS.get(kind, kind) in filters.kinds for kind in Kind]  # the kinds are 0, 1, 2, …
+        # By kind, which are 0, 1, 2, …
+        self._wanted = [bool(_FOUND_AS.get(kind, {kind}) & filters.kinds) for kind in Kind]
+        self._all_found = _FOUND_AS[Kind.SOCKET_FOUND] <= filters.kinds
         self._socket_only = bool(filters.ports or filters.cidrs)
-        self._kinds_only = not (
+        self._kinds_only = self._all_found and not (
             filters.comms or filters.exes or filters.uids or filters.pids or filters.netns or self._socket_only
         )
 
-    def follow(self, parent: int, child: int) -> None:
-        """A process was forked: with --children the child of a wanted process is wanted too."""
-        if self._filters.children and parent in self._pids:
-            self._pids.add(child)
-
-    def widen(self, pids: set[int]) -> None:
-        """These pids are wanted too: descendants that were there before."""
-        self._pids |= pids
+    def widen(self, processes: ProcessTable) -> set[int]:
+        """With --children the descendants that are there already are wanted too; the pids wanted now."""
+        if self._filters.children:
+            self._pids |= processes.descendants(self._pids)
+        return self._pids
 
     def wants(self, event: KindEvent) -> bool:
         """Whether the event is shown."""
@@ -100,8 +107,10 @@ class View:
     def _matches(self, event: KindEvent) -> bool:
         filters = self._filters
         process: Process | None = event.process
+        if event.kind in _FOUND and filters.pids and (process is None or process.tgid not in self._pids):
+            return False  # the kernel itself has filtered what comes through the rings
         if process is None:
-            return not (filters.pids or filters.uids or self._comm or self._exe) and self._is_wanted_socket(event)
+            return not (filters.uids or self._comm or self._exe) and self._is_wanted_socket(event)
         if isinstance(event, SocketEvent):
             return self._is_wanted_socket(event) and self._is_wanted(process)
         if self._socket_only or (filters.netns and process.netns not in filters.netns):
@@ -112,6 +121,10 @@ class View:
         filters = self._filters
         if not isinstance(event, SocketEvent):
             return False
+        if event.kind is Kind.SOCKET_FOUND and not self._all_found:
+            listening = event.state == _LISTEN_STATE
+            if not filters.kinds & ({Kind.LISTEN} if listening else {Kind.CONNECT, Kind.ACCEPT}):
+                return False
         if filters.ports and not {event.local_port, event.remote_port} & filters.ports:
             return False
         if filters.netns and event.netns not in filters.netns:
@@ -124,8 +137,6 @@ class View:
 
     def _is_wanted(self, process: Process) -> bool:
         filters = self._filters
-        if filters.pids and process.tgid not in self._pids:
-            return False
         if filters.uids and process.uid not in filters.uids:
             return False
         if self._comm and not self._comm.match(process.comm.decode(errors="backslashreplace")):

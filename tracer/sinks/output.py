@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -32,6 +33,8 @@ def open_file(path: Path, mode: int = 0o640) -> int:
     try:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     except OSError as refused:
+        if refused.errno == errno.ELOOP:
+            raise OutputError(f"{path} is a symbolic link: name the file itself, or - for stdout") from refused
         raise OutputError(f"can't open {path}: {refused.strerror}; name another file with --output") from refused
 
 

@@ -1,0 +1,16 @@
+"""Start the command line, so that Ctrl-C is quiet from the first import on."""
+
+from __future__ import annotations
+
+import signal
+from typing import NoReturn
+
+__all__ = ["run"]
+
+
+def run() -> NoReturn:
+    """Run a command and exit with its code."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until a command takes it
+    from tracer.cli.main import run as run_command
+
+    run_command()
