@@ -24,7 +24,9 @@ struct socket_state {
 	u8 role;
 	u8 sock_flags;
 	u8 state_at_close;
-	u8 reserved[5];
+	u8 reserved;
+	u16 dport;		/* as asked for: a connect that fails for want of a port forgets it */
+	u16 reserved2;
 	char comm[COMM_LEN];
 };
 
@@ -165,6 +167,8 @@ static __always_inline void report(void *ctx, struct socket_state *s, const stru
 		return;
 	fill(&r, s, kind);
 	read_addresses(&r, sk);
+	if (!r.dport)
+		r.dport = s->dport;
 	read_totals(&r, sk);
 	r.state = state;
 	r.error = error;
@@ -182,7 +186,7 @@ static __always_inline void remember(u64 key, struct socket_state *s, u32 kind)
 }
 
 /* A connect(2) begins: current is the caller, or its io_uring thread. */
-static __always_inline void connect_begins(u64 key)
+static __always_inline void connect_begins(const struct sock *sk, u64 key)
 {
 	struct socket_state s = {};
 
@@ -190,6 +194,7 @@ static __always_inline void connect_begins(u64 key)
 	s.flow = new_flow(s.opened);
 	s.role = ROLE_CONNECT;
 	s.sock_flags = SOCK_IN_CONNECT;
+	s.dport = __builtin_bswap16(BPF_CORE_READ(sk, __sk_common.skc_dport));
 	own(&s);
 	remember(key, &s, KIND_CONNECT);
 }
@@ -282,7 +287,7 @@ int BPF_PROG(socket_state_change, const struct sock *sk, const int oldstate, con
 	if (!is_tcp(sk))
 		return 0;
 	if (newstate == TCP_SYN_SENT && oldstate == TCP_CLOSE)
-		connect_begins(key);
+		connect_begins(sk, key);
 	else if (newstate == TCP_LISTEN)
 		listen_begins(ctx, sk, key);
 	else if (newstate == TCP_ESTABLISHED)

@@ -58,8 +58,11 @@ class Seen(NamedTuple):
 
 
 def see(trace: MakeTrace, run: Run, name: str, *options: str) -> Seen:
-    """Runs a program under a trace of its own; the stream must be complete."""
-    with trace(*options) as seen:
+    """Runs a program under a trace of its own; the stream must be complete.
+
+    What the rest of the machine does meanwhile is in the stream too: the buffer has room for that.
+    """
+    with trace("--buffer", "32M", *options) as seen:
         truth = run(name)
     seen.assert_complete()
     return Seen(truth, seen.events)

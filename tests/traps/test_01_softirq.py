@@ -4,7 +4,7 @@ import pytest
 
 from tests.tracing import Event, find
 from tests.traps.checks import NS, OPENED, Line, check_exit, check_network, lines, only
-from tests.traps.conftest import MakeTrace, Run
+from tests.traps.conftest import MakeTrace, Run, see
 
 pytestmark = pytest.mark.live
 
@@ -23,7 +23,5 @@ def check(truth: list[Line], events: list[Event]) -> None:
 
 def test_softirq(trace: MakeTrace, run: Run) -> None:
     """Connections that a timer establishes on top of a spinning process belong to who connected and who accepted."""
-    with trace() as seen:
-        truth = run("trap_01_softirq")
-    check(truth, seen.events)
-    seen.assert_complete()
+    truth, events = see(trace, run, "trap_01_softirq")
+    check(truth, events)

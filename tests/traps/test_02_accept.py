@@ -4,7 +4,7 @@ import pytest
 
 from tests.tracing import Event, actions
 from tests.traps.checks import Line, check_exit, check_network, only
-from tests.traps.conftest import MakeTrace, Run
+from tests.traps.conftest import MakeTrace, Run, see
 
 pytestmark = pytest.mark.live
 
@@ -30,7 +30,5 @@ def check(truth: list[Line], events: list[Event]) -> None:
 
 def test_accept_on_loopback(trace: MakeTrace, run: Run) -> None:
     """31 connections between two processes on one CPU: the acceptor is who accepted."""
-    with trace() as seen:
-        truth = run("trap_02_accept")
-    check(truth, seen.events)
-    seen.assert_complete()
+    truth, events = see(trace, run, "trap_02_accept")
+    check(truth, events)

@@ -58,5 +58,6 @@ def test_exec_killed_by_seccomp(seen: Seen) -> None:
     failed = one(events, EXEC_FAILED, ended["pid"])
     assert failed["event"]["outcome"] == "failure"
     assert value(failed, "error.code") is ABSENT
+    assert failed["tracer"]["exec"]["seccomp_killed"] is True
     assert actions(events, ended["pid"]) == {EXEC_FAILED: 1, "process-exited": 1}
     assert events.index(failed) < events.index(one(events, "process-exited", ended["pid"]))

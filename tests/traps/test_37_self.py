@@ -14,7 +14,7 @@ EVERYTHING = [option for kind in KINDS for option in ("--event", kind)]
 
 def test_tracer_is_not_in_its_own_stream(trace: MakeTrace, run: Run) -> None:
     """While it writes hundreds of lines, nothing in the stream is about the tracer itself, and the coverage says so."""
-    with trace(*EVERYTHING) as seen:
+    with trace("--buffer", "32M", *EVERYTHING) as seen:
         pid = seen.pid
         truth = run("trap_28_short")
     own = [
@@ -35,7 +35,7 @@ def test_tracer_is_not_in_its_own_stream(trace: MakeTrace, run: Run) -> None:
 
 def test_another_instance_is_not_in_the_stream(trace: MakeTrace, run: Run) -> None:
     """A tracer that runs already is excluded as well, and named: two of them don't feed each other."""
-    with trace(*EVERYTHING) as first, trace(*EVERYTHING) as second:
+    with trace("--buffer", "32M", *EVERYTHING) as first, trace("--buffer", "32M", *EVERYTHING) as second:
         run("trap_05_source_port")
     assert first.pid in one(second.events, "tracer-coverage")["tracer"]["coverage"]["excluded"]
     assert not find(second.events, pid=first.pid)

@@ -41,5 +41,5 @@ def check(truth: list[Line], events: list[Event]) -> None:
 
 def test_nested_contexts(trace: MakeTrace, run: Run) -> None:
     """404 execs with a kilobyte of arguments each, among softirqs and real-time processes: every record is intact."""
-    truth, events = see(trace, run, "trap_39_nested", "--buffer", "32M")
+    truth, events = see(trace, run, "trap_39_nested")
     check(truth, events)

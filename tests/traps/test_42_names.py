@@ -17,7 +17,7 @@ PROGRAM = "trap_42_names"
 
 @pytest.fixture(name="session", scope="module")
 def _session(trace: MakeTrace, run: Run) -> tuple[Trace, list[Line]]:
-    with trace() as seen:
+    with trace("--buffer", "32M") as seen:
         truth = run(PROGRAM)
     seen.assert_complete()
     return seen, truth

@@ -14,7 +14,7 @@ CONTAINED = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
 @pytest.fixture(name="session", scope="module")
 def _session(trace: MakeTrace, run: Run) -> tuple[Trace, list[Line]]:
-    with trace(prefix=CONTAINED) as seen:
+    with trace("--buffer", "32M", prefix=CONTAINED) as seen:
         truth = run("trap_19_pidns")
     return seen, truth
 

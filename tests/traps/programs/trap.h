@@ -1,8 +1,8 @@
 /* What the trap programs share: they do a thing, then print the truth about it as JSON lines on standard output.
  *
- * Every program needs libc, root and a mounted /proc, nothing else, and ends by itself within a minute. Times are nanoseconds of
- * CLOCK_BOOTTIME, a "clock" line at the start ties them to the wall clock; pids are those of the first namespace the
- * program sees; a facility that this kernel lacks is a "missing" line, and then that case is not claimed.
+ * Every program needs libc, root and a mounted /proc, nothing else, and ends by itself within a minute. Times are
+ * nanoseconds of CLOCK_BOOTTIME, a "clock" line at the start ties them to the wall clock; pids are those of the first
+ * namespace the program sees; a facility that this kernel lacks is a "missing" line, and then that case is not claimed.
  */
 #ifndef TRAP_H
 #define TRAP_H
@@ -53,19 +53,19 @@ static inline void die(const char *what, int line)
 }
 
 /* The value of a call that answers -1 when it fails; anything unexpected ends the program with the line number. */
-#define CHECK(call)                                                                                                    \
-	({                                                                                                             \
-		__typeof__(call) checked_ = (call);                                                                    \
-		if (checked_ == (__typeof__(call)) - 1)                                                                \
-			die(#call, __LINE__);                                                                          \
-		checked_;                                                                                              \
+#define CHECK(call)                                   \
+	({                                            \
+		__typeof__(call) checked_ = (call);   \
+		if (checked_ == (__typeof__(call))-1) \
+			die(#call, __LINE__);         \
+		checked_;                             \
 	})
 
 /* The same for what must simply be true. */
-#define MUST(condition)                                                                                                \
-	do {                                                                                                           \
-		if (!(condition))                                                                                      \
-			die(#condition, __LINE__);                                                                     \
+#define MUST(condition)                            \
+	do {                                       \
+		if (!(condition))                  \
+			die(#condition, __LINE__); \
 	} while (0)
 
 static inline uint64_t clock_ns(clockid_t clock)
@@ -185,8 +185,10 @@ static inline void start_truth(void)
 	before = boot_ns();
 	wall = clock_ns(CLOCK_REALTIME);
 	after = boot_ns();
-	say("{\"what\":\"clock\",\"wall_ns\":%" PRIu64 ",\"boot_ns\":%" PRIu64 "}", wall, before + (after - before) / 2);
-	say("{\"what\":\"program\",\"pid\":%d,\"ppid\":%d,\"exe\":\"%s\",\"start_ticks\":%" PRIu64 ",\"netns\":%" PRIu64 "}",
+	say("{\"what\":\"clock\",\"wall_ns\":%" PRIu64 ",\"boot_ns\":%" PRIu64 "}", wall,
+	    before + (after - before) / 2);
+	say("{\"what\":\"program\",\"pid\":%d,\"ppid\":%d,\"exe\":\"%s\",\"start_ticks\":%" PRIu64 ",\"netns\":%" PRIu64
+	    "}",
 	    getpid(), getppid(), own_path(), start_ticks(getpid()), namespace_inode("net"));
 }
 
@@ -279,7 +281,8 @@ static inline const char *scratch(void)
 static inline void copy_file(const char *from, const char *to, mode_t mode)
 {
 	static char block[65536];
-	int in = CHECK(open(from, O_RDONLY | O_CLOEXEC)), out = CHECK(open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+	int in = CHECK(open(from, O_RDONLY | O_CLOEXEC)),
+	    out = CHECK(open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
 	ssize_t count;
 
 	while ((count = CHECK(read(in, block, sizeof(block)))) > 0)
@@ -395,8 +398,8 @@ static inline void tcp_listen(int handle, const char *ip, int backlog)
 	uint64_t before = boot_ns();
 
 	CHECK(listen(handle, backlog));
-	say("{\"what\":\"listen\",\"pid\":%d,\"ip\":\"%s\",\"port\":%u,\"backlog\":%d,\"netns\":%" PRIu64 ",\"before_ns\":%" PRIu64
-	    ",\"after_ns\":%" PRIu64 "}",
+	say("{\"what\":\"listen\",\"pid\":%d,\"ip\":\"%s\",\"port\":%u,\"backlog\":%d,\"netns\":%" PRIu64
+	    ",\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64 "}",
 	    getpid(), ip, local_port(handle), backlog, namespace_inode("net"), before, boot_ns());
 }
 
@@ -408,8 +411,10 @@ static inline int tcp_listener(const char *ip, uint16_t port, int backlog)
 	return handle;
 }
 
-/* One line about a connected (or once connected) socket: both addresses, who, and what the format adds after a comma. */
-static inline void say_socket(const char *what, int handle, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* One line about a connected (or once connected) socket: both addresses, who, and what the format adds after a comma.
+ */
+static inline void say_socket(const char *what, int handle, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
 static inline void say_socket(const char *what, int handle, const char *format, ...)
 {
 	struct sockaddr_storage name;
@@ -426,7 +431,8 @@ static inline void say_socket(const char *what, int handle, const char *format, 
 	length = sizeof(name);
 	if (getpeername(handle, (struct sockaddr *)&name, &length) == 0)
 		remote_number = text_of(&name, remote);
-	say("{\"what\":\"%s\",\"pid\":%d,\"tid\":%d,\"local_ip\":\"%s\",\"local_port\":%u,\"remote_ip\":\"%s\",\"remote_port\":%u"
+	say("{\"what\":\"%s\",\"pid\":%d,\"tid\":%d,\"local_ip\":\"%s\",\"local_port\":%u"
+	    ",\"remote_ip\":\"%s\",\"remote_port\":%u"
 	    ",\"netns\":%" PRIu64 ",%s}",
 	    what, getpid(), own_tid(), local, local_number, remote, remote_number, namespace_inode("net"), extra);
 }
@@ -439,8 +445,8 @@ static inline int tcp_connect(const char *ip, uint16_t port, const char *label)
 	uint64_t before = boot_ns();
 
 	CHECK(connect(handle, (struct sockaddr *)&address.storage, address.length));
-	say_socket("connect", handle, "\"label\":\"%s\",\"errno\":0,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64, label, before,
-		   boot_ns());
+	say_socket("connect", handle, "\"label\":\"%s\",\"errno\":0,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64,
+		   label, before, boot_ns());
 	return handle;
 }
 
@@ -502,7 +508,8 @@ static inline int state_of(uint16_t local, uint16_t remote, bool with_time_wait)
 		if (table == NULL)
 			continue; /* no IPv6 here */
 		while (fgets(line, sizeof(line), table) != NULL) {
-			if (sscanf(line, " %*[^:]: %*[0-9A-Fa-f]:%x %*[0-9A-Fa-f]:%x %x", &entry_local, &entry_remote, &entry_state) != 3)
+			if (sscanf(line, " %*[^:]: %*[0-9A-Fa-f]:%x %*[0-9A-Fa-f]:%x %x", &entry_local, &entry_remote,
+				   &entry_state) != 3)
 				continue;
 			if (entry_local == local && entry_remote == remote && (with_time_wait || entry_state != 6))
 				state = (int)entry_state;
@@ -525,12 +532,13 @@ static inline uint64_t wait_gone(uint16_t one, uint16_t other)
 	return 0;
 }
 
-/* How a connection ended for one of its two processes: the bytes it sent and received, the state before CLOSE ("" where several are right), the error the kernel kept, and
- * the bounds of its life in nanoseconds. */
-static inline void say_close(const char *label, pid_t pid, uint16_t local, uint16_t remote, size_t sent, size_t received, const char *state,
-			     int error, uint64_t least_ns, uint64_t most_ns)
+/* How a connection ended for one of its two processes: the bytes it sent and received, the state before CLOSE ("" where
+ * several are right), the error the kernel kept, and the bounds of its life in nanoseconds. */
+static inline void say_close(const char *label, pid_t pid, uint16_t local, uint16_t remote, size_t sent,
+			     size_t received, const char *state, int error, uint64_t least_ns, uint64_t most_ns)
 {
-	say("{\"what\":\"close\",\"label\":\"%s\",\"pid\":%d,\"local_port\":%u,\"remote_port\":%u,\"sent\":%zu,\"received\":%zu"
+	say("{\"what\":\"close\",\"label\":\"%s\",\"pid\":%d,\"local_port\":%u,\"remote_port\":%u"
+	    ",\"sent\":%zu,\"received\":%zu"
 	    ",\"state\":\"%s\",\"errno\":%d,\"least_ns\":%" PRIu64 ",\"most_ns\":%" PRIu64 "}",
 	    label, pid, local, remote, sent, received, state, error, least_ns, most_ns);
 }
@@ -567,12 +575,14 @@ static inline void say_exec(const char *label, char **arguments)
 	CHECK(stat("/proc/self/exe", &found));
 	MUST(getcwd(directory, sizeof(directory)) != NULL);
 	CHECK(prctl(PR_GET_NAME, comm));
-	say("{\"what\":\"exec\",\"label\":\"%s\",\"pid\":%d,\"tid\":%d,\"ppid\":%d,\"sid\":%d,\"uid\":%d,\"gid\":%d,\"exe_hex\":\"%s\""
-	    ",\"dev\":\"%u:%u\",\"inode\":%" PRIu64 ",\"cwd_hex\":\"%s\",\"comm_hex\":\"%s\",\"start_ticks\":%" PRIu64 ",\"netns\":%" PRIu64
-	    ",\"pidns\":%" PRIu64 ",\"after_ns\":%" PRIu64 ",\"args_hex\":%s}",
-	    label, getpid(), own_tid(), getppid(), getsid(0), getuid(), getgid(), hex(path, (size_t)length), major(found.st_dev),
-	    minor(found.st_dev), (uint64_t)found.st_ino, hex(directory, strlen(directory)), hex(comm, strlen(comm)), start_ticks(getpid()),
-	    namespace_inode("net"), namespace_inode("pid"), boot_ns(), hex_arguments(arguments));
+	say("{\"what\":\"exec\",\"label\":\"%s\",\"pid\":%d,\"tid\":%d,\"ppid\":%d,\"sid\":%d,\"uid\":%d"
+	    ",\"gid\":%d,\"exe_hex\":\"%s\""
+	    ",\"dev\":\"%u:%u\",\"inode\":%" PRIu64 ",\"cwd_hex\":\"%s\",\"comm_hex\":\"%s\",\"start_ticks\":%" PRIu64
+	    ",\"netns\":%" PRIu64 ",\"pidns\":%" PRIu64 ",\"after_ns\":%" PRIu64 ",\"args_hex\":%s}",
+	    label, getpid(), own_tid(), getppid(), getsid(0), getuid(), getgid(), hex(path, (size_t)length),
+	    major(found.st_dev), minor(found.st_dev), (uint64_t)found.st_ino, hex(directory, strlen(directory)),
+	    hex(comm, strlen(comm)), start_ticks(getpid()), namespace_inode("net"), namespace_inode("pid"), boot_ns(),
+	    hex_arguments(arguments));
 }
 
 #endif

@@ -1,8 +1,9 @@
-/* Trap 1: connections whose state changes run in a timer's softirq, on top of a process that has nothing to do with them.
+/* Trap 1: connections whose state changes run in a timer's softirq, on top of a process that has nothing to do with
+ * them.
  *
  * The accept queues of the listeners are full when the client connects, so its SYNs are dropped. The queues are then
- * emptied and an unrelated process spins on the client's CPU; a second later the SYN is sent again by the timer, and the whole handshake,
- * on both sides, happens while that process is current.
+ * emptied and an unrelated process spins on the client's CPU; a second later the SYN is sent again by the timer, and
+ * the whole handshake, on both sides, happens while that process is current.
  */
 #include "trap.h"
 
@@ -34,7 +35,8 @@ static void client(const uint16_t *ports, struct gate connecting)
 		after[index] = boot_ns();
 		CHECK(getsockopt(handles[index].fd, SOL_SOCKET, SO_ERROR, &error, &length));
 		MUST(error == 0);
-		say_socket("connect", handles[index].fd, "\"label\":\"late\",\"errno\":0,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64,
+		say_socket("connect", handles[index].fd,
+			   "\"label\":\"late\",\"errno\":0,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64,
 			   before[index], after[index]);
 	}
 	for (int index = 0; index < CONNECTIONS; index++) {
@@ -46,8 +48,10 @@ static void client(const uint16_t *ports, struct gate connecting)
 		closing = boot_ns();
 		close(handles[index].fd);
 		life = wait_gone(local, ports[index]) - before[index];
-		say_close("late", getpid(), local, ports[index], PAYLOAD, 0, "FIN_WAIT2", 0, closing - after[index], life);
-		say_close("late", getppid(), ports[index], local, 0, PAYLOAD, "LAST_ACK", 0, closing - after[index], life);
+		say_close("late", getpid(), local, ports[index], PAYLOAD, 0, "FIN_WAIT2", 0, closing - after[index],
+			  life);
+		say_close("late", getppid(), ports[index], local, 0, PAYLOAD, "LAST_ACK", 0, closing - after[index],
+			  life);
 	}
 	_exit(0);
 }

@@ -1,5 +1,5 @@
-/* Trap 2: on loopback the task that runs while an accepted socket becomes established is the client. Client, server and an
- * unrelated spinning process share one CPU; the server alone accepts. */
+/* Trap 2: on loopback the task that runs while an accepted socket becomes established is the client. Client, server and
+ * an unrelated spinning process share one CPU; the server alone accepts. */
 #include "trap.h"
 
 #define ROUNDS 31
@@ -73,7 +73,7 @@ int main(void)
 	CHECK(kill(noise_pid, SIGKILL));
 	status = wait_for(noise_pid);
 	MUST(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-	say("{\"what\":\"roles\",\"server\":%d,\"client\":%d,\"noise\":%d,\"rounds\":%d,\"port\":%u}", server_pid, client_pid, noise_pid,
-	    ROUNDS, port);
+	say("{\"what\":\"roles\",\"server\":%d,\"client\":%d,\"noise\":%d,\"rounds\":%d,\"port\":%u}", server_pid,
+	    client_pid, noise_pid, ROUNDS, port);
 	return 0;
 }

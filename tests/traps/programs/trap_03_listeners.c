@@ -1,5 +1,6 @@
-/* Trap 3: who listens is not who accepts. Cases: prefork (four workers accept on a listener they inherited), reuseport (two processes
- * listen on the same port) and activation (a listener handed through fork and exec to another program image). */
+/* Trap 3: who listens is not who accepts. Cases: prefork (four workers accept on a listener they inherited), reuseport
+ * (two processes listen on the same port) and activation (a listener handed through fork and exec to another program
+ * image). */
 #include "trap.h"
 
 #define WORKERS 4
@@ -32,7 +33,8 @@ static void visit(uint16_t port, const char *label)
 	MUST(receive_all(handle) == GREETING);
 	closing = boot_ns();
 	close(handle);
-	say_close(label, getpid(), local, port, 0, GREETING, "LAST_ACK", 0, closing - opened, wait_gone(local, port) - before);
+	say_close(label, getpid(), local, port, 0, GREETING, "LAST_ACK", 0, closing - opened,
+		  wait_gone(local, port) - before);
 }
 
 static void prefork(void)

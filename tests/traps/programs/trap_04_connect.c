@@ -1,7 +1,7 @@
 /* Trap 4: how a connect ends. Each case is a process of its own, most of them non-blocking, all at the same time.
  *
- * A "connect" line has errno as the connect call itself left it and result as the kernel's last word (SO_ERROR), 0 for success;
- * done_ns bounds the moment of that word.
+ * A "connect" line has errno as the connect call itself left it and result as the kernel's last word (SO_ERROR), 0 for
+ * success; done_ns bounds the moment of that word.
  */
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
@@ -34,12 +34,14 @@ static int outcome(int handle)
 	return error;
 }
 
-static void tell(const char *label, int handle, const char *ip, uint16_t port, int call_errno, int result, uint64_t before,
-		 uint64_t called, uint64_t done)
+static void tell(const char *label, uint16_t local, const char *ip, uint16_t port, int call_errno, int result,
+		 uint64_t before, uint64_t called, uint64_t done)
 {
-	say("{\"what\":\"connect\",\"label\":\"%s\",\"pid\":%d,\"tid\":%d,\"local_port\":%u,\"remote_ip\":\"%s\",\"remote_port\":%u,\"netns\":%" PRIu64
+	say("{\"what\":\"connect\",\"label\":\"%s\",\"pid\":%d,\"tid\":%d,\"local_port\":%u"
+	    ",\"remote_ip\":\"%s\",\"remote_port\":%u,\"netns\":%" PRIu64
 	    ",\"errno\":%d,\"result\":%d,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64 ",\"done_ns\":%" PRIu64 "}",
-	    label, getpid(), own_tid(), local_port(handle), ip, port, namespace_inode("net"), call_errno, result, before, called, done);
+	    label, getpid(), own_tid(), local, ip, port, namespace_inode("net"), call_errno, result, before, called,
+	    done);
 }
 
 /* A non-blocking connect followed to its outcome. */
@@ -55,7 +57,7 @@ static int follow(const char *label, const char *ip, uint16_t port, int expected
 		errno = result;
 		die(label, __LINE__);
 	}
-	tell(label, handle, ip, port, error, result, before, called, boot_ns());
+	tell(label, local_port(handle), ip, port, error, result, before, called, boot_ns());
 	return handle;
 }
 
@@ -103,7 +105,7 @@ static void timed_out(const char *label, unsigned milliseconds)
 	called = boot_ns();
 	result = outcome(handle);
 	MUST(result == ETIMEDOUT);
-	tell(label, handle, LOOPBACK, port, error, result, before, called, boot_ns());
+	tell(label, local_port(handle), LOOPBACK, port, error, result, before, called, boot_ns());
 	(void)filler;
 }
 
@@ -121,7 +123,8 @@ static bool make_veth(const char *one, const char *other)
 		struct nlmsghdr header;
 		struct ifinfomsg link;
 		char attributes[256];
-	} request = {.header = {.nlmsg_type = RTM_NEWLINK, .nlmsg_flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK}};
+	} request = {.header = {.nlmsg_type = RTM_NEWLINK,
+				.nlmsg_flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK}};
 	struct {
 		struct nlmsghdr header;
 		struct nlmsgerr error;
@@ -131,15 +134,21 @@ static bool make_veth(const char *one, const char *other)
 	char *at = request.attributes;
 	struct rtattr *info, *data, *peer;
 
-#define OPEN(kind) ({ struct rtattr *opened_ = (struct rtattr *)at; opened_->rta_type = (kind); at += RTA_LENGTH(0); opened_; })
+#define OPEN(kind)                                            \
+	({                                                    \
+		struct rtattr *opened_ = (struct rtattr *)at; \
+		opened_->rta_type = (kind);                   \
+		at += RTA_LENGTH(0);                          \
+		opened_;                                      \
+	})
 #define SHUT(attribute) ((attribute)->rta_len = (unsigned short)(at - (char *)(attribute)))
-#define TEXT(kind, text)                                                                                               \
-	({                                                                                                             \
-		struct rtattr *text_ = OPEN(kind);                                                                     \
-		memcpy(at, text, strlen(text) + 1);                                                                    \
-		at += strlen(text) + 1;                                                                                \
-		SHUT(text_);                                                                                           \
-		at = (char *)text_ + RTA_ALIGN(text_->rta_len);                                                        \
+#define TEXT(kind, text)                                        \
+	({                                                      \
+		struct rtattr *text_ = OPEN(kind);              \
+		memcpy(at, text, strlen(text) + 1);             \
+		at += strlen(text) + 1;                         \
+		SHUT(text_);                                    \
+		at = (char *)text_ + RTA_ALIGN(text_->rta_len); \
 	})
 	TEXT(IFLA_IFNAME, one);
 	info = OPEN(IFLA_LINKINFO);
@@ -222,11 +231,12 @@ static void reset(void)
 	say_close("reset", getpid(), port, local, PAYLOAD, 0, "ESTABLISHED", 0, closing - opened, life);
 }
 
-/* A blocking connect with SO_SNDTIMEO gives up waiting with EINPROGRESS while the kernel goes on; then the socket is closed. */
+/* A blocking connect with SO_SNDTIMEO gives up waiting with EINPROGRESS while the kernel goes on; then the socket is
+ * closed. */
 static void gave_up(void)
 {
 	int listener = tcp_listener(LOOPBACK, 0, 0), filler, handle, error;
-	uint16_t port = local_port(listener);
+	uint16_t port = local_port(listener), local;
 	struct address address = address_of(LOOPBACK, port);
 	struct timeval patience = {0, 300000};
 	uint64_t before, called;
@@ -240,8 +250,9 @@ static void gave_up(void)
 	called = boot_ns();
 	MUST(error == EINPROGRESS);
 	sleep_ms(200);
-	tell("gave-up", handle, LOOPBACK, port, error, error, before, called, boot_ns());
+	local = local_port(handle);
 	close(handle);
+	tell("gave-up", local, LOOPBACK, port, error, error, before, called, boot_ns());
 	(void)filler;
 }
 
@@ -258,7 +269,7 @@ static void no_port(void)
 	handle = start(LOOPBACK, 443, 0, &before);
 	error = errno;
 	MUST(error == EADDRNOTAVAIL);
-	tell("no-port", handle, LOOPBACK, 443, error, error, before, boot_ns(), boot_ns());
+	tell("no-port", local_port(handle), LOOPBACK, 443, error, error, before, boot_ns(), boot_ns());
 	close(first);
 	close(second);
 	close(handle);
@@ -276,7 +287,7 @@ static void again(void)
 	before = boot_ns();
 	MUST(connect(handle, (struct sockaddr *)&address.storage, address.length) == -1);
 	MUST(errno == EISCONN);
-	tell("again", handle, LOOPBACK, port, EISCONN, EISCONN, before, boot_ns(), boot_ns());
+	tell("again", local_port(handle), LOOPBACK, port, EISCONN, EISCONN, before, boot_ns(), boot_ns());
 }
 
 static void timed_out_soon(void)
@@ -291,8 +302,8 @@ static void timed_out_late(void)
 
 int main(void)
 {
-	static void (*const cases[])(void) = {success, refused, timed_out_soon, timed_out_late, no_route,
-					      no_neighbour, reset, gave_up, no_port, again};
+	static void (*const cases[])(void) = {success,      refused, timed_out_soon, timed_out_late, no_route,
+					      no_neighbour, reset,   gave_up,        no_port,        again};
 	pid_t pids[sizeof(cases) / sizeof(*cases)];
 
 	start_truth();

@@ -1,5 +1,5 @@
-/* Trap 5: when the connect begins, the socket has no source port yet. Ports chosen by the kernel, by bind and by bind without a
- * port (IP_BIND_ADDRESS_NO_PORT), over IPv4 and IPv6. */
+/* Trap 5: when the connect begins, the socket has no source port yet. Ports chosen by the kernel, by bind and by bind
+ * without a port (IP_BIND_ADDRESS_NO_PORT), over IPv4 and IPv6. */
 #include "trap.h"
 
 #define ROUNDS 11
@@ -27,7 +27,8 @@ static void one(int listener, const char *ip, const char *label)
 	opened = boot_ns();
 	local = local_port(handle);
 	MUST(local != 0);
-	say_socket("connect", handle, "\"label\":\"%s\",\"errno\":0,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64, label, before, opened);
+	say_socket("connect", handle, "\"label\":\"%s\",\"errno\":0,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64,
+		   label, before, opened);
 	accepted = tcp_accept(listener, label);
 	send_exactly(handle, local); /* as many bytes as the number of the port */
 	closing = boot_ns();

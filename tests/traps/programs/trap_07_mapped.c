@@ -1,4 +1,5 @@
-/* Trap 7: an AF_INET6 socket that speaks IPv4. The connecting end, the accepting end, both and neither are such sockets. */
+/* Trap 7: an AF_INET6 socket that speaks IPv4. The connecting end, the accepting end, both and neither are such
+ * sockets. */
 #include "trap.h"
 
 #define PAYLOAD 1009

@@ -19,7 +19,8 @@ static void side(const char *label, size_t payload, struct gate arrived, struct 
 	before = boot_ns();
 	CHECK(connect(handle, (struct sockaddr *)&there.storage, there.length));
 	opened = boot_ns();
-	say_socket("connect", handle, "\"label\":\"%s\",\"errno\":0,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64, label, before, opened);
+	say_socket("connect", handle, "\"label\":\"%s\",\"errno\":0,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64,
+		   label, before, opened);
 	accepted = tcp_accept(listener, label);
 	send_exactly(handle, payload);
 	open_gate(arrived);

@@ -1,5 +1,6 @@
-/* Trap 19: a process in a pid namespace has another pid there. Two namespaces, one in the other; in each a process that executes,
- * connects and exits. The pids of the first namespace come from the kernel: credentials on a socket are translated for who receives. */
+/* Trap 19: a process in a pid namespace has another pid there. Two namespaces, one in the other; in each a process that
+ * executes, connects and exits. The pids of the first namespace come from the kernel: credentials on a socket are
+ * translated for who receives. */
 #include "trap.h"
 
 struct report {
@@ -83,7 +84,8 @@ static pid_t receive_report(int handle, struct report *report)
 {
 	char control[CMSG_SPACE(sizeof(struct ucred))];
 	struct iovec part = {report, sizeof(*report)};
-	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+	struct msghdr message = {
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
 	struct cmsghdr *header;
 	struct ucred credentials;
 
@@ -122,10 +124,11 @@ int main(int count, char **arguments)
 		accepted = tcp_accept(listener, "pidns");
 		host = receive_report(pair[0], &report);
 		report.ticks = start_ticks(host);
-		say("{\"what\":\"inmate\",\"label\":\"%s\",\"pid\":%d,\"vpid\":%d,\"ppid\":%d,\"start_ticks\":%" PRIu64 ",\"pidns\":%" PRIu64
-		    ",\"local_port\":%u,\"remote_port\":%u,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64 ",\"exit_code\":19}",
-		    report.label, host, report.inside, init, report.ticks, report.pidns, report.local, report.remote, report.before,
-		    report.after);
+		say("{\"what\":\"inmate\",\"label\":\"%s\",\"pid\":%d,\"vpid\":%d,\"ppid\":%d,\"start_ticks\":%" PRIu64
+		    ",\"pidns\":%" PRIu64 ",\"local_port\":%u,\"remote_port\":%u,\"before_ns\":%" PRIu64
+		    ",\"after_ns\":%" PRIu64 ",\"exit_code\":19}",
+		    report.label, host, report.inside, init, report.ticks, report.pidns, report.local, report.remote,
+		    report.before, report.after);
 		close(accepted);
 	}
 	wait_success(top);

@@ -1,5 +1,5 @@
-/* Trap 20: a pid comes again. A process connects and ends, then another with the very same pid executes, connects and ends, and a third.
- * The pid is asked for with clone3's set_tid (Linux 5.5), so that nothing has to wrap. */
+/* Trap 20: a pid comes again. A process connects and ends, then another with the very same pid executes, connects and
+ * ends, and a third. The pid is asked for with clone3's set_tid (Linux 5.5), so that nothing has to wrap. */
 #include <linux/sched.h>
 
 #include "trap.h"
@@ -74,7 +74,8 @@ int main(int count, char **arguments)
 		close(accepted);
 		status = wait_for(pid);
 		MUST(WIFEXITED(status) && WEXITSTATUS(status) == number + 1);
-		say("{\"what\":\"life\",\"pid\":%d,\"number\":%d,\"status\":%d,\"gone_ns\":%" PRIu64 "}", pid, number, status, boot_ns());
+		say("{\"what\":\"life\",\"pid\":%d,\"number\":%d,\"status\":%d,\"gone_ns\":%" PRIu64 "}", pid, number,
+		    status, boot_ns());
 		/* An entity is told apart by its start in ticks of 10 ms: let some pass. */
 		sleep_ms(50);
 	}

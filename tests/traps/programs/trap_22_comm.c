@@ -1,4 +1,5 @@
-/* Trap 22: a process may call itself what it likes. It takes a well-known name, with exactly 15 bytes and with more, and connects. */
+/* Trap 22: a process may call itself what it likes. It takes a well-known name, with exactly 15 bytes and with more,
+ * and connects. */
 #include "trap.h"
 
 static void named(int listener, const char *name)

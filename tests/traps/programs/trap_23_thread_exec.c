@@ -1,5 +1,5 @@
-/* Trap 23: a thread that is not the leader executes. The new image has the leader's id; the thread's own id is gone, as is every other
- * thread, and none of them exits as a process. */
+/* Trap 23: a thread that is not the leader executes. The new image has the leader's id; the thread's own id is gone, as
+ * is every other thread, and none of them exits as a process. */
 #include <pthread.h>
 
 #include "trap.h"

@@ -1,5 +1,5 @@
-/* Trap 24: execs that fail, each for a reason of its own, and one that seccomp answers with death. Each case is a process that
- * tries once and ends with a code of its own. */
+/* Trap 24: execs that fail, each for a reason of its own, and one that seccomp answers with death. Each case is a
+ * process that tries once and ends with a code of its own. */
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
@@ -41,8 +41,8 @@ static void attempt(const char *label, const char *path, int expected, unsigned 
 		execve(path, arguments, environment);
 		if (errno != expected)
 			die(label, __LINE__);
-		say("{\"what\":\"failed\",\"label\":\"%s\",\"pid\":%d,\"errno\":%d,\"path\":\"%s\",\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64
-		    "}",
+		say("{\"what\":\"failed\",\"label\":\"%s\",\"pid\":%d,\"errno\":%d,\"path\":\"%s\""
+		    ",\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64 "}",
 		    label, getpid(), expected, path == (char *)8 ? "" : path, before, boot_ns());
 		_exit(EXIT_CODE);
 	}

@@ -1,5 +1,6 @@
-/* Trap 25: argv is memory of the process, and the process may change it. Programs that overwrite their arguments the moment they run, and
- * execs whose arguments are rewritten by another task all the while: what the new image found is what was committed. */
+/* Trap 25: argv is memory of the process, and the process may change it. Programs that overwrite their arguments the
+ * moment they run, and execs whose arguments are rewritten by another task all the while: what the new image found is
+ * what was committed. */
 #include <sys/mman.h>
 
 #include "trap.h"
@@ -38,13 +39,14 @@ static void fill(char arguments[][LENGTH + 1], int round, char mark)
 
 int main(int count, char **arguments)
 {
-	char (*shared)[LENGTH + 1];
+	char(*shared)[LENGTH + 1];
 
 	(void)count;
 	if (getenv(CASE_VARIABLE) != NULL)
 		return wiping(arguments);
 	start_truth();
-	shared = mmap(NULL, sizeof(char[ARGUMENTS][LENGTH + 1]), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	shared = mmap(NULL, sizeof(char[ARGUMENTS][LENGTH + 1]), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+		      0);
 	MUST(shared != MAP_FAILED);
 	for (int round = 0; round < 2 * ROUNDS; round++) {
 		bool rewritten = round >= ROUNDS; /* the second half has a neighbour that rewrites the shared page */

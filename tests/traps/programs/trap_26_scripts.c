@@ -1,5 +1,6 @@
-/* Trap 26: what is executed is not what is named. Cases: a script with a #! line, one whose interpreter is a script, a file that
- * binfmt_misc hands to an interpreter, execveat of a descriptor with no path, and fexecve of a script. This program is its own interpreter. */
+/* Trap 26: what is executed is not what is named. Cases: a script with a #! line, one whose interpreter is a script, a
+ * file that binfmt_misc hands to an interpreter, execveat of a descriptor with no path, and fexecve of a script. This
+ * program is its own interpreter. */
 #include <sys/mount.h>
 
 #include "trap.h"
@@ -32,8 +33,8 @@ static void run(const char *label, const char *path, int descriptor)
 	if (WEXITSTATUS(wait_for(pid)) != 26)
 		die(label, __LINE__);
 	snprintf(text, sizeof(text), "%d", descriptor);
-	say("{\"what\":\"asked\",\"label\":\"%s\",\"pid\":%d,\"path\":\"%s\",\"descriptor\":%d,\"interpreter\":\"%s\"}", label, pid, path,
-	    descriptor, interpreter);
+	say("{\"what\":\"asked\",\"label\":\"%s\",\"pid\":%d,\"path\":\"%s\",\"descriptor\":%d,\"interpreter\":\"%s\"}",
+	    label, pid, path, descriptor, interpreter);
 }
 
 static void script(void)

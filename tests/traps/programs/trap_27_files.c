@@ -1,5 +1,6 @@
-/* Trap 27: executables without an honest path: a memfd, a file that is deleted before it runs, one that is deleted while it runs, and one on an
- * overlay. Each tells the device and inode of its own /proc/self/exe; the starter tells what stat says from outside. */
+/* Trap 27: executables without an honest path: a memfd, a file that is deleted before it runs, one that is deleted
+ * while it runs, and one on an overlay. Each tells the device and inode of its own /proc/self/exe; the starter tells
+ * what stat says from outside. */
 #include <sys/mman.h>
 #include <sys/mount.h>
 
@@ -32,8 +33,9 @@ static void start(const char *label, const char *path, int descriptor)
 	wait_gate(told);
 	snprintf(proc, sizeof(proc), "/proc/%d/exe", pid);
 	CHECK(stat(proc, &found));
-	say("{\"what\":\"outside\",\"label\":\"%s\",\"pid\":%d,\"path\":\"%s\",\"dev\":\"%u:%u\",\"inode\":%" PRIu64 "}", label, pid, path,
-	    major(found.st_dev), minor(found.st_dev), (uint64_t)found.st_ino);
+	say("{\"what\":\"outside\",\"label\":\"%s\",\"pid\":%d,\"path\":\"%s\",\"dev\":\"%u:%u\",\"inode\":%" PRIu64
+	    "}",
+	    label, pid, path, major(found.st_dev), minor(found.st_dev), (uint64_t)found.st_ino);
 	if (strcmp(label, "deleted-later") == 0)
 		CHECK(unlink(path));
 	open_gate(leave);
@@ -70,6 +72,7 @@ static void in_memory(void)
 
 static void on_overlay(const char *directory)
 {
+	const char *own = own_path(); /* before the mount namespace changes: where it is now */
 	char mounted[96], layers[128], options[600], path[160];
 	pid_t pid = spawn();
 
@@ -85,14 +88,15 @@ static void on_overlay(const char *directory)
 	snprintf(layers, sizeof(layers), "%s/lower", mounted);
 	CHECK(mkdir(layers, 0755));
 	snprintf(path, sizeof(path), "%s/layered", layers);
-	copy_file(own_path(), path, 0755);
+	copy_file(own, path, 0755);
 	snprintf(layers, sizeof(layers), "%s/upper", mounted);
 	CHECK(mkdir(layers, 0755));
 	snprintf(layers, sizeof(layers), "%s/work", mounted);
 	CHECK(mkdir(layers, 0755));
 	snprintf(layers, sizeof(layers), "%s/merged", mounted);
 	CHECK(mkdir(layers, 0755));
-	snprintf(options, sizeof(options), "lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work", mounted, mounted, mounted);
+	snprintf(options, sizeof(options), "lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work", mounted, mounted,
+		 mounted);
 	if (mount("overlay", layers, "overlay", 0, options) == -1) {
 		missing("overlay");
 		_exit(0);

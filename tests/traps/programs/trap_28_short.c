@@ -44,14 +44,16 @@ int main(int count, char **arguments)
 			}
 		}
 		if (number >= AT_ONCE) {
-			int done = number - AT_ONCE, accepted = CHECK(accept4(listeners[done], NULL, NULL, SOCK_CLOEXEC)), status;
+			int done = number - AT_ONCE,
+			    accepted = CHECK(accept4(listeners[done], NULL, NULL, SOCK_CLOEXEC)), status;
 			uint16_t peer = remote_port(accepted);
 
 			MUST(receive_all(accepted) == (size_t)done + 1);
 			close(accepted);
 			status = wait_for(pids[done]);
 			MUST(WEXITSTATUS(status) == done % 251);
-			say("{\"what\":\"blip\",\"number\":%d,\"pid\":%d,\"local_port\":%u,\"remote_port\":%u,\"status\":%d,\"gone_ns\":%" PRIu64 "}",
+			say("{\"what\":\"blip\",\"number\":%d,\"pid\":%d,\"local_port\":%u,\"remote_port\":%u"
+			    ",\"status\":%d,\"gone_ns\":%" PRIu64 "}",
 			    done, pids[done], peer, local_port(listeners[done]), status, boot_ns());
 			close(listeners[done]);
 		}

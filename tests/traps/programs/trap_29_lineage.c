@@ -1,5 +1,5 @@
-/* Trap 29: the parent now is not the parent at the fork. A vforked child that executes, a child made with CLONE_PARENT, and an
- * orphan that a subreaper took before it executed. This program is the subreaper. */
+/* Trap 29: the parent now is not the parent at the fork. A vforked child that executes, a child made with CLONE_PARENT,
+ * and an orphan that a subreaper took before it executed. This program is the subreaper. */
 #include "trap.h"
 
 static int told(char **arguments)
@@ -19,7 +19,8 @@ static void become(const char *label)
 
 static void say_lineage(const char *label, pid_t pid, pid_t forked_by, pid_t lineage)
 {
-	say("{\"what\":\"lineage\",\"label\":\"%s\",\"pid\":%d,\"forked_by\":%d,\"lineage\":%d}", label, pid, forked_by, lineage);
+	say("{\"what\":\"lineage\",\"label\":\"%s\",\"pid\":%d,\"forked_by\":%d,\"lineage\":%d}", label, pid, forked_by,
+	    lineage);
 }
 
 /* The child of vfork runs in the parent's memory until its exec. */

@@ -1,5 +1,6 @@
-/* Trap 30: processes end in many ways, and each ends once. The leader thread goes first and another ends the process; the last thread
- * just returns; kill -9, also when the leader is gone already; a signal that a thread brings on itself. */
+/* Trap 30: processes end in many ways, and each ends once. The leader thread goes first and another ends the process;
+ * the last thread just returns; kill -9, also when the leader is gone already; a signal that a thread brings on itself.
+ */
 #include <pthread.h>
 
 #include "trap.h"
@@ -19,7 +20,8 @@ static void *survivor(void *what)
 		for (;;)
 			sleep_ms(1000);
 	}
-	return NULL; /* "last-thread": with it the process ends; whose code counts changed in Linux 5.17, the wait status tells */
+	return NULL; /* "last-thread": with it the process ends; whose code counts changed in Linux 5.17, the wait
+			status tells */
 }
 
 static void thread_case(const char *label)
@@ -33,7 +35,8 @@ static void thread_case(const char *label)
 	alarm(LIFETIME_S);
 	MUST(pthread_create(&thread, NULL, survivor, (void *)label) == 0);
 	leaving = boot_ns();
-	say("{\"what\":\"leader-leaves\",\"label\":\"%s\",\"pid\":%d,\"before_ns\":%" PRIu64 "}", label, getpid(), leaving);
+	say("{\"what\":\"leader-leaves\",\"label\":\"%s\",\"pid\":%d,\"before_ns\":%" PRIu64 "}", label, getpid(),
+	    leaving);
 	syscall(SYS_exit, 33); /* this thread only */
 }
 
@@ -58,8 +61,9 @@ static void one(const char *label, bool threads, int signal)
 	}
 	status = wait_for(pid);
 	after = boot_ns();
-	say("{\"what\":\"ended\",\"label\":\"%s\",\"pid\":%d,\"status\":%d,\"before_ns\":%" PRIu64 ",\"gone_ns\":%" PRIu64 "}", label, pid,
-	    status, before, after);
+	say("{\"what\":\"ended\",\"label\":\"%s\",\"pid\":%d,\"status\":%d,\"before_ns\":%" PRIu64
+	    ",\"gone_ns\":%" PRIu64 "}",
+	    label, pid, status, before, after);
 }
 
 int main(void)

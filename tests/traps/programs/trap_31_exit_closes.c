@@ -1,5 +1,6 @@
-/* Trap 31: processes that end without closing their connections. The end closes them: with nothing left to say, with bytes that were
- * never read (a reset), with bytes that the other side has yet to take (the connection outlives the process), and on the accepting side. */
+/* Trap 31: processes that end without closing their connections. The end closes them: with nothing left to say, with
+ * bytes that were never read (a reset), with bytes that the other side has yet to take (the connection outlives the
+ * process), and on the accepting side. */
 #include "trap.h"
 
 #define PAYLOAD 1009
@@ -7,7 +8,8 @@
 
 static void leave(const char *label, pid_t pid, int status)
 {
-	say("{\"what\":\"ended\",\"label\":\"%s\",\"pid\":%d,\"status\":%d,\"gone_ns\":%" PRIu64 "}", label, pid, status, boot_ns());
+	say("{\"what\":\"ended\",\"label\":\"%s\",\"pid\":%d,\"status\":%d,\"gone_ns\":%" PRIu64 "}", label, pid,
+	    status, boot_ns());
 }
 
 /* The child connects and sends, the parent accepts. */
@@ -102,7 +104,8 @@ static void unsent(void)
 	MUST(receive_all(accepted) == queued);
 	close(accepted);
 	life = wait_gone(peer, port) - begun;
-	say("{\"what\":\"outlived\",\"label\":\"unsent\",\"pid\":%d,\"local_port\":%u,\"reaped_ns\":%" PRIu64 "}", pid, peer, reaped);
+	say("{\"what\":\"outlived\",\"label\":\"unsent\",\"pid\":%d,\"local_port\":%u,\"reaped_ns\":%" PRIu64 "}", pid,
+	    peer, reaped);
 	say_close("unsent", pid, peer, port, queued, 0, "FIN_WAIT2", 0, 300000000, life);
 	say_close("unsent", getpid(), port, peer, 0, queued, "LAST_ACK", 0, 300000000, life);
 	close(listener);

@@ -1,5 +1,6 @@
-/* Trap 32: close() is not the end of a connection. Shutdown, half-close, resets from either side, and TIME_WAIT with the same four numbers used
- * again: for each the state the kernel left, the bytes both ways and the bounds of the life, and one end for each side. */
+/* Trap 32: close() is not the end of a connection. Shutdown, half-close, resets from either side, and TIME_WAIT with
+ * the same four numbers used again: for each the state the kernel left, the bytes both ways and the bounds of the life,
+ * and one end for each side. */
 #include "trap.h"
 
 #define REQUEST 1009
@@ -29,7 +30,8 @@ static struct pair new_pair(const char *label, uint16_t port, uint16_t local)
 	CHECK(connect(pair.client, (struct sockaddr *)&there.storage, there.length));
 	pair.opened = boot_ns();
 	pair.local = local_port(pair.client);
-	say_socket("connect", pair.client, "\"label\":\"%s\",\"errno\":0,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64, label, pair.before,
+	say_socket("connect", pair.client,
+		   "\"label\":\"%s\",\"errno\":0,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64, label, pair.before,
 		   pair.opened);
 	pair.server = tcp_accept(pair.listener, label);
 	return pair;
@@ -48,8 +50,8 @@ static void reply(struct pair pair)
 }
 
 /* Both ends of a connection that has ended: what the client's and the server's records must hold. */
-static void tell(const char *label, struct pair pair, size_t sent, size_t received, const char *client_state, int client_errno,
-		 const char *server_state, int server_errno, uint64_t ending)
+static void tell(const char *label, struct pair pair, size_t sent, size_t received, const char *client_state,
+		 int client_errno, const char *server_state, int server_errno, uint64_t ending)
 {
 	uint64_t life = wait_gone(pair.local, pair.port) - pair.before, least = ending - pair.opened;
 
@@ -86,7 +88,8 @@ static void server_first(void)
 	tell("server-first", pair, REQUEST, REPLY, "LAST_ACK", 0, "FIN_WAIT2", 0, ending);
 }
 
-/* shutdown() of both ways ends the connection long before the descriptors are closed: the records must not wait for that, nor come twice. */
+/* shutdown() of both ways ends the connection long before the descriptors are closed: the records must not wait for
+ * that, nor come twice. */
 static void shut_down(void)
 {
 	struct pair pair = new_pair("shutdown", 0, 0);
@@ -180,7 +183,8 @@ static void reset_after_fin(void)
 	close(pair.server);
 }
 
-/* The four numbers rest in TIME_WAIT and are used again at once: another connection, with bytes and a life of its own. */
+/* The four numbers rest in TIME_WAIT and are used again at once: another connection, with bytes and a life of its own.
+ */
 static void time_wait(void)
 {
 	struct pair pair = new_pair("time-wait", 0, 0);

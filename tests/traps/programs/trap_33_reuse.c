@@ -1,5 +1,5 @@
-/* Trap 33: socket memory is used again at once. Many short connections, one after the other, every second one ended by a reset; the n-th
- * sends n bytes. A "pair" line names the ports of each. */
+/* Trap 33: socket memory is used again at once. Many short connections, one after the other, every second one ended by
+ * a reset; the n-th sends n bytes. A "pair" line names the ports of each. */
 #include "trap.h"
 
 #define CONNECTIONS 1009
@@ -28,8 +28,8 @@ int main(void)
 			CHECK(setsockopt(handle, SOL_SOCKET, SO_LINGER, &now, sizeof(now)));
 		close(handle);
 		close(accepted);
-		say("{\"what\":\"pair\",\"number\":%d,\"pid\":%d,\"local_port\":%u,\"remote_port\":%u,\"reset\":%s,\"before_ns\":%" PRIu64
-		    ",\"after_ns\":%" PRIu64 "}",
+		say("{\"what\":\"pair\",\"number\":%d,\"pid\":%d,\"local_port\":%u,\"remote_port\":%u"
+		    ",\"reset\":%s,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64 "}",
 		    number, getpid(), local, port, number % 2 ? "true" : "false", before, boot_ns());
 	}
 	close(listener);

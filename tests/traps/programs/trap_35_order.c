@@ -1,5 +1,6 @@
-/* Trap 35: each CPU has a ring of its own. Two processes on two CPUs take turns, each step caused by the one before: a refused
- * connect to an address that carries the number of the step, or, every fourth time, a child that executes and ends. */
+/* Trap 35: each CPU has a ring of its own. Two processes on two CPUs take turns, each step caused by the one before: a
+ * refused connect to an address that carries the number of the step, or, every fourth time, a child that executes and
+ * ends. */
 #include "trap.h"
 
 #define STEPS 211
@@ -47,8 +48,9 @@ static void player(int which, uint16_t port, struct gate mine, struct gate other
 			child = exec_step(number);
 		else
 			connect_step(number, port);
-		say("{\"what\":\"step\",\"number\":%d,\"pid\":%d,\"child\":%d,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64 "}", number,
-		    getpid(), child, before, boot_ns());
+		say("{\"what\":\"step\",\"number\":%d,\"pid\":%d,\"child\":%d,\"before_ns\":%" PRIu64
+		    ",\"after_ns\":%" PRIu64 "}",
+		    number, getpid(), child, before, boot_ns());
 		open_gate(other);
 	}
 	_exit(0);

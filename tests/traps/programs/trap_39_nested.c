@@ -1,6 +1,7 @@
-/* Trap 39: scratch memory of a CPU that is overwritten while a probe still uses it. Execs with long arguments on every CPU at once, some of
- * them by real-time processes that push the others aside, while connections and timers keep the softirqs busy. The last argument is
- * a checksum (FNV-1a, 64 bits) of those between the second and it, each with its end mark. */
+/* Trap 39: scratch memory of a CPU that is overwritten while a probe still uses it. Execs with long arguments on every
+ * CPU at once, some of them by real-time processes that push the others aside, while connections and timers keep the
+ * softirqs busy. The last argument is a checksum (FNV-1a, 64 bits) of those between the second and it, each with its
+ * end mark. */
 #include "trap.h"
 
 #define RUNNERS 4
@@ -55,7 +56,8 @@ static void runner(int which)
 		}
 		status = wait_for(pid);
 		MUST(WEXITSTATUS(status) == 39);
-		say("{\"what\":\"storm\",\"runner\":%d,\"number\":%d,\"pid\":%d,\"checksum\":\"%s\"}", which, number, pid, sum_text);
+		say("{\"what\":\"storm\",\"runner\":%d,\"number\":%d,\"pid\":%d,\"checksum\":\"%s\"}", which, number,
+		    pid, sum_text);
 		if (number % 8 == 7)
 			sleep_ms(1); /* let the ones of lower priority have a turn */
 	}
@@ -67,7 +69,8 @@ static void ignore(int signal)
 	(void)signal;
 }
 
-/* Connections on one CPU, with a timer that interrupts them a thousand times a second; ends when the gate's other end is gone. */
+/* Connections on one CPU, with a timer that interrupts them a thousand times a second; ends when the gate's other end
+ * is gone. */
 static void maker(int cpu, struct gate over)
 {
 	struct itimerval often = {{0, 1000}, {0, 1000}};

@@ -1,5 +1,5 @@
-/* Trap 42: names that break parsers and terminals: line ends, escape sequences, bytes that are no UTF-8, in the name, the path, the working
- * directory and the arguments, and arguments of 4 KiB, of 2 MiB, and ten thousand of them. */
+/* Trap 42: names that break parsers and terminals: line ends, escape sequences, bytes that are no UTF-8, in the name,
+ * the path, the working directory and the arguments, and arguments of 4 KiB, of 2 MiB, and ten thousand of them. */
 #include "trap.h"
 
 #define IMAGE "im\nage\x1b[2J\xc3(\xff"
@@ -18,7 +18,8 @@ static int told(int count, char **arguments)
 		total += strlen(arguments[index]) + 1;
 	if (total < 6144)
 		say_exec(label, arguments);
-	say("{\"what\":\"counted\",\"label\":\"%s\",\"pid\":%d,\"count\":%d,\"total\":%zu}", label, getpid(), count, total);
+	say("{\"what\":\"counted\",\"label\":\"%s\",\"pid\":%d,\"count\":%d,\"total\":%zu}", label, getpid(), count,
+	    total);
 	return 42;
 }
 
@@ -84,16 +85,28 @@ static void hostile_paths(void)
 
 static void hostile_arguments(void)
 {
-	char *arguments[] = {"args", "line\nend\r", "\x1b[31mred\x1b]0;title\x07", "\xff\xfe\xc3(", "", "quote\"back\\slash", "\xe2\x80\xae",
-			     "\xed\xa0\x80", "caf\xc3\xa9", "\x7f\xc2\x9b""31m", NULL};
+	char *arguments[] = {"args",
+			     "line\nend\r",
+			     "\x1b[31mred\x1b]0;title\x07",
+			     "\xff\xfe\xc3(",
+			     "",
+			     "quote\"back\\slash",
+			     "\xe2\x80\xae",
+			     "\xed\xa0\x80",
+			     "caf\xc3\xa9",
+			     "\x7f\xc2\x9b"
+			     "31m",
+			     NULL};
 
 	run("arguments", own_path(), arguments);
 }
 
 static void long_arguments(void)
 {
-	char *plain[] = {"plain", filled('a', 4096), "after", NULL}, *control[] = {"control", filled('\x01', 5000), "after", NULL},
-	     *invalid[] = {"invalid", filled('\xff', 5000), "after", NULL}, *huge[22], **many = calloc(10008, sizeof(char *));
+	char *plain[] = {"plain", filled('a', 4096), "after", NULL},
+	     *control[] = {"control", filled('\x01', 5000), "after", NULL},
+	     *invalid[] = {"invalid", filled('\xff', 5000), "after", NULL}, *huge[22],
+	     **many = calloc(10008, sizeof(char *));
 
 	run("long", own_path(), plain);
 	run("long-control", own_path(), control);

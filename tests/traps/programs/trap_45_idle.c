@@ -1,4 +1,5 @@
-/* Trap 45: a connection on which nothing happens for a while is still open. Keepalive is off, both ends sleep, then one byte goes each way. */
+/* Trap 45: a connection on which nothing happens for a while is still open. Keepalive is off, both ends sleep, then one
+ * byte goes each way. */
 #include "trap.h"
 
 #define SILENCE_S 8

@@ -1,5 +1,6 @@
-/* Trap 48: a time namespace shifts the start times a process sees of itself and others, and in a pid namespace whose numbers wrap the same
- * pid comes again and again among 64 busy neighbours. What the first namespaces see never shifts and never repeats. */
+/* Trap 48: a time namespace shifts the start times a process sees of itself and others, and in a pid namespace whose
+ * numbers wrap the same pid comes again and again among 64 busy neighbours. What the first namespaces see never shifts
+ * and never repeats. */
 #include <linux/sched.h>
 
 #include "trap.h"
@@ -45,17 +46,19 @@ static pid_t observe(const char *label, int listener, int reports, pid_t vpid, i
 {
 	char control[CMSG_SPACE(sizeof(struct ucred))], byte;
 	struct iovec part = {&byte, 1};
-	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+	struct msghdr message = {
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
 	int accepted = tcp_accept(listener, label);
 	struct ucred credentials;
 
 	MUST(recvmsg(reports, &message, 0) == 1);
 	MUST(CMSG_FIRSTHDR(&message) != NULL && CMSG_FIRSTHDR(&message)->cmsg_type == SCM_CREDENTIALS);
 	memcpy(&credentials, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(credentials));
-	say("{\"what\":\"life\",\"label\":\"%s\",\"pid\":%d,\"vpid\":%d,\"start_ticks\":%" PRIu64 ",\"code\":%d,\"local_port\":%u,\"remote_port\":%u"
+	say("{\"what\":\"life\",\"label\":\"%s\",\"pid\":%d,\"vpid\":%d,\"start_ticks\":%" PRIu64
+	    ",\"code\":%d,\"local_port\":%u,\"remote_port\":%u"
 	    ",\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64 "}",
-	    label, credentials.pid, vpid ? vpid : credentials.pid, start_ticks(credentials.pid), code, remote_port(accepted),
-	    local_port(accepted), before, boot_ns());
+	    label, credentials.pid, vpid ? vpid : credentials.pid, start_ticks(credentials.pid), code,
+	    remote_port(accepted), local_port(accepted), before, boot_ns());
 	close(accepted);
 	return credentials.pid;
 }
@@ -125,7 +128,8 @@ static void wrapping(uint16_t port, struct gate next, struct gate done)
 	snprintf(text, sizeof(text), "%ld", highest - 40);
 	write_file("/proc/sys/kernel/ns_last_pid", text);
 	for (int round = 0; round < LIVES; round++) {
-		struct clone_args request = {.exit_signal = SIGCHLD, .set_tid = (uint64_t)(uintptr_t)&wanted, .set_tid_size = 1};
+		struct clone_args request = {
+			.exit_signal = SIGCHLD, .set_tid = (uint64_t)(uintptr_t)&wanted, .set_tid_size = 1};
 		pid_t pid;
 		int status;
 
