@@ -87,10 +87,10 @@ def notices() -> Iterator[Event]:
     coverage = live._coverage(found, live.Options(filters))
     started = facts.started() | {"loginuid": 1000, "sudo_uid": 1000, "terminal": "/dev/pts/0"}
     loss = Loss("exec", "emit", 3, NOW, NOW + SECOND, [0], {"no_space": 3})
-    yield Notice("tracer-coverage", "state", NOW, {"coverage": coverage})
-    yield Notice("tracer-session-start", "event", NOW, {"session": started})
+    yield Notice("tracer-coverage", NOW, "state", {"coverage": coverage})
+    yield Notice("tracer-session-start", NOW, "event", {"session": started})
     yield Engine._loss_notice(loss, NOW)
-    yield Notice("tracer-ledger", "metric", NOW, {"ledger": ledger()})
+    yield Notice("tracer-ledger", NOW, "metric", {"ledger": ledger()})
 
 
 def events() -> Iterator[Event]:

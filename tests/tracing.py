@@ -88,7 +88,7 @@ def shorten(event: Event) -> str:
 
 
 def assert_complete(ledger: dict[str, Any]) -> None:
-    """The ledger is the final one, nothing was lost or missed, and attempts are the sum of the other terms everywhere."""
+    """The ledger is the final one, nothing was lost or missed, and attempts are the sum of the other terms."""
     assert ledger["final"] is True, ledger
     assert ledger["balanced"] is True, ledger
     assert ledger["complete"] is True, ledger

@@ -129,7 +129,10 @@ class Parent(NamedTuple):
 
 
 class Process:
-    """One process: (tgid, start) is its identity, everything else may change or be unknown."""
+    """A process as it was at one moment: (tgid, start) is its identity, everything else may be unknown.
+
+    Not changed once an event holds it: when something of the process changes, there is a new object.
+    """
 
     __slots__ = (
         "audit_session",
@@ -166,7 +169,7 @@ class Process:
         self.session = self.group = self.netns = self.pidns = self.cgroup = 0
         self.loginuid = self.audit_session = UNSET_ID
         self.exited = 0  # when, or 0
-        self.rendered: Any = None  # kept by a format, dropped whenever the process changes
+        self.rendered: Any = None  # kept by a format
 
 
 class ProcessEvent(NamedTuple):
@@ -247,8 +250,8 @@ class Notice(NamedTuple):
     """What the tracer says of itself: ``action`` as in event.action, ``body`` goes under ``tracer``."""
 
     action: str
-    event_kind: str  # ECS event.kind
     time: int
+    event_kind: str  # ECS event.kind
     body: dict[str, Any]
 
 

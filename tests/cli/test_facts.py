@@ -120,5 +120,5 @@ def test_names_of_a_strange_file(tmp_path: Path, text: str, found: dict[int, str
     """The first name of each id; lines that are none are skipped, and bytes that are no text replaced."""
     path = tmp_path / "passwd"
     path.write_bytes(text.encode(errors="surrogateescape"))
-    assert facts._names(str(path)) == found
-    assert facts._names(str(tmp_path / "missing")) == {}
+    assert facts.names(str(path)) == found
+    assert facts.names(str(tmp_path / "missing")) == {}

@@ -92,4 +92,4 @@ def exited(status: int, flags: int = 0) -> ProcessExited:
 
 def notice(action: str, **body: Any) -> Notice:
     """A notice with this body."""
-    return Notice(action, "event", NOW, body)
+    return Notice(action, NOW, "event", body)

@@ -1,14 +1,5 @@
-"""ECS lines: fields that ECS has, with its types and values; our own under tracer; valid and short whatever comes."""
+"""ECS lines: fields that ECS has, with its types and values, our own under tracer, each fact in its place."""
 
-import csv
-import ipaddress
-import json
-import os
-import re
-from base64 import b64decode
-from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,240 +8,38 @@ from hypothesis import strategies as st
 
 from tests import wire
 from tests.formats import events
+from tests.formats.ecs_lines import (
+    FIELDS,
+    KINDS,
+    OUTCOMES,
+    TYPES,
+    VERSION,
+    bare_process,
+    check,
+    full_process,
+    leaves,
+    notices,
+    own_list,
+    own_values,
+    read,
+    shown,
+)
 from tests.formats.events import NOW, OFFSET, SECOND, SESSION
 from tracer.formats.ecs import ECS_VERSION, Ecs
 from tracer.model import (
-    RING_KINDS,
     TCP_STATES,
     Event,
     ExecFailed,
     Flag,
-    Image,
     Kind,
     Notice,
-    Parent,
     Process,
     ProcessEvent,
     ProcessExited,
     Role,
 )
-from tracer.pipeline.engine import Engine
-from tracer.pipeline.view import Filters
 
-LINE_BYTES = 32_000
-VERSION = "9.4.0"
-
-# The fields of ECS 9.4.0 that we use, checked by hand against its list; [] is a field that ECS has as an array.
-FIELDS = {
-    "@timestamp": "date",
-    "agent.ephemeral_id": "keyword",
-    "agent.id": "keyword",
-    "agent.name": "keyword",
-    "agent.type": "keyword",
-    "agent.version": "keyword",
-    "client.bytes": "long",
-    "client.ip": "ip",
-    "client.port": "long",
-    "destination.bytes": "long",
-    "destination.ip": "ip",
-    "destination.port": "long",
-    "ecs.version": "keyword",
-    "error.code": "keyword",
-    "event.action": "keyword",
-    "event.category": "keyword[]",
-    "event.duration": "long",
-    "event.kind": "keyword",
-    "event.outcome": "keyword",
-    "event.sequence": "long",
-    "event.type": "keyword[]",
-    "host.architecture": "keyword",
-    "host.boot.id": "keyword",
-    "host.hostname": "keyword",
-    "host.id": "keyword",
-    "host.name": "keyword",
-    "host.os.kernel": "keyword",
-    "host.os.type": "keyword",
-    "network.bytes": "long",
-    "network.community_id": "keyword",
-    "network.direction": "keyword",
-    "network.iana_number": "keyword",
-    "network.transport": "keyword",
-    "network.type": "keyword",
-    "process.args": "keyword[]",
-    "process.args_count": "long",
-    "process.command_line": "wildcard",
-    "process.end": "date",
-    "process.entity_id": "keyword",
-    "process.executable": "keyword",
-    "process.exit_code": "long",
-    "process.group.id": "keyword",
-    "process.group.name": "keyword",
-    "process.group_leader.pid": "long",
-    "process.name": "keyword",
-    "process.parent.entity_id": "keyword",
-    "process.parent.executable": "keyword",
-    "process.parent.name": "keyword",
-    "process.parent.pid": "long",
-    "process.pid": "long",
-    "process.session_leader.pid": "long",
-    "process.start": "date",
-    "process.thread.id": "long",
-    "process.user.id": "keyword",
-    "process.user.name": "keyword",
-    "process.vpid": "long",
-    "process.working_directory": "keyword",
-    "related.ip": "ip[]",
-    "server.bytes": "long",
-    "server.ip": "ip",
-    "server.port": "long",
-    "source.bytes": "long",
-    "source.ip": "ip",
-    "source.port": "long",
-}
-# The values of ECS 9.4.0 that we use, and the types that it expects for a category.
-KINDS = {"event", "state", "metric"}
-TYPES = {
-    "process": {"access", "change", "end", "info", "start"},
-    "network": {"access", "allowed", "connection", "denied", "end", "info", "protocol", "start"},
-}
-OUTCOMES = {"success", "failure", "unknown"}
-MAY_BE_EMPTY = {"process.args", "process.command_line"}  # one argument that is empty
-STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z")
 HAS_LISTS = pytest.mark.may_skip("the field list of ECS itself is no part of this project")
-
-
-@cache
-def own_list() -> dict[str, str]:
-    """ECS's own field list, where TRACER_ECS_FIELDS names it (generated/csv/fields.csv of the ECS project)."""
-    name = os.environ.get("TRACER_ECS_FIELDS")
-    if not name:
-        return {}
-    with Path(name).open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert {row["ECS_Version"] for row in rows} == {VERSION}
-    return {row["Field"]: row["Type"] + "[]" * ("array" in row["Normalization"]) for row in rows}
-
-
-@cache
-def own_values() -> dict[str, Any]:
-    """ECS's own allowed values, where TRACER_ECS_VALUES names a JSON file of them."""
-    name = os.environ.get("TRACER_ECS_VALUES")
-    found: dict[str, Any] = json.loads(Path(name).read_text()) if name else {}
-    return found
-
-
-def rendered(event: Event, offset: int = OFFSET, sequence: int = 7) -> bytes:
-    """The line of an event."""
-    return Ecs(SESSION).render(event, offset, sequence)
-
-
-def read(line: bytes) -> dict[str, Any]:
-    """A line as the standard library's parser reads it, which must take it as it is."""
-    assert line.endswith(b"\n")
-    assert line.count(b"\n") == 1
-    assert len(line) < LINE_BYTES
-    found: dict[str, Any] = json.loads(line.decode(), parse_constant=pytest.fail)
-    return found
-
-
-def shown(event: Event, **options: Any) -> dict[str, Any]:
-    """What a line says."""
-    return read(rendered(event, **options))
-
-
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The fields of a document by their dotted names."""
-    if isinstance(value, dict):
-        assert value or path.startswith("tracer."), f"{path} is empty"
-        for name, part in value.items():
-            yield from leaves(part, f"{path}.{name}" if path else name)
-    else:
-        yield path, value
-
-
-def is_of(kind: str, value: Any) -> bool:
-    """Whether a value is of an ECS type."""
-    if kind == "date":
-        return isinstance(value, str) and STAMP.fullmatch(value) is not None
-    if kind == "ip":
-        return isinstance(value, str) and str(ipaddress.ip_address(value)) == value
-    if kind == "long":
-        return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
-    assert kind in ("keyword", "wildcard", "match_only_text"), kind
-    return isinstance(value, str) and value != ""
-
-
-def check(document: dict[str, Any]) -> None:
-    """Every field is one of ECS, with its type, or is under tracer; nothing is null; event.* has allowed values."""
-    fields = own_list() or FIELDS
-    for name, value in leaves(document):
-        assert value is not None, name
-        if name.startswith("tracer."):
-            assert not isinstance(value, list) or None not in value, name
-            continue
-        assert name in fields, f"{name} is no field of ECS"
-        kind = fields[name]
-        if kind.endswith("[]"):
-            assert isinstance(value, list), name
-            assert value, name
-            assert all(is_of(kind[:-2], each) or (name in MAY_BE_EMPTY and each == "") for each in value), name
-        elif not (name in MAY_BE_EMPTY and value == ""):
-            assert is_of(kind, value), (name, value)
-    check_values(document["event"])
-    assert document["ecs"]["version"] == VERSION
-    assert document["tracer"]["schema"] == 1
-    assert document["tracer"]["backend"] == SESSION.backend
-
-
-def check_values(event: dict[str, Any]) -> None:
-    """event.kind, category, type and outcome have values that ECS allows, together."""
-    values = own_values()
-    kinds = set(values.get("event.kind", ())) or KINDS
-    outcomes = set(values.get("event.outcome", ())) or OUTCOMES
-    types = {name: set(row["expected_event_types"]) for name, row in values.get("event.category", {}).items()} or TYPES
-    assert event["kind"] in kinds
-    assert event.get("outcome", "unknown") in outcomes
-    assert ("category" in event) == ("type" in event)
-    for category in event.get("category", ()):
-        assert set(event["type"]) <= types[category]
-
-
-def full_process() -> Process:
-    """A process of which everything is known."""
-    made = events.process(b"curl", uid=33)
-    made.gid, made.euid, made.egid, made.vpid = 0, 0, 0, 7
-    made.session, made.group, made.netns, made.pidns, made.cgroup = 100, 200, 4026531840, 4026531836, 55
-    made.loginuid, made.audit_session = 1000, 3
-    made.image = Image(
-        1,
-        b"/usr/bin/env",
-        b"/srv",
-        b"./run",
-        b"/usr/bin/env",
-        b"env\0\0a b\0",
-        3,
-        9,
-        8 << 20 | 1,
-        99,
-        b"x.scope",
-        int(Flag.SCRIPT | Flag.DELETED | Flag.EXECFD | Flag.DETACHED | Flag.TRUNCATED_ARGS | Flag.TRUNCATED_FILE),
-    )
-    return made
-
-
-def bare_process() -> Process:
-    """A process of which only the identity is known."""
-    return Process(5, 77, "entity", b"x")
-
-
-def notices() -> list[Notice]:
-    """What the tracer says of itself, as the engine makes it."""
-    engine = Engine(wire.BOOT_ID, Filters(kinds=frozenset(RING_KINDS)))
-    failed = {"attempts": 5, "failed": 2, "no_space": 2, "map_full": 1, "failed_first": NOW, "failed_last": NOW + 5}
-    turn = wire.turn(counters=wire.tallies({(1, Kind.CLOSE): failed}), last=True, missed={"process_exec": 1})
-    made = [*engine.feed(wire.start()), *engine.feed(turn), engine.statement(turn)]
-    assert len(made) == 4
-    return [event for event in made if isinstance(event, Notice)]
 
 
 def corpus() -> list[Event]:
@@ -557,165 +346,3 @@ def test_loss_is_an_interval_of_wall_time() -> None:
         "cpus": [1],
         "causes": {"no_space": 2},
     }
-
-
-# Bytes that may be anything.
-
-LONG = 12_288  # ARGS_BYTES of bpf/tracer.h
-PATHS = 4096  # PATH_BYTES
-HOSTILE = {
-    "invalid": b"\xff",
-    "control": b"\x01",
-    "escape": b"\x1b",
-    "quote": b'"',
-    "backslash": b"\\",
-    "newline": b"\n",
-    "delete": b"\x7f",
-    "surrogate": b"\xed\xa0\x80",
-    "wide": "😀".encode(),
-    "separator": "\u2028".encode(),
-    "empty": b"\0",
-    "plain": b"x",
-}
-SHAPES = ["exec", "found", "failed", "exited", "connect"]
-
-
-def filled(unit: bytes, size: int) -> bytes:
-    """So many bytes of a unit."""
-    return (unit * size)[:size]
-
-
-def hostile(shape: str, unit: bytes) -> Event:
-    """An event whose every text is as long as the probes let it be, of one unit."""
-    path = b"/" + filled(unit.replace(b"\0", b"x"), PATHS - 1)
-    name = filled(unit.replace(b"\0", b"x"), 15)
-    args = filled(unit, LONG - 1) + b"\0"
-    file = filled(unit.replace(b"\0", b"x"), 1023)
-    process = full_process()
-    process.comm = name
-    process.parent = Parent(4200, 5, "parent", name, path)
-    process.image = Image(1, path, path, file, file, args, LONG, 99_999, 1, 1, filled(unit, 255), int(Flag.SCRIPT))
-    if shape == "failed":
-        return ExecFailed(Kind.EXEC_FAILED, NOW, True, process, 5, 2, file, args, 0)
-    if shape == "exited":
-        return ProcessExited(Kind.EXIT, NOW, True, process, 5, 9, 1, 1, 0)
-    if shape == "connect":
-        return events.socket(Kind.CLOSE, process=process, late=True)
-    return ProcessEvent(Kind.EXEC if shape == "exec" else Kind.PROCESS_FOUND, NOW, True, process, 5)
-
-
-@pytest.mark.parametrize("unit", HOSTILE.values(), ids=HOSTILE)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_longest_hostile_line_fits(shape: str, unit: bytes) -> None:
-    """However long and whatever its bytes, a line is valid, under the limit, and says who did what."""
-    document = shown(hostile(shape, unit))
-    check(document)
-    assert document["process"]["pid"] == 4242
-    assert document["process"]["entity_id"] == "entity"
-    assert document["process"]["parent"]["pid"] == 4200
-
-
-@pytest.mark.parametrize("unit", HOSTILE.values(), ids=HOSTILE)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_what_was_cut_is_named(shape: str, unit: bytes) -> None:
-    """A field that is not whole is named in tracer.truncated, and one that is whole is not."""
-    event = hostile(shape, unit)
-    document = shown(event)
-    truncated = set(document["tracer"].get("truncated", ()))
-    assert not isinstance(event, Notice)
-    process = event.process
-    assert process is not None
-    assert process.image is not None
-    assert process.parent is not None
-    whole: dict[str, Any] = {
-        "process.executable": process.image.executable.decode(errors="backslashreplace"),
-        "process.parent.executable": process.parent.executable.decode(errors="backslashreplace"),
-    }
-    if shape in ("exec", "found"):
-        args = process.image.args[:-1].decode(errors="backslashreplace")
-        whole["process.args"] = args.split("\0")
-        whole["process.command_line"] = args.replace("\0", " ")
-        whole["process.working_directory"] = process.image.cwd.decode(errors="backslashreplace")
-    if isinstance(event, ExecFailed):
-        whole["tracer.exec.args"] = event.args[:-1].decode(errors="backslashreplace").split("\0")
-        whole["tracer.exec.requested"] = event.requested.decode(errors="backslashreplace")
-    present = dict(leaves(document))
-    assert {name for name, text in whole.items() if present.get(name) != text} == truncated & whole.keys()
-
-
-TEXTS = st.binary(max_size=40).map(lambda raw: raw.replace(b"\0", b""))
-
-
-@given(
-    st.sampled_from(SHAPES),
-    st.fixed_dictionaries(dict.fromkeys(["comm", "exe", "cwd", "file", "interp", "cgroup", "parent", "above"], TEXTS)),
-    st.lists(TEXTS, min_size=1, max_size=6),
-)
-def test_any_bytes_are_told_and_kept(shape: str, texts: dict[str, bytes], args: list[bytes]) -> None:
-    """Any bytes make a valid line; what is not UTF-8 is shown with escapes and kept as it was, in base64."""
-    joined = b"\0".join(args)
-    process = full_process()
-    process.comm = texts["comm"] or b"x"
-    process.parent = Parent(4200, 5, "parent", texts["above"], texts["parent"])
-    process.image = Image(
-        1,
-        texts["exe"],
-        texts["cwd"],
-        texts["file"],
-        texts["interp"],
-        joined + b"\0",
-        len(args),
-        len(joined) + 1,
-        1,
-        1,
-        texts["cgroup"],
-        0,
-    )
-    event = hostile(shape, b"x")
-    assert not isinstance(event, Notice)
-    event = event._replace(process=process)
-    if isinstance(event, ExecFailed):
-        event = event._replace(requested=texts["file"] or b"x", args=joined + b"\0")
-    document = shown(event)
-    check(document)
-    assert document["process"]["name"] == process.comm.decode(errors="backslashreplace")
-    expected = {process.comm, texts["exe"], texts["parent"], texts["above"]}
-    if shape in ("exec", "found"):
-        expected |= {texts["cwd"], texts["file"], texts["interp"], joined}
-        assert document["process"]["args"] == joined.decode(errors="backslashreplace").split("\0")
-    elif shape == "failed":
-        expected |= {texts["file"], joined}
-    if shape != "connect":
-        expected.add(texts["cgroup"])
-    kept = {b64decode(text, validate=True) for text in document["tracer"].get("raw", {}).values()}
-    assert kept == {raw for raw in expected if raw != raw.decode(errors="ignore").encode()}
-
-
-def test_name_of_a_raw_field() -> None:
-    """Raw bytes are found under the name of their field."""
-    process = full_process()
-    process.comm = b"a\xff"
-    assert process.image is not None
-    process.image = process.image._replace(executable=b"/b\xff", args=b"c\xff\0d\0")
-    raw = shown(ProcessEvent(Kind.EXEC, NOW, False, process, 5))["tracer"]["raw"]
-    assert {name: b64decode(text) for name, text in raw.items()} == {
-        "process.name": b"a\xff",
-        "process.executable": b"/b\xff",
-        "process.args": b"c\xff\0d",
-    }
-
-
-def test_arguments_that_look_like_escapes() -> None:
-    """Text that looks like JSON's own escapes stays text, and splits no argument."""
-    args = [rb"\u0000", rb"a\u0000b", b"\\", b'"', b'","', b"\\\\u0000", b"\x00"[:0]]
-    found = shown(events.executed(events.image(*args)))["process"]
-    assert found["args"] == [arg.decode() for arg in args]
-    assert found["command_line"] == " ".join(arg.decode() for arg in args)
-
-
-def test_long_command_line_of_the_tracer_itself() -> None:
-    """What somebody gave the tracer on its own command line makes no line too long either."""
-    line = ["tracer", "live", *["--comm", "\x01" * 4000] * 10]
-    document = shown(events.notice("tracer-session-start", session={"command_line": line}))
-    check(document)
-    assert "tracer.session.command_line" in document["tracer"]["truncated"]

@@ -89,7 +89,12 @@ def test_life_of_a_process(engine: Engine) -> None:
     assert isinstance(end, ProcessExited)
     assert [fork.kind, failed.kind, execution.kind, end.kind] == [Kind.FORK, Kind.EXEC_FAILED, Kind.EXEC, Kind.EXIT]
     assert [event.time for event in events] == [T, T + 1, T + 2, T + 3]
-    assert fork.process is failed.process is execution.process is end.process
+    assert len({event.process.entity_id for event in (fork, failed, execution, end)}) == 1
+    assert [each.process.image and each.process.image.executable for each in (fork, execution, end)] == [
+        None,
+        b"/bin/x",
+        b"/bin/x",
+    ]
     assert (failed.error, failed.requested, failed.args) == (13, b"/no", b"no\0-x\0")
     assert (end.status, end.cpu_ns, end.max_rss) == (9, 5, 6)
 
@@ -176,19 +181,35 @@ def test_filters_are_applied_and_counted(engine: Engine) -> None:
     assert (body["by_kind"]["exec"]["delivered"], body["by_kind"]["exec"]["filtered"]) == (1, 1)
 
 
-def test_children_are_followed() -> None:
-    """With children, what a wanted process forks is shown from its fork on."""
+def test_descendants_are_found_in_any_order() -> None:
+    """With children the snapshot shows a wanted process's descendants, though the iterator gave them before it."""
     engine = Engine(wire.BOOT_ID, Filters(kinds=frozenset(RING_KINDS), pids=frozenset({10}), children=True))
-    events = feed(
-        engine,
-        last(
-            wire.forked(tgid=20, start=T, parent_tgid=10, seq=0, time=T),
-            wire.forked(tgid=21, start=T, parent_tgid=11, seq=1, time=T + 1),
-            wire.executed(tgid=20, start=T, seq=2, time=T + 2),
-            wire.executed(tgid=21, start=T, seq=3, time=T + 3),
-        ),
+    family = ((30, 20), (20, 10), (10, 1), (21, 11))
+    found = [
+        wire.executed(kind=Kind.PROCESS_FOUND, tgid=child, start=T, parent_tgid=parent, parent_start=T)
+        for child, parent in family
+    ]
+    events = feed(engine, wire.found(wire.framed(*found)))
+    assert [event.process.tgid for event in events if isinstance(event, ProcessEvent)] == [30, 20, 10]
+    assert engine.ledger.filtered == {Kind.PROCESS_FOUND: 1}
+
+
+def test_learning_shows_nothing() -> None:
+    """Processes that are learned quietly are known, give no event, and are no attempt; what is known better stays."""
+    engine = Engine(wire.BOOT_ID, ALL)
+    feed(engine, last(wire.executed(b"/bin/new", tgid=5, start=T, comm=b"new")))
+    known = engine.processes.find(5, T)
+    engine.learn(
+        wire.framed(
+            wire.executed(b"/bin/old", kind=Kind.PROCESS_FOUND, tgid=5, start=T, comm=b"old"),
+            wire.executed(b"/bin/other", kind=Kind.PROCESS_FOUND, tgid=6, start=T),
+        )
     )
-    assert [event.process.tgid for event in events if isinstance(event, ProcessEvent)] == [20, 20]
+    assert known is engine.processes.find(5, T)
+    assert known is not None
+    assert known.comm == b"new"
+    assert engine.processes.find(6, T) is not None
+    assert engine.ledger.found == {}
 
 
 def test_count_ends_what_is_shown() -> None:

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import wire
 from tracer.model import (
     RING_KINDS,
+    TCP_STATES,
     ExecFailed,
     Image,
     Kind,
@@ -18,7 +20,9 @@ from tracer.model import (
     Role,
     SocketEvent,
 )
+from tracer.pipeline.processes import ProcessTable
 from tracer.pipeline.view import DEFAULT_KINDS, Filters, View
+from tracer.probes.records import decode
 
 
 def process(tgid: int = 10, comm: bytes = b"curl", exe: bytes = b"/usr/bin/curl", **changes: Any) -> Process:
@@ -67,35 +71,48 @@ def test_kinds(kind: Kind) -> None:
 
 
 def test_snapshot_comes_with_what_it_stands_for() -> None:
-    """A process that was found is shown with execs, an open connection with connects, an attempt with connects."""
+    """What was found is shown with what would have told of it: execs, connects and accepts, listens."""
     running = ProcessEvent(Kind.PROCESS_FOUND, 1, False, process(), 1)
     for event, kind in (
         (running, Kind.EXEC),
-        (socket(Kind.SOCKET_FOUND), Kind.CONNECT),
+        (socket(Kind.SOCKET_FOUND, state=1), Kind.CONNECT),
+        (socket(Kind.SOCKET_FOUND, state=1), Kind.ACCEPT),
+        (socket(Kind.SOCKET_FOUND, state=TCP_STATES.index("LISTEN")), Kind.LISTEN),
         (socket(Kind.ATTEMPT), Kind.CONNECT),
     ):
         assert wants(event, kinds=frozenset({kind}))
         assert not wants(event, kinds=frozenset({Kind.EXIT}))
+    assert not wants(socket(Kind.SOCKET_FOUND, state=1), kinds=frozenset({Kind.LISTEN}))
+    assert not wants(socket(Kind.SOCKET_FOUND, state=10), kinds=frozenset({Kind.CONNECT}))
+
+
+def found(tgid: int) -> list[KindEvent]:
+    """What the snapshot finds of a process: itself and a connection."""
+    return [
+        ProcessEvent(Kind.PROCESS_FOUND, 1, False, process(tgid), 1),
+        socket(Kind.SOCKET_FOUND, process(tgid), state=1),
+    ]
 
 
 def test_pid() -> None:
-    """Only events of that process; a socket of nobody is not its."""
-    for made in (executed(tgid=10), socket(owner=process(10))):
-        assert wants(made, pids=frozenset({10, 99}))
-        assert not wants(made, pids=frozenset({11}))
-    assert not wants(socket(), pids=frozenset({10}))
+    """Of the snapshot only that process is shown; what comes through the rings was filtered by the kernel."""
+    for event in found(10):
+        assert wants(event, pids=frozenset({10, 99}))
+        assert not wants(event, pids=frozenset({11}))
+    assert not wants(socket(Kind.SOCKET_FOUND), pids=frozenset({10}))
+    assert wants(executed(tgid=10), pids=frozenset({11}))
 
 
 @pytest.mark.parametrize("children", [True, False])
-def test_children_are_followed_where_asked(children: bool) -> None:
-    """With children the forks of a wanted process are wanted, and theirs; of others not, and without it none."""
+def test_descendants_are_found_where_asked(children: bool) -> None:
+    """With children the snapshot shows the descendants of a wanted process too; without, and of others, none."""
+    table = ProcessTable(bytes(16))
+    for child, parent in ((20, 10), (30, 20), (21, 11)):
+        table.forked(decode(wire.forked(tgid=child, start=1, parent_tgid=parent, parent_start=1), 0))
     view = View(Filters(pids=frozenset({10}), children=children))
-    view.follow(10, 20)
-    view.follow(20, 30)
-    view.follow(11, 21)
-    assert [view.wants(executed(tgid=pid)) for pid in (10, 20, 30, 21)] == [True, children, children, False]
-    view.widen({40})
-    assert view.wants(executed(tgid=40))
+    assert view.widen(table) == ({10, 20, 30} if children else {10})
+    for tgid, shown in ((10, True), (20, children), (30, children), (21, False)):
+        assert [view.wants(event) for event in found(tgid)] == [shown, shown]
 
 
 @pytest.mark.parametrize(
@@ -188,9 +205,10 @@ def test_netns() -> None:
 def test_all_filters_must_hold() -> None:
     """Filters of several sorts narrow each other."""
     event = socket(owner=process(10, uid=33))
-    assert wants(event, pids=frozenset({10}), uids=frozenset({33}), ports=frozenset({443}), comms=["c*"])
-    assert not wants(event, pids=frozenset({10}), uids=frozenset({33}), ports=frozenset({80}), comms=["c*"])
-    assert not wants(event, pids=frozenset({10}), uids=frozenset({0}), ports=frozenset({443}), comms=["c*"])
+    assert wants(event, uids=frozenset({33}), ports=frozenset({443}), comms=["c*"])
+    assert not wants(event, uids=frozenset({33}), ports=frozenset({80}), comms=["c*"])
+    assert not wants(event, uids=frozenset({0}), ports=frozenset({443}), comms=["c*"])
+    assert not wants(event, uids=frozenset({33}), ports=frozenset({443}), comms=["d*"])
 
 
 FILTERS = st.builds(

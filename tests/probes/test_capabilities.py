@@ -283,9 +283,7 @@ def test_needed_capabilities_are_enough(setup: str) -> None:
 
 
 @pytest.mark.live
-@pytest.mark.parametrize(
-    ("without", "code"), [("CAP_BPF", 3), ("CAP_PERFMON", 3), ("CAP_DAC_READ_SEARCH", 0)], ids=str
-)
+@pytest.mark.parametrize(("without", "code"), [("CAP_BPF", 3), ("CAP_PERFMON", 3), ("CAP_DAC_READ_SEARCH", 0)], ids=str)
 def test_each_needed_capability_is_needed(without: str, code: int) -> None:
     """With tracefs mounted, one capability less is no backend at all, or no classic tracepoints."""
     needed = survey_as(None, MOUNT)["needed"]

@@ -189,7 +189,7 @@ def test_hostile_bytes_give_a_record_or_a_decode_error(data: bytes, at: int, kin
     assert record[records.KIND] in set(Kind)
     assert len(record) > len(wire.HEADER)
     if record[records.KIND] in (Kind.EXEC, Kind.PROCESS_FOUND):
-        assert len(record[-1]) == sum(record[-7:-1])
+        assert len(record[-1]) == sum(record[-8:-2])
     elif record[records.KIND] == Kind.EXEC_FAILED:
         assert len(record[-1]) == record[-2] + record[-3]
 

@@ -7,7 +7,6 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -136,7 +135,7 @@ class Live:
         except (OutputError, OSError) as error:
             raise CommandError(f"--record: {error}", Exit.FAILURE) from error
 
-    def _feed(self, engine: Engine, item: Input) -> Iterator[Event]:
+    def _feed(self, engine: Engine, item: Input) -> list[Event]:
         if self._recording is not None:
             data = memoryview(pack(item))
             try:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -22,17 +22,20 @@ from tracer.sinks.output import QUEUE_MOST, Batch, Output, OutputError, is_termi
 __all__ = ["FORMATS", "Stream"]
 
 FORMATS: Final = ("pretty", "ecs")
-_BATCH_MOST: Final = 256 << 10  # bytes joined into one write
+_BATCH_MOST: Final = 512  # events rendered and written together
 _PATIENT_MOST: Final = 2 << 20  # bytes that wait for a slow reader when there is no hurry
 _FLUSH_SECONDS: Final = 10.0  # how long a stopped reader of a pipe may delay the end
 _LEDGER_SECONDS: Final = 0.1  # how long a ledger waits for what is being written; what is not is in flight
 
 
 class Format(Protocol):
-    """Turns an event into a line."""
+    """Turns events into lines."""
 
-    def render(self, event: Event, offset: int, sequence: int) -> bytes:
-        """One line with its newline; ``offset`` is wall clock minus CLOCK_BOOTTIME in ns."""
+    def lines(self, events: Sequence[Event], offset: int, sequence: int) -> list[bytes]:
+        """A line with its newline for each event, numbered from ``sequence`` on.
+
+        ``offset`` is wall clock minus CLOCK_BOOTTIME in ns.
+        """
         ...
 
 
@@ -55,39 +58,25 @@ class Stream:
         """Whether nothing more can be written."""
         return self._output.broken
 
-    def show(self, events: Iterable[Event]) -> None:
+    def show(self, events: list[Event]) -> None:
         """Render and queue events."""
         if self._untold:
             self._tell()
-        render, offset = self._form.render, self._engine.offset
-        sequence = self._sequence
-        lines: list[bytes] = []
-        shown: list[Event] = []
-        size = 0
-        for event in events:
-            line = render(event, offset, sequence)
-            sequence += 1
-            lines.append(line)
-            shown.append(event)
-            size += len(line)
-            if size >= _BATCH_MOST:
-                self._sequence = sequence
-                self._put(lines, size, shown)
-                sequence = self._sequence
-                lines, shown, size = [], [], 0
-        self._sequence = sequence
-        if lines:
-            self._put(lines, size, shown)
+        for begin in range(0, len(events), _BATCH_MOST):
+            batch = events[begin : begin + _BATCH_MOST]
+            lines = self._form.lines(batch, self._engine.offset, self._sequence)
+            self._sequence += len(lines)
+            self._put(lines, batch)
         written = self._output.written()
         if written:
             self._engine.delivered(written)
 
-    def _put(self, lines: list[bytes], size: int, events: list[Event]) -> None:
-        kinds: Counter[int] = Counter([event.kind for event in events if not isinstance(event, Notice)])
-        if self._output.put(Batch(lines, size, kinds), wait=self._patient):
+    def _put(self, lines: list[bytes], events: list[Event]) -> None:
+        kinds = Counter([event.kind for event in events if not isinstance(event, Notice)])
+        if self._output.put(Batch(lines, sum(map(len, lines)), Counter(kinds)), wait=self._patient):
             return
         self.lost = True
-        for notice in [*events, *self._engine.lost(kinds, events[0].time, events[-1].time)]:
+        for notice in [*events, *self._engine.lost(Counter(kinds), events[0].time, events[-1].time)]:
             if isinstance(notice, Notice) and "loss" in notice.body:
                 loss = notice.body["loss"]
                 key = loss["kind"], loss["stage"]
@@ -95,14 +84,8 @@ class Stream:
 
     def _tell(self) -> None:
         """Tell the losses as soon as there is room for it."""
-        lines = [
-            self._form.render(
-                Notice("tracer-loss", "metric", loss["last"], {"loss": loss}),
-                self._engine.offset,
-                self._sequence + index,
-            )
-            for index, loss in enumerate(self._untold.values())
-        ]
+        notices = [Notice("tracer-loss", loss["last"], "metric", {"loss": loss}) for loss in self._untold.values()]
+        lines = self._form.lines(notices, self._engine.offset, self._sequence)
         if self._output.put(Batch(lines, sum(map(len, lines)), Counter())):
             self._sequence += len(lines)
             self._untold.clear()

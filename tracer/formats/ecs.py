@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from tracer.formats.ecs_process import Parts, Processes
@@ -52,13 +52,30 @@ class Ecs:
 
     def render(self, event: Event, offset: int, sequence: int) -> bytes:
         """One line, its newline included, under LINE_MOST bytes."""
-        told, document, tracer = self._parts[type(event)](event, offset)
-        late = ',"late":true' if event[_LATE] is True else ""
-        line = (
-            f'{{"@timestamp":"{stamp(event.time + offset)}","event":{{{told},"sequence":{sequence}}}{document}'
-            f",{self._tracer}{late},{tracer}{self._end}"
-        ).encode()
-        return line if len(line) <= LINE_MOST else shortened(line)
+        return self.lines([event], offset, sequence)[0]
+
+    def lines(self, events: Sequence[Event], offset: int, sequence: int) -> list[bytes]:
+        """A line for each event, in their order, numbered from ``sequence`` on.
+
+        Rendered kind by kind: a processor runs the same way again much faster than one way after another.
+        """
+        found = [b""] * len(events)
+        places: dict[int | str, list[int]] = {}
+        for place, event in enumerate(events):
+            places.setdefault(event[0], []).append(place)
+        fixed, end = self._tracer, self._end
+        for alike in places.values():
+            parts = self._parts[type(events[alike[0]])]
+            for place in alike:
+                event = events[place]
+                told, document, tracer = parts(event, offset)
+                late = ',"late":true' if event[_LATE] is True else ""
+                line = (
+                    f'{{"@timestamp":"{stamp(event[_TIME] + offset)}","event":{{{told},"sequence":{sequence + place}}}'
+                    f"{document},{fixed}{late},{tracer}{end}"
+                ).encode()
+                found[place] = line if len(line) <= LINE_MOST else shortened(line)
+        return found
 
     @staticmethod
     def _notice(event: Notice, offset: int) -> Parts:
@@ -72,4 +89,5 @@ class Ecs:
         return dumps(fields)[1:-1], "", dumps(body)[1:-1]
 
 
+_TIME: Final = 1  # the position of the time in every event but notices, where it is the third
 _LATE: Final = 2  # the position of `late` in every event that can be

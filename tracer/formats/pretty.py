@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from signal import Signals
 from typing import Any, Final
@@ -169,6 +169,10 @@ class Pretty:
         if self._width is not None:
             line = cut(line, self._width)
         return (f"{_BOLD}{line}{_RESET}\n" if self._colour else line + "\n").encode()
+
+    def lines(self, events: Sequence[Event], offset: int, sequence: int) -> list[bytes]:
+        """Return a line for each event; see render()."""
+        return [self.render(event, offset, sequence) for event in events]
 
     def render(self, event: Event, offset: int, sequence: int) -> bytes:  # noqa: ARG002 (every format takes it)
         """Return one line, with its newline; ``offset`` is wall clock minus CLOCK_BOOTTIME in ns."""

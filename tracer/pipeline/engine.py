@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 from tracer.model import Event, ExecFailed, Kind, KindEvent, Notice, ProcessEvent, ProcessExited
@@ -27,9 +27,7 @@ _EXIT: Final = Kind.EXIT
 class Engine:
     """Feed it the inputs in order; it gives back the events to show, in order.
 
-    An event is as of its moment only until the next one is asked for: render each before that, and ask for all of them
-    before the next input. What becomes of the shown events is told back by delivered() and lost(), so that the ledger
-    can account for them.
+    What becomes of the shown events is told back by delivered() and lost(), so that the ledger can account for them.
     """
 
     def __init__(self, boot_id: str, filters: Filters, most: int | None = None) -> None:
@@ -63,31 +61,33 @@ class Engine:
         """Whether as many events were shown as were asked for."""
         return self._most is not None and self.shown >= self._most
 
-    def feed(self, item: Input) -> Iterator[Event]:
+    def feed(self, item: Input) -> list[Event]:
         """Take in one input and give the events that are ready now."""
         if isinstance(item, Turn):
-            self.offset = item.offset
             return self._turn(item)
         if isinstance(item, Found):
-            self.offset = item.offset
             return self._found(item)
-        self.offset = item.facts["offset"]
         return self._start(item)
 
-    def _start(self, start: Start) -> Iterator[Event]:
+    def _start(self, start: Start) -> list[Event]:
         facts = start.facts
-        yield Notice("tracer-coverage", "state", facts["now"], {"coverage": facts["coverage"]})
-        yield Notice("tracer-session-start", "event", facts["now"], {"session": facts["started"]})
+        self.offset = facts["offset"]
+        return [
+            Notice("tracer-coverage", facts["now"], "state", {"coverage": facts["coverage"]}),
+            Notice("tracer-session-start", facts["now"], "event", {"session": facts["started"]}),
+        ]
 
-    def _found(self, found: Found) -> Iterator[Event]:
+    def _found(self, found: Found) -> list[Event]:
         """Records of the iterators become the first state; what the stream knows better is left to it."""
+        self.offset = found.offset
+        shown: list[Event] = []
         for data in (found.processes, found.sockets):
             records = [decode(frame, 0) for frame in frames(data)]
             self.ledger.found.update([record[KIND] for record in records])
-            # All first: who is a descendant of whom shows only when all are known.
             events = [self._handlers[record[KIND]](record, False) for record in records]
-            self.view.widen(self.processes)
-            yield from self._shown(events)
+            self.view.widen(self.processes)  # who is whose descendant shows only when all are known
+            shown += self._shown(events)
+        return shown
 
     def learn(self, processes: bytes) -> None:
         """Know what an iterator wrote of the processes, without any event."""
@@ -96,41 +96,32 @@ class Engine:
             if self.processes.find(record[TGID], record[START]) is None:
                 self.processes.executed(record)
 
-    def _shown(self, events: Iterable[KindEvent]) -> Iterator[Event]:
-        for event in events:
-            if self.view.wants(event) and not self.full:
-                self.shown += 1
-                self.queued[event.kind] += 1
-                yield event
-            else:
-                self.ledger.filtered[event.kind] += 1
-
-    def _turn(self, turn: Turn) -> Iterator[Event]:
-        order, ledger = self.order, self.ledger
+    def _turn(self, turn: Turn) -> list[Event]:
+        self.offset = turn.offset
+        order, ledger, handlers = self.order, self.ledger, self._handlers
         for run in turn.runs:
             order.add(run)
         records, late = order.release(None if turn.last else turn.drained_at)
         ledger.late += late
-        yield from self._apply(records, late)
+        events = [handlers[record[KIND]](record, True) for record in records[:late]]
+        events += [handlers[record[KIND]](record, False) for record in (records[late:] if late else records)]
+        shown = self._shown(events)
         ledger.tallies(turn.tallies)
-        for loss in ledger.losses(turn.now, turn.last):
-            yield self._loss_notice(loss, turn.now)
+        shown += [self._loss_notice(loss, turn.now) for loss in ledger.losses(turn.now, turn.last)]
+        return shown
 
-    def _apply(self, records: Iterable[Record], late: int) -> Iterator[Event]:
-        handlers = self._handlers
+    def _shown(self, events: list[KindEvent]) -> list[Event]:
+        """Those that were asked for, counted; the others are counted as filtered."""
         wants = self.view.wants
-        filtered, queued = self.ledger.filtered, self.queued
-        most = self._most if self._most is not None else 1 << 63
-        for record in records:
-            kind = record[KIND]
-            event = handlers[kind](record, late > 0)
-            late -= 1
-            if wants(event) and self.shown < most:
-                self.shown += 1
-                queued[kind] += 1
-                yield event
-            else:
-                filtered[kind] += 1
+        wanted = [event for event in events if wants(event)]
+        if self._most is not None:
+            del wanted[max(0, self._most - self.shown) :]
+        self.shown += len(wanted)
+        self.queued.update([event[0] for event in wanted])
+        if len(wanted) < len(events):
+            self.ledger.filtered.update([event[0] for event in events])
+            self.ledger.filtered.subtract([event[0] for event in wanted])
+        return list[Event](wanted)
 
     def _executed(self, record: Record, late: bool) -> ProcessEvent:
         return _new(ProcessEvent, (_EXEC, record[TIME], late, self.processes.executed(record), record[TID]))
@@ -178,7 +169,7 @@ class Engine:
             evicted={"processes": self.processes.evicted, "flows": self.flows.evicted},
             final=turn.last,
         )
-        return Notice("tracer-ledger", "metric", turn.now, {"ledger": body})
+        return Notice("tracer-ledger", turn.now, "metric", {"ledger": body})
 
     @staticmethod
     def _loss_notice(loss: Loss, now: int) -> Notice:
@@ -193,4 +184,4 @@ class Engine:
             body["cpus"] = loss.cpus
         if loss.causes:
             body["causes"] = loss.causes
-        return Notice("tracer-loss", "metric", now, {"loss": body})
+        return Notice("tracer-loss", now, "metric", {"loss": body})

@@ -33,6 +33,12 @@ def _path(components: bytes) -> bytes:
     return b"/" + b"/".join(components.split(b"\0")[-2::-1])
 
 
+# What an owner keeps when a socket record tells a new name or user of it.
+_IDENTITY: Final = (
+    *("cgroup", "vpid", "gid", "euid", "egid", "loginuid", "audit_session", "session", "group", "netns", "pidns"),
+)
+
+
 def _ids(process: Process) -> tuple[int, ...]:
     """What a process record says of a process between its vpid and its name."""
     return (
@@ -75,33 +81,51 @@ class ProcessTable:
 
     def owner(self, tgid: int, start: int, comm: bytes, uid: int, time: int) -> Process:
         """The process a socket record names, made known with what the record says if it was not."""
-        process = self._living.get(tgid)
-        if process is None or process.start != start:
-            process = self._exited.get((tgid, start)) or self._new(tgid, start, time)
+        known = self._living.get(tgid)
+        if known is None or known.start != start:
+            known = self._exited.get((tgid, start))
         name = _comm(comm)
-        if process.comm != name or process.uid != uid:
-            process.comm = name
-            process.uid = uid
-            process.rendered = None
+        if known is not None and known.comm == name and known.uid == uid:
+            return known
+        process = self._next(known, tgid, start, name)
+        if known is not None:
+            for field in _IDENTITY:
+                setattr(process, field, getattr(known, field))
+        process.uid = uid
+        self._put(process, known, time)
         return process
 
-    def _new(self, tgid: int, start: int, time: int) -> Process:
-        process = Process(tgid, start, entity_id(self._boot, tgid, start), b"")
-        before = self._living.pop(tgid, None)
-        if before is not None:  # its exit was not seen
-            self._retire(before, time)
-        elif len(self._living) >= LIVING_MOST:
-            self._living.pop(next(iter(self._living)))
-            self.evicted += 1
-        self._living[tgid] = process
+    def _next(self, known: Process | None, tgid: int, start: int, comm: bytes) -> Process:
+        """The next state of a process: a new object, because events hold on to what was true at their moment."""
+        if known is None:
+            return Process(tgid, start, entity_id(self._boot, tgid, start), comm)
+        process = Process(tgid, start, known.entity_id, comm)
+        process.image, process.parent, process.exited = known.image, known.parent, known.exited
         return process
+
+    def _put(self, process: Process, known: Process | None, time: int) -> None:
+        tgid = process.tgid
+        if known is not None and known.exited:
+            self._exited[tgid, process.start] = process
+            return
+        if known is None:
+            before = self._living.pop(tgid, None)
+            if before is not None:  # its exit was not seen
+                self._retire(before, time)
+            elif len(self._living) >= LIVING_MOST:
+                self._living.pop(next(iter(self._living)))
+                self.evicted += 1
+        self._living[tgid] = process
 
     def identified(self, record: Record) -> Process:
-        """The process a process record is about, brought up to what the record says of it."""
-        tgid, start = record[TGID], record[START]
-        process = self._living.get(tgid)
-        if process is None or process.start != start:
-            process = self._exited.get((tgid, start)) or self._new(tgid, start, record[TIME])
+        """The process a process record is about, in the state that the record tells."""
+        known = self.find(record[TGID], record[START])
+        if known is not None and known.comm == _comm(record[COMM]) and _ids(known) == record[VPID:COMM]:
+            return known
+        return self._stated(record, known, known.image if known is not None else None)
+
+    def _stated(self, record: Record, known: Process | None, image: Image | None) -> Process:
+        process = self._next(known, record[TGID], record[START], _comm(record[COMM]))
         (
             parent_start,
             process.cgroup,
@@ -117,12 +141,11 @@ class ProcessTable:
             process.group,
             process.netns,
             process.pidns,
-            comm,
-        ) = record[9:24]
-        process.comm = _comm(comm)
-        process.rendered = None
+        ) = record[9:23]
+        process.image = image
         if process.parent is None and parent:
             process.parent = self._parent(parent, parent_start)
+        self._put(process, known, record[TIME])
         return process
 
     def _parent(self, tgid: int, start: int) -> Parent:
@@ -134,22 +157,20 @@ class ProcessTable:
 
     def forked(self, record: Record) -> Process:
         """A child: it runs what the thread that called was running (struct fork_record)."""
-        process = self.identified(record)
+        known = self.find(record[TGID], record[START])
         forker = self._living.get(record[-1])
-        if process.image is None and forker is not None:
-            process.image = forker.image
-        return process
+        image = known.image if known is not None else None
+        return self._stated(record, known, image or (forker.image if forker is not None else None))
 
     def executed(self, record: Record) -> Process:
         """A new image (struct exec_record), of a process that is known or not."""
-        process = self.identified(record)
         data: bytes = record[-1]
         inode, args_total, dev, argc, exe, cwd, file, interp, cgroup, args = record[24:34]
         cwd += exe
         file += cwd
         interp += file
         cgroup += interp
-        process.image = tuple.__new__(
+        image = tuple.__new__(
             Image,
             (
                 record[TIME],
@@ -166,7 +187,7 @@ class ProcessTable:
                 record[FLAGS],
             ),
         )
-        return process
+        return self._stated(record, self.find(record[TGID], record[START]), image)
 
     def _path(self, components: bytes, flags: int) -> bytes:
         if flags & 1 << 11:  # a memfd: one name, under no root
@@ -180,9 +201,7 @@ class ProcessTable:
 
     def exited(self, record: Record) -> Process:
         """A process ended; it is kept for the grace time."""
-        known = self.find(record[TGID], record[START])
-        if known is None or known.comm != _comm(record[COMM]) or _ids(known) != record[VPID:COMM]:
-            known = self.identified(record)
+        known = self.identified(record)
         if self._living.get(known.tgid) is known:
             del self._living[known.tgid]
         self._retire(known, record[TIME])

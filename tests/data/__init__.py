@@ -1,0 +1,1 @@
+"""A recorded session and the lines that it gives; see make.py."""
