@@ -7,7 +7,7 @@ which may be anything; numbers are the kernel's. A format turns an event into a 
 from __future__ import annotations
 
 import enum
-from base64 import b64encode
+from binascii import b2a_base64
 from hashlib import blake2b
 from struct import Struct
 from typing import Any, Final, NamedTuple
@@ -94,7 +94,8 @@ def entity_id(boot: bytes, tgid: int, start: int) -> str:
     ``start`` is nanoseconds since boot and floored to ticks, because that is all that /proc/PID/stat tells: the same
     process has the same id from every backend.
     """
-    return b64encode(blake2b(_entity(boot, tgid, start // NS_PER_TICK), digest_size=16).digest()).decode()
+    digest = blake2b(_entity(boot, tgid, start // NS_PER_TICK), digest_size=16).digest()
+    return b2a_base64(digest, newline=False).decode()
 
 
 class Image(NamedTuple):
@@ -144,6 +145,7 @@ class Process:
         "exited",
         "gid",
         "group",
+        "ids",
         "image",
         "loginuid",
         "netns",
@@ -169,6 +171,7 @@ class Process:
         self.session = self.group = self.netns = self.pidns = self.cgroup = 0
         self.loginuid = self.audit_session = UNSET_ID
         self.exited = 0  # when, or 0
+        self.ids: tuple[int, ...] = ()  # from vpid to pidns as a record tells them, to see quickly whether they changed
         self.rendered: Any = None  # kept by a format
 
 

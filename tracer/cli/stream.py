@@ -8,6 +8,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -22,8 +23,9 @@ from tracer.sinks.output import QUEUE_MOST, Batch, Output, OutputError, is_termi
 __all__ = ["FORMATS", "Stream"]
 
 FORMATS: Final = ("pretty", "ecs")
+_FIRST: Final = itemgetter(0)
 _BATCH_MOST: Final = 512  # events rendered and written together
-_PATIENT_MOST: Final = 2 << 20  # bytes that wait for a slow reader when there is no hurry
+_PATIENT_MOST: Final = 1 << 20  # bytes that wait for a slow reader when there is no hurry
 _FLUSH_SECONDS: Final = 10.0  # how long a stopped reader of a pipe may delay the end
 _LEDGER_SECONDS: Final = 0.1  # how long a ledger waits for what is being written; what is not is in flight
 
@@ -72,11 +74,12 @@ class Stream:
             self._engine.delivered(written)
 
     def _put(self, lines: list[bytes], events: list[Event]) -> None:
-        kinds = Counter([event.kind for event in events if not isinstance(event, Notice)])
-        if self._output.put(Batch(lines, sum(map(len, lines)), Counter(kinds)), wait=self._patient):
+        firsts = Counter(map(_FIRST, events))  # of notices their actions
+        kinds = Counter({kind: count for kind, count in firsts.items() if isinstance(kind, int)})
+        if self._output.put(Batch(lines, sum(map(len, lines)), kinds), wait=self._patient):
             return
         self.lost = True
-        for notice in [*events, *self._engine.lost(Counter(kinds), events[0].time, events[-1].time)]:
+        for notice in [*events, *self._engine.lost(kinds, events[0].time, events[-1].time)]:
             if isinstance(notice, Notice) and "loss" in notice.body:
                 loss = notice.body["loss"]
                 key = loss["kind"], loss["stage"]

@@ -117,13 +117,16 @@ class Processes:
         if process.netns:
             rest = f',"netns":{process.netns},"pidns":{process.pidns},"cgroup":{{"id":{process.cgroup}{cgroup}}}'
         start = process.start
-        return Described(
-            offset,
-            f'{{"pid":{process.tgid},"entity_id":"{process.entity_id}","name":{quoted(comm)}'
-            f',"start":"{stamp(start + offset)}"{executable}{identity}{user}{parent}',
-            f'{{"start_ns":{start}{own}',
-            rest,
-            raw,
+        return tuple.__new__(
+            Described,
+            (
+                offset,
+                f'{{"pid":{process.tgid},"entity_id":"{process.entity_id}","name":{quoted(comm)}'
+                f',"start":"{stamp(start + offset)}"{executable}{identity}{user}{parent}',
+                f'{{"start_ns":{start}{own}',
+                rest,
+                raw,
+            ),
         )
 
     def started(self, event: ProcessEvent, offset: int) -> Parts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, Final
 
 from tracer.model import Event, ExecFailed, Kind, KindEvent, Notice, ProcessEvent, ProcessExited
@@ -20,6 +21,7 @@ __all__ = ["Engine"]
 
 # The classes' own constructors would look at each item again; a look at an enum costs as much.
 _new = tuple.__new__
+_kind = itemgetter(0)
 _EXEC: Final = Kind.EXEC
 _EXIT: Final = Kind.EXIT
 
@@ -117,7 +119,7 @@ class Engine:
         if self._most is not None:
             del wanted[max(0, self._most - self.shown) :]
         self.shown += len(wanted)
-        self.queued.update([event[0] for event in wanted])
+        self.queued.update(map(_kind, wanted))
         if len(wanted) < len(events):
             self.ledger.filtered.update([event[0] for event in events])
             self.ledger.filtered.subtract([event[0] for event in wanted])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
+from binascii import b2a_base64
 from functools import lru_cache
 from hashlib import sha1
 from socket import AF_INET, AF_INET6, inet_ntop
@@ -36,11 +36,11 @@ def community_id(one: bytes, one_port: int, other: bytes, other_port: int, proto
 
     Addresses are 4 or 16 bytes in network order.
     """
-    near, far = (one, one_port.to_bytes(2, "big")), (other, other_port.to_bytes(2, "big"))
-    if near > far:
-        near, far = far, near
-    text = b"".join((b"\0\0", near[0], far[0], bytes((protocol, 0)), near[1], far[1]))
-    return "1:" + b64encode(sha1(text, usedforsecurity=False).digest()).decode()
+    near, far = one_port.to_bytes(2, "big"), other_port.to_bytes(2, "big")
+    if (one, near) > (other, far):
+        one, other, near, far = other, one, far, near
+    digest = sha1(b"\0\0%b%b%c\0%b%b" % (one, other, protocol, near, far), usedforsecurity=False).digest()
+    return "1:" + b2a_base64(digest, newline=False).decode()
 
 
 class _Ends(NamedTuple):
@@ -107,7 +107,7 @@ class FlowTable:
                 name = ""
             else:
                 name = community_id(local_bytes, local_port, remote_bytes, remote_port)
-            ends = _Ends(process, local, remote, ipv6, family == AF_INET6 and not ipv6, name)
+            ends = tuple.__new__(_Ends, (process, local, remote, ipv6, family == AF_INET6 and not ipv6, name))
             if name and kind is not _CLOSE and not error:
                 self._keep(flow, ends)
         process, local, remote, ipv6, mapped, name = ends

@@ -8,13 +8,14 @@ from collections import Counter
 from operator import itemgetter
 from typing import Final, NamedTuple
 
-from tracer.probes.records import DECODERS, KIND, KIND_AT, SEQ, DecodeError, Record, decode
+from tracer.probes.records import DECODERS, KIND, KIND_AT, SEQ, TIME, DecodeError, Record, decode
 
 __all__ = ["Order", "RingCount", "RingRun"]
 
 # A record takes its time first and its place in the ring last; in between, whatever interrupts the probe may run.
 SLACK_NS: Final = 20_000_000
 _seq = itemgetter(SEQ)
+_time = itemgetter(TIME)
 
 
 class RingRun(NamedTuple):
@@ -94,15 +95,15 @@ class Order:
         ``drained_at`` is a time (CLOCK_BOOTTIME, ns) after which every ring was read to its end; None lets go of all.
         """
         held = self._held
-        held.sort()
-        late = bisect_left(held, (self._cut,))
+        held.sort(key=_time)  # a stable sort of runs that are nearly in order already: almost linear
+        late = bisect_left(held, self._cut, key=_time)
         if drained_at is None:
             self._held = []
             if held:
                 self._cut = max(self._cut, held[-1][0])
             return held, late
         cut = max(self._cut, drained_at - self.slack_ns)
-        end = bisect_left(held, (cut,))
+        end = bisect_left(held, cut, key=_time)
         self._held = held[end:]
         self._cut = cut
         return held[:end], late

@@ -39,23 +39,6 @@ _IDENTITY: Final = (
 )
 
 
-def _ids(process: Process) -> tuple[int, ...]:
-    """What a process record says of a process between its vpid and its name."""
-    return (
-        process.vpid,
-        process.uid,
-        process.gid,
-        process.euid,
-        process.egid,
-        process.loginuid,
-        process.audit_session,
-        process.session,
-        process.group,
-        process.netns,
-        process.pidns,
-    )
-
-
 class ProcessTable:
     """(tgid, start) -> Process. An exited process stays for GRACE_NS, and at most about EXITED_MOST of them."""
 
@@ -120,7 +103,7 @@ class ProcessTable:
     def identified(self, record: Record) -> Process:
         """The process a process record is about, in the state that the record tells."""
         known = self.find(record[TGID], record[START])
-        if known is not None and known.comm == _comm(record[COMM]) and _ids(known) == record[VPID:COMM]:
+        if known is not None and known.comm == _comm(record[COMM]) and known.ids == record[VPID:COMM]:
             return known
         return self._stated(record, known, known.image if known is not None else None)
 
@@ -142,6 +125,7 @@ class ProcessTable:
             process.netns,
             process.pidns,
         ) = record[9:23]
+        process.ids = record[VPID:COMM]
         process.image = image
         if process.parent is None and parent:
             process.parent = self._parent(parent, parent_start)
@@ -153,7 +137,7 @@ class ProcessTable:
         if known is None:
             return Parent(tgid, start, entity_id(self._boot, tgid, start), b"", b"")
         image = known.image
-        return Parent(tgid, start, known.entity_id, known.comm, image.executable if image else b"")
+        return tuple.__new__(Parent, (tgid, start, known.entity_id, known.comm, image[1] if image else b""))
 
     def forked(self, record: Record) -> Process:
         """A child: it runs what the thread that called was running (struct fork_record)."""
