@@ -1,0 +1,1 @@
+"""Measures what tracing costs, beside other tools: `python -m scripts.bench`."""

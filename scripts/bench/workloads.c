@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The loads that tracing is measured under. Each prints one JSON line with its pid, how often it did what it does, and
+ * how long that took in nanoseconds of CLOCK_MONOTONIC, its own start and preparation left out.
+ *
+ *   workloads spawn COUNT PROGRAM   fork, execute PROGRAM and wait, COUNT times
+ *   workloads connect COUNT         connect, accept and close over loopback, COUNT times, in one thread
+ *   workloads serve COUNT           the same with a thread that connects and one that accepts and closes
+ *   workloads stream MEBIBYTES      as much through one loopback connection, with a thread at each end
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CHUNK (256 << 10)
+
+static void die(const char *what)
+{
+	fprintf(stderr, "workloads: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static long long now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * 1000000000LL + time.tv_nsec;
+}
+
+static void spawn(long count, char *program)
+{
+	char *arguments[] = { program, NULL }, *environment[] = { NULL };
+
+	for (long done = 0; done < count; done++) {
+		int status;
+		pid_t child = fork();
+
+		if (child < 0)
+			die("fork");
+		if (child == 0) {
+			execve(program, arguments, environment);
+			_exit(127);
+		}
+		if (waitpid(child, &status, 0) != child || status != 0)
+			die(program);
+	}
+}
+
+static int listening(struct sockaddr_in *address)
+{
+	socklen_t size = sizeof(*address);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	*address = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	if (fd < 0 || bind(fd, (void *)address, sizeof(*address)) || listen(fd, 8) ||
+	    getsockname(fd, (void *)address, &size))
+		die("listen");
+	return fd;
+}
+
+static int connected(const struct sockaddr_in *address)
+{
+	/* A reset instead of TIME_WAIT: the ports of a second run are not used up by the first. */
+	struct linger reset = { .l_onoff = 1 };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)))
+		die("socket");
+	/* The other side may have accepted and reset it before connect(2) returns: it was connected all the same. */
+	if (connect(fd, (const void *)address, sizeof(*address)) && errno != ECONNRESET)
+		die("connect");
+	return fd;
+}
+
+static void connections(int listener, const struct sockaddr_in *address, long count)
+{
+	for (long done = 0; done < count; done++) {
+		int client = connected(address);
+		int server = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+
+		if (server < 0)
+			die("accept");
+		close(client);
+		close(server);
+	}
+}
+
+struct serving {
+	int listener;
+	long count;
+};
+
+static void *serve_all(void *argument)
+{
+	struct serving *serving = argument;
+
+	for (long done = 0; done < serving->count; done++) {
+		/* It has the listener's way of closing: with a reset. */
+		int fd = accept4(serving->listener, NULL, NULL, SOCK_CLOEXEC);
+
+		if (fd < 0)
+			die("accept");
+		close(fd);
+	}
+	return NULL;
+}
+
+static void serve(int listener, const struct sockaddr_in *address, long count)
+{
+	struct serving serving = { listener, count };
+	struct linger reset = { .l_onoff = 1 };
+	pthread_t thread;
+
+	if (setsockopt(listener, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)) ||
+	    pthread_create(&thread, NULL, serve_all, &serving))
+		die("thread");
+	for (long done = 0; done < count; done++) {
+		int fd = connected(address);
+		char byte;
+
+		/* Until the other side has closed: the queue of the listener never fills. */
+		if (recv(fd, &byte, 1, 0) > 0)
+			die("recv");
+		close(fd);
+	}
+	pthread_join(thread, NULL);
+}
+
+struct sending {
+	struct sockaddr_in address;
+	long long bytes;
+};
+
+static void *send_all(void *argument)
+{
+	struct sending *sending = argument;
+	static char data[CHUNK];
+	int fd = connected(&sending->address);
+	struct linger polite = { 0 };
+
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &polite, sizeof(polite));
+	for (long long left = sending->bytes; left > 0;) {
+		ssize_t sent = send(fd, data, left < CHUNK ? left : CHUNK, 0);
+
+		if (sent <= 0)
+			die("send");
+		left -= sent;
+	}
+	close(fd);
+	return NULL;
+}
+
+static void stream(int listener, const struct sockaddr_in *address, long long bytes)
+{
+	static char data[CHUNK];
+	struct sending sending = { *address, bytes };
+	pthread_t thread;
+	int fd;
+
+	if (pthread_create(&thread, NULL, send_all, &sending))
+		die("thread");
+	fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	if (fd < 0)
+		die("accept");
+	while (bytes > 0) {
+		ssize_t got = recv(fd, data, CHUNK, 0);
+
+		if (got <= 0)
+			die("recv");
+		bytes -= got;
+	}
+	pthread_join(thread, NULL);
+	close(fd);
+}
+
+int main(int argc, char **argv)
+{
+	long count = argc > 2 ? atol(argv[2]) : 0;
+	struct sockaddr_in address;
+	long long begin;
+
+	if (argc == 4 && count > 0 && !strcmp(argv[1], "spawn")) {
+		begin = now();
+		spawn(count, argv[3]);
+	} else if (argc == 3 && count > 0 && !strcmp(argv[1], "connect")) {
+		int listener = listening(&address);
+
+		begin = now();
+		connections(listener, &address, count);
+	} else if (argc == 3 && count > 0 && !strcmp(argv[1], "serve")) {
+		int listener = listening(&address);
+
+		begin = now();
+		serve(listener, &address, count);
+	} else if (argc == 3 && count > 0 && !strcmp(argv[1], "stream")) {
+		int listener = listening(&address);
+
+		begin = now();
+		stream(listener, &address, (long long)count << 20);
+	} else {
+		fprintf(stderr, "usage: workloads spawn COUNT PROGRAM | connect COUNT | serve COUNT | stream MEBIBYTES\n");
+		return 2;
+	}
+	printf("{\"pid\": %d, \"count\": %ld, \"ns\": %lld}\n", getpid(), count, now() - begin);
+	return 0;
+}
