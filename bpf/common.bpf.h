@@ -96,9 +96,9 @@ static __always_inline bool pid_wanted(u32 tgid)
 }
 
 /* Fills what is the same in every record; seq is taken last, right before the output. */
-static __always_inline void begin(struct header *h, u32 kind, u32 ring, u32 tgid, u32 tid, u64 start)
+static __always_inline void begin_at(struct header *h, u64 now, u32 kind, u32 ring, u32 tgid, u32 tid, u64 start)
 {
-	h->time = bpf_ktime_get_boot_ns();
+	h->time = now;
 	h->seq = 0;
 	h->start = start;
 	h->tgid = tgid;
@@ -107,6 +107,11 @@ static __always_inline void begin(struct header *h, u32 kind, u32 ring, u32 tgid
 	h->kind = kind;
 	h->ring = ring;
 	h->flags = 0;
+}
+
+static __always_inline void begin(struct header *h, u32 kind, u32 ring, u32 tgid, u32 tid, u64 start)
+{
+	begin_at(h, bpf_ktime_get_boot_ns(), kind, ring, tgid, tid, start);
 }
 
 static __always_inline void note_failure(struct tally *t, u64 now)

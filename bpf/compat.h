@@ -60,6 +60,7 @@ static __always_inline u64 boot_start(const struct task_struct *task)
 
 enum bpf_func_id___helpers {
 	BPF_FUNC_task_pt_regs___helpers = 1,
+	BPF_FUNC_get_current_task_btf___helpers = 2,
 };
 
 static __always_inline const struct pt_regs *user_regs(const struct task_struct *task)
@@ -67,6 +68,15 @@ static __always_inline const struct pt_regs *user_regs(const struct task_struct 
 	if (bpf_core_enum_value_exists(enum bpf_func_id___helpers, BPF_FUNC_task_pt_regs___helpers))
 		return (const void *)bpf_task_pt_regs((void *)bpf_get_current_task_btf());
 	return (const void *)((unsigned long)BPF_CORE_READ(task, stack) + STACK_BYTES) - 1;
+}
+
+/* The descriptor table of the current process: direct loads where the current task can
+ * be had with its type (5.11, commit 3ca1032ab7ab). */
+static __always_inline struct fdtable *current_fds(void)
+{
+	if (bpf_core_enum_value_exists(enum bpf_func_id___helpers, BPF_FUNC_get_current_task_btf___helpers))
+		return bpf_get_current_task_btf()->files->fdt;
+	return BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), files, fdt);
 }
 
 #endif

@@ -68,6 +68,7 @@ enum { BPF_F_NO_PREALLOC = 1 << 0, BPF_F_MMAPABLE = 1 << 10 };
 #define EALREADY 114
 #define EINPROGRESS 115
 #define ECONNABORTED 103
+#define SOCK_DEAD 0			/* bit of skc_flags: no file leads to it any more */
 #define SOCK_DONE 1			/* bit of skc_flags: a FIN has come */
 #define ANON_INODE_FS_MAGIC 0x09041934
 
@@ -161,11 +162,13 @@ struct sock_common {
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 };
+struct socket;
 struct sock {
 	struct sock_common __sk_common;
 	u16 sk_protocol;		/* a u16 of its own since 5.6, a bit field before */
 	int sk_err;
 	u32 sk_max_ack_backlog;
+	struct socket *sk_socket;
 
 };
 struct inet_sock { u16 inet_sport; };

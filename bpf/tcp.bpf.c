@@ -33,15 +33,23 @@ struct socket_state {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
-	__type(key, u64);	/* the sock's address; the entry ends with the socket */
+	/* The sock's address. An entry ends with its connection. The few that can't (reset before
+	 * accept(2) and never accepted, failed in io_uring) are overwritten by the next connection at
+	 * that address: there are never more of them than there were sockets at once. */
+	__type(key, u64);
 	__type(value, struct socket_state);
 } sockets SEC(".maps");
 
-static __always_inline bool is_tcp(const struct sock *sk)
-{
-	u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+/* A typed probe (tp_btf) may load from its arguments directly, which costs a tenth of a
+ * helper call for each field; a pointer that was found by following others may not.
+ * `typed` is a constant wherever these are inlined, so only one way is compiled. */
+#define FIELD(typed, p, field) ((typed) ? (p)->field : BPF_CORE_READ(p, field))
 
-	return BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP && (family == AF_INET || family == AF_INET6);
+static __always_inline bool is_tcp(const struct sock *sk, const bool typed)
+{
+	u16 family = FIELD(typed, sk, __sk_common.skc_family);
+
+	return FIELD(typed, sk, sk_protocol) == IPPROTO_TCP && (family == AF_INET || family == AF_INET6);
 }
 
 static __always_inline u64 new_flow(u64 now)
@@ -57,24 +65,50 @@ static __always_inline void own(struct socket_state *s)
 	struct task_struct *leader, *task = (void *)bpf_get_current_task();
 	u64 ids = bpf_get_current_pid_tgid();
 
-	leader = BPF_CORE_READ(task, group_leader);
 	s->tgid = ids >> 32;
 	s->tid = ids;
-	s->start = boot_start(leader);
 	s->uid = bpf_get_current_uid_gid();
 	s->cgroup = bpf_get_current_cgroup_id();
+	if (s->tgid == s->tid) {
+		s->start = boot_start(task);
+		bpf_get_current_comm(s->comm, sizeof(s->comm));
+		return;
+	}
+	leader = BPF_CORE_READ(task, group_leader);
+	s->start = boot_start(leader);
 	bpf_core_read(&s->comm, sizeof(s->comm), &leader->comm);
 }
 
-static __always_inline void read_addresses(struct socket_record *r, const struct sock *sk)
+/* All of sock_common in one read; the fields lie in it where CO-RE says. */
+#define COMMON_BYTES 160
+#define IN_COMMON(common, type, field) (*(type *)((common) + bpf_core_field_offset(struct sock_common, field)))
+
+static __always_inline void read_addresses(struct socket_record *r, const struct sock *sk, const bool typed)
 {
 	const struct inet_sock *inet = (const void *)sk;
+	u32 local, remote;
 
-	r->family = BPF_CORE_READ(sk, __sk_common.skc_family);
-	r->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
-	r->dport = __builtin_bswap16(BPF_CORE_READ(sk, __sk_common.skc_dport));
+	if (typed) {
+		r->family = sk->__sk_common.skc_family;
+		r->netns = sk->__sk_common.skc_net.net->ns.inum;
+		r->dport = __builtin_bswap16(sk->__sk_common.skc_dport);
+		r->sport = sk->__sk_common.skc_num;
+		local = sk->__sk_common.skc_rcv_saddr;
+		remote = sk->__sk_common.skc_daddr;
+	} else {
+		char common[COMMON_BYTES] __attribute__((aligned(8)));
+		const struct net *net;
+
+		bpf_probe_read_kernel(common, sizeof(common), &sk->__sk_common);
+		net = IN_COMMON(common, possible_net_t, skc_net).net;
+		r->family = IN_COMMON(common, u16, skc_family);
+		r->netns = BPF_CORE_READ(net, ns.inum);
+		r->dport = __builtin_bswap16(IN_COMMON(common, u16, skc_dport));
+		r->sport = IN_COMMON(common, u16, skc_num);
+		local = IN_COMMON(common, u32, skc_rcv_saddr);
+		remote = IN_COMMON(common, u32, skc_daddr);
+	}
 	/* skc_num is 0 at SYN_SENT and again at CLOSE, inet_sport is still right there. */
-	r->sport = BPF_CORE_READ(sk, __sk_common.skc_num);
 	if (!r->sport)
 		r->sport = __builtin_bswap16(BPF_CORE_READ(inet, inet_sport));
 	if (r->family == AF_INET6) {
@@ -82,29 +116,31 @@ static __always_inline void read_addresses(struct socket_record *r, const struct
 		bpf_core_read(r->daddr, 16, &sk->__sk_common.skc_v6_daddr);
 	} else {
 		r->saddr[10] = r->saddr[11] = r->daddr[10] = r->daddr[11] = 0xff;
-		bpf_core_read(r->saddr + 12, 4, &sk->__sk_common.skc_rcv_saddr);
-		bpf_core_read(r->daddr + 12, 4, &sk->__sk_common.skc_daddr);
+		*(u32 *)(r->saddr + 12) = local;
+		*(u32 *)(r->daddr + 12) = remote;
 	}
 }
 
-static __always_inline void read_totals(struct socket_record *r, const struct sock *sk)
+static __always_inline void read_totals(struct socket_record *r, const struct sock *sk, const bool typed)
 {
-	const struct tcp_sock *tp = (const void *)sk;
+	const struct tcp_sock *tp = typed ? bpf_skc_to_tcp_sock((void *)sk) : (const void *)sk;
 
+	if (!tp)
+		return;
 	/* bytes_sent counts payload, retransmissions included (4.19, commit ba113c3aa79a). */
-	r->sent = BPF_CORE_READ(tp, bytes_sent) - BPF_CORE_READ(tp, bytes_retrans);
+	r->sent = FIELD(typed, tp, bytes_sent) - FIELD(typed, tp, bytes_retrans);
 	/* bytes_received follows rcv_nxt, so it counts a FIN (tcp_rcv_nxt_update() in net/ipv4/tcp_input.c). */
-	r->received = BPF_CORE_READ(tp, bytes_received);
-	if (r->received && BPF_CORE_READ(sk, __sk_common.skc_flags) >> SOCK_DONE & 1)
+	r->received = FIELD(typed, tp, bytes_received);
+	if (r->received && FIELD(typed, sk, __sk_common.skc_flags) >> SOCK_DONE & 1)
 		r->received--;
-	r->retransmits = BPF_CORE_READ(tp, total_retrans);
-	r->rtt_us = BPF_CORE_READ(tp, srtt_us) >> 3;
+	r->retransmits = FIELD(typed, tp, total_retrans);
+	r->rtt_us = FIELD(typed, tp, srtt_us) >> 3;
 }
 
-static __always_inline void fill(struct socket_record *r, const struct socket_state *s, u32 kind)
+static __always_inline void fill_at(struct socket_record *r, u64 now, const struct socket_state *s, u32 kind)
 {
 	__builtin_memset(r, 0, sizeof(*r));
-	begin(&r->h, kind, RING_BULK, s->tgid, s->tid, s->start);
+	begin_at(&r->h, now, kind, RING_BULK, s->tgid, s->tid, s->start);
 	r->flow = s->flow;
 	r->opened = s->opened;
 	r->established = s->established;
@@ -113,6 +149,11 @@ static __always_inline void fill(struct socket_record *r, const struct socket_st
 	r->role = s->role;
 	r->sock_flags = s->sock_flags;
 	__builtin_memcpy(r->comm, s->comm, COMM_LEN);
+}
+
+static __always_inline void fill(struct socket_record *r, const struct socket_state *s, u32 kind)
+{
+	fill_at(r, bpf_ktime_get_boot_ns(), s, kind);
 }
 
 static __always_inline bool address_wanted(const u8 *address)
@@ -158,21 +199,56 @@ static __always_inline void ship(void *ctx, struct socket_record *r, struct tall
 	emit(ctx, bulk, r, sizeof(*r), t);
 }
 
-static __always_inline void report(void *ctx, struct socket_state *s, const struct sock *sk, u32 kind, u8 state, u32 error)
+/* What a report says beside the socket, in one argument: a BPF function takes five. */
+#define NEWS(kind, state, error) ((u64)(kind) << 40 | (u64)(u8)(state) << 32 | (u32)(error))
+
+static __always_inline void report_as(void *ctx, u64 now, struct socket_state *s, const struct sock *sk, u64 news,
+				      const bool typed)
 {
+	u32 kind = news >> 40;
 	struct tally *t = tally_of(kind);
 	struct socket_record r;
 
 	if (!t)
 		return;
-	fill(&r, s, kind);
-	read_addresses(&r, sk);
+	fill_at(&r, now, s, kind);
+	read_addresses(&r, sk, typed);
 	if (!r.dport)
 		r.dport = s->dport;
-	read_totals(&r, sk);
-	r.state = state;
-	r.error = error;
+	if (kind != KIND_ACCEPT)
+		read_totals(&r, sk, typed);
+	r.state = news >> 32;
+	r.error = news;
 	ship(ctx, &r, t);
+}
+
+/* Functions of their own, not inlined: what runs in the middle of the network stack must
+ * leave the instruction cache to it. */
+static __noinline int report_typed(void *ctx, u64 now, struct socket_state *s, const struct sock *sk, u64 news)
+{
+	report_as(ctx, now, s, sk, news, true);
+	return 0;
+}
+
+static __noinline int report_found(void *ctx, u64 now, struct socket_state *s, const struct sock *sk, u64 news)
+{
+	report_as(ctx, now, s, sk, news, false);
+	return 0;
+}
+
+static __always_inline void report_at(void *ctx, u64 now, struct socket_state *s, const struct sock *sk, u32 kind,
+				      u8 state, u32 error, const bool typed)
+{
+	if (typed)
+		report_typed(ctx, now, s, sk, NEWS(kind, state, error));
+	else
+		report_found(ctx, now, s, sk, NEWS(kind, state, error));
+}
+
+static __always_inline void report(void *ctx, struct socket_state *s, const struct sock *sk, u32 kind, u8 state,
+				   u32 error, const bool typed)
+{
+	report_at(ctx, bpf_ktime_get_boot_ns(), s, sk, kind, state, error, typed);
 }
 
 static __always_inline void remember(u64 key, struct socket_state *s, u32 kind)
@@ -194,7 +270,7 @@ static __always_inline void connect_begins(const struct sock *sk, u64 key)
 	s.flow = new_flow(s.opened);
 	s.role = ROLE_CONNECT;
 	s.sock_flags = SOCK_IN_CONNECT;
-	s.dport = __builtin_bswap16(BPF_CORE_READ(sk, __sk_common.skc_dport));
+	s.dport = __builtin_bswap16(sk->__sk_common.skc_dport);
 	own(&s);
 	remember(key, &s, KIND_CONNECT);
 }
@@ -210,14 +286,14 @@ static __always_inline void listen_begins(void *ctx, const struct sock *sk, u64 
 	s.role = ROLE_LISTEN;
 	own(&s);
 	/* Without bind(2) the port is chosen only after this: sys_exit_listen reports then. */
-	if (!BPF_CORE_READ(sk, __sk_common.skc_num))
+	if (!sk->__sk_common.skc_num)
 		s.sock_flags = SOCK_DEFERRED;
 	remember(key, &s, KIND_LISTEN);
 	if (s.sock_flags & SOCK_DEFERRED || !t)
 		return;
 	fill(&r, &s, KIND_LISTEN);
-	read_addresses(&r, sk);
-	r.backlog = BPF_CORE_READ(sk, sk_max_ack_backlog);
+	read_addresses(&r, sk, true);
+	r.backlog = sk->sk_max_ack_backlog;
 	r.state = TCP_CLOSE;
 	ship(ctx, &r, t);
 }
@@ -229,11 +305,12 @@ static __always_inline void established(void *ctx, const struct sock *sk, u64 ke
 	struct socket_state *s = bpf_map_lookup_elem(&sockets, &key);
 	u64 now = bpf_ktime_get_boot_ns();
 
-	if (s && s->role == ROLE_CONNECT) {
+	/* An entry that its socket left behind (see `sockets`) is not about this one. */
+	if (s && s->role == ROLE_CONNECT && !(s->sock_flags & (SOCK_ESTABLISHED | SOCK_REPORTED | SOCK_DEFERRED))) {
 		s->established = now;
 		s->sock_flags |= SOCK_ESTABLISHED | SOCK_REPORTED;
-		report(ctx, s, sk, KIND_CONNECT, oldstate, 0);
-	} else if (!s && oldstate == TCP_SYN_RECV) {
+		report_at(ctx, now, s, sk, KIND_CONNECT, oldstate, 0, true);
+	} else if (oldstate == TCP_SYN_RECV) {
 		struct socket_state fresh = {};
 
 		fresh.opened = now;
@@ -252,18 +329,21 @@ static __always_inline void closed(void *ctx, const struct sock *sk, u64 key, in
 
 	if (!s)
 		return;
-	error = BPF_CORE_READ(sk, sk_err);
+	error = sk->sk_err;
 	if (oldstate == TCP_LISTEN) {
 		bpf_map_delete_elem(&sockets, &key);
 	} else if (s->sock_flags & SOCK_ESTABLISHED) {
 		if (!s->tgid && s->role == ROLE_ACCEPT) {
-			/* Reset before it was accepted: accept(2) may still return it. */
-			s->sock_flags |= SOCK_CLOSED;
-			s->state_at_close = oldstate;
-			s->error = error;
-			return;
+			/* In its listener's queue it has no file and is no orphan: reset there, accept(2) may
+			 * still return it. Else it was accepted in a way that isn't seen, or its listener went. */
+			if (!sk->sk_socket && !(sk->__sk_common.skc_flags >> SOCK_DEAD & 1)) {
+				s->sock_flags |= SOCK_CLOSED;
+				s->state_at_close = oldstate;
+				s->error = error;
+				return;
+			}
 		}
-		report(ctx, s, sk, KIND_CLOSE, oldstate, error);
+		report(ctx, s, sk, KIND_CLOSE, oldstate, error, true);
 		bpf_map_delete_elem(&sockets, &key);
 	} else if (s->role == ROLE_CONNECT && !(s->sock_flags & SOCK_REPORTED)) {
 		if (!error && s->sock_flags & SOCK_IN_CONNECT && s->tid == (u32)bpf_get_current_pid_tgid()) {
@@ -271,7 +351,7 @@ static __always_inline void closed(void *ctx, const struct sock *sk, u64 key, in
 			s->sock_flags |= SOCK_DEFERRED;
 			return;
 		}
-		report(ctx, s, sk, KIND_CONNECT, oldstate, error ? error : ECONNABORTED);
+		report(ctx, s, sk, KIND_CONNECT, oldstate, error ? error : ECONNABORTED, true);
 		s->sock_flags |= SOCK_REPORTED;
 		/* The caller is still inside connect(2): its exit must find that all is said. */
 		if (!(s->sock_flags & SOCK_IN_CONNECT))
@@ -284,7 +364,10 @@ int BPF_PROG(socket_state_change, const struct sock *sk, const int oldstate, con
 {
 	u64 key = (u64)sk;
 
-	if (!is_tcp(sk))
+	/* Half of all changes say nothing that the others don't. */
+	if (newstate != TCP_SYN_SENT && newstate != TCP_ESTABLISHED && newstate != TCP_CLOSE && newstate != TCP_LISTEN)
+		return 0;
+	if (!is_tcp(sk, true))
 		return 0;
 	if (newstate == TCP_SYN_SENT && oldstate == TCP_CLOSE)
 		connect_begins(sk, key);
@@ -297,23 +380,6 @@ int BPF_PROG(socket_state_change, const struct sock *sk, const int oldstate, con
 	return 0;
 }
 
-/* The end of every TCP socket's memory: nothing of it may stay behind. */
-SEC("tp_btf/tcp_destroy_sock")
-int BPF_PROG(socket_destroyed, struct sock *sk)
-{
-	u64 key = (u64)sk;
-	struct socket_state *s = bpf_map_lookup_elem(&sockets, &key);
-
-	if (!s)
-		return 0;
-	if (s->sock_flags & SOCK_CLOSED)
-		report(ctx, s, sk, KIND_CLOSE, s->state_at_close, s->error);
-	else if (s->sock_flags & SOCK_DEFERRED && s->role == ROLE_CONNECT)
-		report(ctx, s, sk, KIND_CONNECT, TCP_SYN_SENT, ECONNABORTED);
-	bpf_map_delete_elem(&sockets, &key);
-	return 0;
-}
-
 /* A SYN that is sent again: the one sign of life of a connect that gets no answer. */
 SEC("tp_btf/tcp_retransmit_skb")
 int BPF_PROG(syn_again, const struct sock *sk)
@@ -321,22 +387,21 @@ int BPF_PROG(syn_again, const struct sock *sk)
 	u64 key = (u64)sk;
 	struct socket_state *s;
 
-	if (BPF_CORE_READ(sk, __sk_common.skc_state) != TCP_SYN_SENT)
+	if (sk->__sk_common.skc_state != TCP_SYN_SENT)
 		return 0;
 	s = bpf_map_lookup_elem(&sockets, &key);
 	if (!s || s->role != ROLE_CONNECT || s->sock_flags & (SOCK_ATTEMPTED | SOCK_REPORTED) ||
 	    bpf_ktime_get_boot_ns() - s->opened < ATTEMPT_AFTER_NS)
 		return 0;
 	s->sock_flags |= SOCK_ATTEMPTED;
-	report(ctx, s, sk, KIND_ATTEMPT, TCP_SYN_SENT, 0);
+	report(ctx, s, sk, KIND_ATTEMPT, TCP_SYN_SENT, 0, true);
 	return 0;
 }
 
 /* The file behind a descriptor of the current process, or NULL. */
 static __always_inline struct file *file_of(int fd)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct fdtable *table = current_fds();
 	struct file **files = BPF_CORE_READ(table, fd);
 	struct file *file = NULL;
 
@@ -346,17 +411,17 @@ static __always_inline struct file *file_of(int fd)
 	return file;
 }
 
-/* The TCP socket in a file, or NULL. */
-static __always_inline struct sock *tcp_of(struct file *file)
+/* The TCP socket in a file, or NULL; a file that accept(2) gave is known to be a socket. */
+static __always_inline struct sock *tcp_of(struct file *file, const bool is_socket)
 {
 	struct socket *socket;
 	struct sock *sk;
 
-	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+	if (!file || (!is_socket && (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK))
 		return NULL;
 	socket = BPF_CORE_READ(file, private_data);
 	sk = BPF_CORE_READ(socket, sk);
-	return sk && is_tcp(sk) ? sk : NULL;
+	return sk && is_tcp(sk, false) ? sk : NULL;
 }
 
 /* accept(2) has returned: the new descriptor leads to the very socket, in the
@@ -369,7 +434,7 @@ static __always_inline int accepted(void *ctx, long fd)
 
 	if (fd < 0)
 		return 0;
-	sk = tcp_of(file_of(fd));
+	sk = tcp_of(file_of(fd), true);
 	if (!sk)
 		return 0;
 	key = (u64)sk;
@@ -382,13 +447,13 @@ static __always_inline int accepted(void *ctx, long fd)
 		fresh.sock_flags = SOCK_ESTABLISHED;
 		own(&fresh);
 		remember(key, &fresh, KIND_ACCEPT);
-		report(ctx, &fresh, sk, KIND_ACCEPT, TCP_SYN_RECV, 0);
+		report(ctx, &fresh, sk, KIND_ACCEPT, TCP_SYN_RECV, 0, false);
 		return 0;
 	}
 	own(s);
-	report(ctx, s, sk, KIND_ACCEPT, TCP_SYN_RECV, 0);
+	report(ctx, s, sk, KIND_ACCEPT, TCP_SYN_RECV, 0, false);
 	if (s->sock_flags & SOCK_CLOSED) {
-		report(ctx, s, sk, KIND_CLOSE, s->state_at_close, s->error);
+		report(ctx, s, sk, KIND_CLOSE, s->state_at_close, s->error, false);
 		bpf_map_delete_elem(&sockets, &key);
 	}
 	return 0;
@@ -421,7 +486,7 @@ static __always_inline void refused_at_once(void *ctx, const struct sock *sk, co
 	s.role = ROLE_CONNECT;
 	own(&s);
 	fill(&r, &s, KIND_CONNECT);
-	read_addresses(&r, sk);
+	read_addresses(&r, sk, false);
 	bpf_probe_read_user(&family, sizeof(family), address);
 	bpf_probe_read_user(&port, sizeof(port), address + 2);
 	r.dport = __builtin_bswap16(port);
@@ -442,15 +507,21 @@ static __always_inline void refused_at_once(void *ctx, const struct sock *sk, co
 SEC("tp/syscalls/sys_exit_connect")
 int exit_connect(struct trace_event_raw_sys_exit *ctx)
 {
-	const struct pt_regs *regs = user_regs((void *)bpf_get_current_task());
-	struct file *file = file_of((int)REGS_ARG1(regs));
-	struct sock *sk = tcp_of(file);
+	const struct pt_regs *regs;
 	struct socket_state *s;
+	struct file *file;
+	struct sock *sk;
 	long ret = ctx->ret;
-	u64 key = (u64)sk;
+	u64 key;
 
+	if (!ret)
+		return 0;	/* ESTABLISHED has said it all */
+	regs = user_regs((void *)bpf_get_current_task());
+	file = file_of((int)REGS_ARG1(regs));
+	sk = tcp_of(file, false);
 	if (!sk)
 		return 0;
+	key = (u64)sk;
 	s = bpf_map_lookup_elem(&sockets, &key);
 	if (!s) {
 		/* A second connect(2) on one socket asks for its state, it opens nothing. */
@@ -461,7 +532,7 @@ int exit_connect(struct trace_event_raw_sys_exit *ctx)
 	if (s->role != ROLE_CONNECT)
 		return 0;
 	if (s->sock_flags & SOCK_DEFERRED) {
-		report(ctx, s, sk, KIND_CONNECT, TCP_SYN_SENT, ret < 0 ? -ret : ECONNABORTED);
+		report(ctx, s, sk, KIND_CONNECT, TCP_SYN_SENT, ret < 0 ? -ret : ECONNABORTED, false);
 		bpf_map_delete_elem(&sockets, &key);
 		return 0;
 	}
@@ -488,7 +559,7 @@ int exit_listen(struct trace_event_raw_sys_exit *ctx)
 	if (ctx->ret)
 		return 0;
 	regs = user_regs((void *)bpf_get_current_task());
-	sk = tcp_of(file_of((int)REGS_ARG1(regs)));
+	sk = tcp_of(file_of((int)REGS_ARG1(regs)), false);
 	key = (u64)sk;
 	if (!sk)
 		return 0;
@@ -498,7 +569,7 @@ int exit_listen(struct trace_event_raw_sys_exit *ctx)
 		return 0;
 	s->sock_flags &= ~SOCK_DEFERRED;
 	fill(&r, s, KIND_LISTEN);
-	read_addresses(&r, sk);
+	read_addresses(&r, sk, false);
 	r.backlog = BPF_CORE_READ(sk, sk_max_ack_backlog);
 	r.state = TCP_CLOSE;
 	ship(ctx, &r, t);
@@ -524,7 +595,7 @@ int find_sockets(struct bpf_iter__task_file *ctx)
 		return 0;
 	if (BPF_CORE_READ(file, f_inode, i_sb, s_magic) == ANON_INODE_FS_MAGIC)
 		return 0;
-	sk = tcp_of(file);
+	sk = tcp_of(file, false);
 	if (!sk)
 		return 0;
 	state = BPF_CORE_READ(sk, __sk_common.skc_state);
@@ -558,7 +629,7 @@ int find_sockets(struct bpf_iter__task_file *ctx)
 		    !(known->sock_flags & (SOCK_REPORTED | SOCK_ESTABLISHED | SOCK_ATTEMPTED))) {
 			/* Still pending: what the trace's end has to say of it. */
 			fill(&r, known, KIND_ATTEMPT);
-			read_addresses(&r, sk);
+			read_addresses(&r, sk, false);
 			r.state = state;
 			bpf_seq_write(ctx->meta->seq, &size, sizeof(size));
 			bpf_seq_write(ctx->meta->seq, &r, sizeof(r));
@@ -575,11 +646,11 @@ int find_sockets(struct bpf_iter__task_file *ctx)
 		return 0;
 	}
 	fill(&r, &s, KIND_SOCKET_FOUND);
-	read_addresses(&r, sk);
+	read_addresses(&r, sk, false);
 	if (state == TCP_LISTEN)
 		r.backlog = BPF_CORE_READ(sk, sk_max_ack_backlog);
 	else
-		read_totals(&r, sk);
+		read_totals(&r, sk, false);
 	r.state = state;
 	bpf_seq_write(ctx->meta->seq, &size, sizeof(size));
 	bpf_seq_write(ctx->meta->seq, &r, sizeof(r));

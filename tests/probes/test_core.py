@@ -108,7 +108,6 @@ def test_everything_is_attached(started: Core) -> None:
         "process_fork",
         "process_exit",
         "socket_state_change",
-        "socket_destroyed",
         "syn_again",
     }
     assert all(coverage.hooks.values())
@@ -135,7 +134,7 @@ def test_without_tracefs_the_syscall_hooks_are_blind_spots(monkeypatch: pytest.M
     assert Kind.EXEC in {Kind(record[KIND]) for record in found}
 
 
-@pytest.mark.parametrize("program", ["exit_accept4", "socket_destroyed", "syn_again", "exit_execve"])
+@pytest.mark.parametrize("program", ["exit_accept4", "syn_again", "exit_execve"])
 def test_hook_refused_at_load_is_a_blind_spot(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     """An optional program that the kernel does not load is left out, with its reason and what can't be seen."""
     real = libbpf.load

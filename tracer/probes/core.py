@@ -60,7 +60,6 @@ _OPTIONAL: Final = {
         Hook("exit_accept4", "sys_exit_accept4", "who accepted a connection by accept4(2)"),
         Hook("exit_connect", "sys_exit_connect", "connects that fail before a packet is sent"),
         Hook("exit_listen", "sys_exit_listen", "listening sockets that were not bound first"),
-        Hook("socket_destroyed", "", "connections that were reset before anybody accepted them"),
         Hook("syn_again", "", "connects that get no answer, until they end"),
     ),
 }
