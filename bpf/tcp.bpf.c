@@ -24,7 +24,7 @@ struct socket_state {
 	u8 role;
 	u8 sock_flags;
 	u8 state_at_close;
-	u8 reserved;
+	u8 excluded;		/* the owner is a tracer; looked up once */
 	u16 dport;		/* as asked for: a connect that fails for want of a port forgets it */
 	u16 reserved2;
 	char comm[COMM_LEN];
@@ -72,11 +72,12 @@ static __always_inline void own(struct socket_state *s)
 	if (s->tgid == s->tid) {
 		s->start = boot_start(task);
 		bpf_get_current_comm(s->comm, sizeof(s->comm));
-		return;
+	} else {
+		leader = BPF_CORE_READ(task, group_leader);
+		s->start = boot_start(leader);
+		bpf_core_read(&s->comm, sizeof(s->comm), &leader->comm);
 	}
-	leader = BPF_CORE_READ(task, group_leader);
-	s->start = boot_start(leader);
-	bpf_core_read(&s->comm, sizeof(s->comm), &leader->comm);
+	s->excluded = is_excluded(s->tgid, s->start);
 }
 
 /* All of sock_common in one read; the fields lie in it where CO-RE says. */
@@ -168,7 +169,7 @@ static __always_inline bool wanted(const struct socket_record *r)
 {
 	u32 port;
 
-	if (is_excluded(r->h.tgid, r->h.start) || !pid_wanted(r->h.tgid))
+	if (!pid_wanted(r->h.tgid))
 		return false;
 	if (!(knobs.kinds & 1U << r->h.kind))
 		return false;
@@ -189,10 +190,10 @@ static __always_inline bool wanted(const struct socket_record *r)
 	return true;
 }
 
-static __always_inline void ship(void *ctx, struct socket_record *r, struct tally *t)
+static __always_inline void ship(void *ctx, struct socket_record *r, const struct socket_state *s, struct tally *t)
 {
 	count(&t->attempts);
-	if (!wanted(r)) {
+	if (s->excluded || !wanted(r)) {
 		count(&t->filtered);
 		return;
 	}
@@ -219,7 +220,7 @@ static __always_inline void report_as(void *ctx, u64 now, struct socket_state *s
 		read_totals(&r, sk, typed);
 	r.state = news >> 32;
 	r.error = news;
-	ship(ctx, &r, t);
+	ship(ctx, &r, s, t);
 }
 
 /* Functions of their own, not inlined: what runs in the middle of the network stack must
@@ -295,7 +296,7 @@ static __always_inline void listen_begins(void *ctx, const struct sock *sk, u64 
 	read_addresses(&r, sk, true);
 	r.backlog = sk->sk_max_ack_backlog;
 	r.state = TCP_CLOSE;
-	ship(ctx, &r, t);
+	ship(ctx, &r, &s, t);
 }
 
 /* The peer has answered, in softirq. An active open gets its outcome; a passive one
@@ -501,7 +502,7 @@ static __always_inline void refused_at_once(void *ctx, const struct sock *sk, co
 	}
 	r.state = TCP_CLOSE;
 	r.error = error;
-	ship(ctx, &r, t);
+	ship(ctx, &r, &s, t);
 }
 
 SEC("tp/syscalls/sys_exit_connect")
@@ -572,7 +573,7 @@ int exit_listen(struct trace_event_raw_sys_exit *ctx)
 	read_addresses(&r, sk, false);
 	r.backlog = BPF_CORE_READ(sk, sk_max_ack_backlog);
 	r.state = TCP_CLOSE;
-	ship(ctx, &r, t);
+	ship(ctx, &r, s, t);
 	return 0;
 }
 
