@@ -20,7 +20,7 @@ def numbered(time: int, seq: int, cpu: int = 0, ring: int = 0) -> bytes:
 
 def times(order: Order, drained_at: int | None) -> list[int]:
     """The times of what is released now."""
-    return [record[TIME] for record in order.release(drained_at)[0]]
+    return [record[TIME] for record in order.decoded(order.release(drained_at)[0])]
 
 
 def test_merges_rings_of_several_cpus() -> None:
@@ -151,7 +151,8 @@ def test_any_interleaving_comes_out_in_time_order(
         for place in ((0, 0), (0, 1), (1, 0)):
             items = [numbered(time, seq, cpu, ring) for _, time, cpu, ring, seq in ready if (cpu, ring) == place]
             order.add(wire.ring_run(*items, cpu=place[0], ring=place[1]))
-        records, late = order.release(now)
+        released, late = order.release(now)
+        records = order.decoded(released)
         assert late == 0
         seen += [(record[TIME], record[CPU], record[RING], record[SEQ]) for record in records]
         if now is not None:
@@ -181,7 +182,7 @@ def test_any_bytes_are_records_or_undecodable(payloads: list[bytes], kind: int) 
     order = Order(SLACK)
     items = [item[:KIND_AT] + bytes([kind]) + item[KIND_AT + 1 :] if i % 2 else item for i, item in enumerate(payloads)]
     order.add(wire.ring_run(*items))
-    records, _ = order.release(None)
+    records = order.decoded(order.release(None)[0])
     assert len(records) + order.undecodable.total() == len(payloads)
     assert all(record[KIND] in set(Kind) for record in records)
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from tracer.cli import facts
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.stream import Stream, make_format, open_output
-from tracer.model import SOCKET_KINDS, Event, Kind
+from tracer.model import SOCKET_KINDS, Kind
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.order import RingRun
 from tracer.pipeline.turns import MAGIC, Found, Input, Start, Turn, pack
@@ -118,9 +118,9 @@ class Live:
                 "started": facts.started(),
             }
         )
-        stream.show(self._feed(engine, start))
+        self._feed(stream, start)
         if options.snapshot:
-            stream.show(self._feed(engine, self._found(core)))
+            self._feed(stream, self._found(core))
             self._follow(core, engine)
         self._tell_ready(coverage)
         status = self._loop(core, engine, stream)
@@ -135,7 +135,7 @@ class Live:
         except (OutputError, OSError) as error:
             raise CommandError(f"--record: {error}", Exit.FAILURE) from error
 
-    def _feed(self, engine: Engine, item: Input) -> list[Event]:
+    def _feed(self, stream: Stream, item: Input) -> None:
         if self._recording is not None:
             data = memoryview(pack(item))
             try:
@@ -145,7 +145,7 @@ class Live:
                 raise CommandError(
                     f"can't write the recording {self._options.record}: {error.strerror}", Exit.FAILURE
                 ) from error
-        return engine.feed(item)
+        stream.feed(item)
 
     def _found(self, core: Core) -> Found:
         processes, sockets = core.snapshot()
@@ -195,12 +195,12 @@ class Live:
             now = boottime()
             turn = self._turn(core, now >= next_ledger)
             drained = all(run.drained for run in turn.runs)
-            stream.show(self._feed(engine, turn))
+            self._feed(stream, turn)
             if turn.cut:
                 core.rings.add_missing_cpus()
                 next_ledger = now + LEDGER_NS
                 stream.ledger(turn)
-        return self._finish(core, engine, stream)
+        return self._finish(core, stream)
 
     def _turn(self, core: Core, cut: bool) -> Turn:
         now = boottime()
@@ -215,7 +215,7 @@ class Live:
                 drained_at = min(drained_at, _TIME(run.data, run.offsets[-1])[0])
         return Turn(now, self._measured_offset(now), drained_at, _runs(runs), tallies, cut, False, missed)
 
-    def _finish(self, core: Core, engine: Engine, stream: Stream) -> Exit:
+    def _finish(self, core: Core, stream: Stream) -> Exit:
         pending = _only(core.sockets(), Kind.ATTEMPT) if not stream.broken else b""
         runs, tallies, settled = core.cut()
         if not settled:
@@ -224,9 +224,9 @@ class Live:
             runs += more
         now = boottime()
         turn = Turn(now, self._measured_offset(now), now, _runs(runs), tallies, True, True, core.missed())
-        stream.show(self._feed(engine, turn))
+        self._feed(stream, turn)
         if pending:
-            stream.show(self._feed(engine, Found(now, turn.offset, b"", pending)))
+            self._feed(stream, Found(now, turn.offset, b"", pending))
         stream.ledger(turn)
         if self._options.fail_on_loss and not stream.complete:
             return Exit.LOSS

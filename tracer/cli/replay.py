@@ -59,12 +59,12 @@ def _play(path: Path, form: str | None, output: Path | None) -> bool:
     fd, name = open_output(output)
     stream = Stream(engine, make_format(form, session, fd), fd, name, patient=True)
     try:
-        stream.show(engine.feed(start))
+        stream.feed(start)
         last: Turn | None = None
         for item in items:
             if stream.broken:
                 break
-            stream.show(engine.feed(item))
+            stream.feed(item)
             if isinstance(item, Turn) and item.last:
                 last = item
             elif isinstance(item, Turn) and item.cut:

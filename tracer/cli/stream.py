@@ -17,14 +17,13 @@ from tracer.formats.ecs import Ecs
 from tracer.formats.pretty import Pretty
 from tracer.model import Event, Notice, Session
 from tracer.pipeline.engine import Engine
-from tracer.pipeline.turns import Turn
+from tracer.pipeline.turns import Input, Turn
 from tracer.sinks.output import QUEUE_MOST, Batch, Output, OutputError, is_terminal, open_file
 
 __all__ = ["FORMATS", "Stream"]
 
 FORMATS: Final = ("pretty", "ecs")
 _FIRST: Final = itemgetter(0)
-_BATCH_MOST: Final = 512  # events rendered and written together
 _PATIENT_MOST: Final = 1 << 20  # bytes that wait for a slow reader when there is no hurry
 _FLUSH_SECONDS: Final = 10.0  # how long a stopped reader of a pipe may delay the end
 _LEDGER_SECONDS: Final = 0.1  # how long a ledger waits for what is being written; what is not is in flight
@@ -60,15 +59,19 @@ class Stream:
         """Whether nothing more can be written."""
         return self._output.broken
 
+    def feed(self, item: Input) -> None:
+        """Show what the engine makes of an input."""
+        for events in self._engine.portions(item):
+            self.show(events)
+
     def show(self, events: list[Event]) -> None:
         """Render and queue events."""
         if self._untold:
             self._tell()
-        for begin in range(0, len(events), _BATCH_MOST):
-            batch = events[begin : begin + _BATCH_MOST]
-            lines = self._form.lines(batch, self._engine.offset, self._sequence)
+        if events:
+            lines = self._form.lines(events, self._engine.offset, self._sequence)
             self._sequence += len(lines)
-            self._put(lines, batch)
+            self._put(lines, events)
         written = self._output.written()
         if written:
             self._engine.delivered(written)

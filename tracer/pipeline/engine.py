@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any, Final
 
@@ -18,6 +18,8 @@ from tracer.pipeline.view import Filters, View
 from tracer.probes.records import FLAGS, KIND, START, TGID, TID, TIME, Record, decode, frames
 
 __all__ = ["Engine"]
+
+PORTION: Final = 256  # records: with what is made of them about half a megabyte
 
 # The classes' own constructors would look at each item again; a look at an enum costs as much.
 _new = tuple.__new__
@@ -64,32 +66,38 @@ class Engine:
         return self._most is not None and self.shown >= self._most
 
     def feed(self, item: Input) -> list[Event]:
-        """Take in one input and give the events that are ready now."""
+        """Take in one input and give all the events that are ready now."""
+        return [event for events in self.portions(item) for event in events]
+
+    def portions(self, item: Input) -> Iterator[list[Event]]:
+        """What feed() gives, in portions that a processor's cache holds from record to line.
+
+        Take all of them before the next input.
+        """
         if isinstance(item, Turn):
+            self.offset = item.offset
             return self._turn(item)
         if isinstance(item, Found):
+            self.offset = item.offset
             return self._found(item)
-        return self._start(item)
+        self.offset = item.facts["offset"]
+        return iter([self._start(item)])
 
     def _start(self, start: Start) -> list[Event]:
         facts = start.facts
-        self.offset = facts["offset"]
         return [
             Notice("tracer-coverage", facts["now"], "state", {"coverage": facts["coverage"]}),
             Notice("tracer-session-start", facts["now"], "event", {"session": facts["started"]}),
         ]
 
-    def _found(self, found: Found) -> list[Event]:
+    def _found(self, found: Found) -> Iterator[list[Event]]:
         """Records of the iterators become the first state; what the stream knows better is left to it."""
-        self.offset = found.offset
-        shown: list[Event] = []
         for data in (found.processes, found.sockets):
             records = [decode(frame, 0) for frame in frames(data)]
             self.ledger.found.update([record[KIND] for record in records])
             events = [self._handlers[record[KIND]](record, False) for record in records]
             self.view.widen(self.processes)  # who is whose descendant shows only when all are known
-            shown += self._shown(events)
-        return shown
+            yield self._shown(events)
 
     def learn(self, processes: bytes) -> None:
         """Know what an iterator wrote of the processes, without any event."""
@@ -98,19 +106,18 @@ class Engine:
             if self.processes.find(record[TGID], record[START]) is None:
                 self.processes.executed(record)
 
-    def _turn(self, turn: Turn) -> list[Event]:
-        self.offset = turn.offset
+    def _turn(self, turn: Turn) -> Iterator[list[Event]]:
         order, ledger, handlers = self.order, self.ledger, self._handlers
         for run in turn.runs:
             order.add(run)
-        records, late = order.release(None if turn.last else turn.drained_at)
+        released, late = order.release(None if turn.last else turn.drained_at)
         ledger.late += late
-        events = [handlers[record[KIND]](record, True) for record in records[:late]]
-        events += [handlers[record[KIND]](record, False) for record in (records[late:] if late else records)]
-        shown = self._shown(events)
+        yield self._shown([handlers[record[KIND]](record, True) for record in order.decoded(released[:late])])
+        for begin in range(late, len(released), PORTION):
+            records = order.decoded(released[begin : begin + PORTION])
+            yield self._shown([handlers[record[KIND]](record, False) for record in records])
         ledger.tallies(turn.tallies)
-        shown += [self._loss_notice(loss, turn.now) for loss in ledger.losses(turn.now, turn.last)]
-        return shown
+        yield [self._loss_notice(loss, turn.now) for loss in ledger.losses(turn.now, turn.last)]
 
     def _shown(self, events: list[KindEvent]) -> list[Event]:
         """Those that were asked for, counted; the others are counted as filtered."""

@@ -8,12 +8,14 @@ from collections import Counter
 from operator import itemgetter
 from typing import Final, NamedTuple
 
-from tracer.probes.records import DECODERS, KIND, KIND_AT, SEQ, TIME, DecodeError, Record, decode
+from tracer.probes.records import DECODERS, KIND_AT, SEQ, TIME, DecodeError, Record, decode
 
 __all__ = ["Order", "RingCount", "RingRun"]
 
 # A record takes its time first and its place in the ring last; in between, whatever interrupts the probe may run.
 SLACK_NS: Final = 20_000_000
+Held = tuple[int, int, bytes, int]  # time, number in its ring, what the record is in, and where
+_head = struct.Struct("=QQ").unpack_from  # of struct header: time, seq
 _seq = itemgetter(SEQ)
 _time = itemgetter(TIME)
 
@@ -57,19 +59,18 @@ class Order:
         self.slack_ns = slack_ns
         self.rings: dict[tuple[int, int], RingCount] = {}
         self.undecodable: Counter[int] = Counter()  # by the kind's byte
-        self._held: list[Record] = []
+        self._held: list[Held] = []
         self._cut = 0  # everything before it has gone on
 
     def add(self, run: RingRun) -> None:
-        """Take in what a ring gave. Records that can't be decoded are counted, never raised."""
-        data = run.data
-        decoders = DECODERS
-        try:
-            batch = [decoders[data[at + KIND_AT]](data, at) for at in run.offsets]  # type: ignore[misc]
-        except (TypeError, IndexError, struct.error, DecodeError):
-            batch = self._decode_each(run)
+        """Take in what a ring gave, not decoded yet: decoded records take several times the memory."""
         if not run.offsets:
             return
+        data = run.data
+        try:
+            batch = [(*_head(data, at), data, at) for at in run.offsets]
+        except struct.error:
+            batch = self._heads_of_each(run)
         count = self.rings.get((run.cpu, run.ring))
         if count is None:
             count = self.rings[run.cpu, run.ring] = RingCount()
@@ -80,16 +81,16 @@ class Order:
             count.highest = max(count.highest, highest)
         self._held += batch
 
-    def _decode_each(self, run: RingRun) -> list[Record]:
-        batch = []
+    def _heads_of_each(self, run: RingRun) -> list[Held]:
+        batch: list[Held] = []
         for at in run.offsets:
             try:
-                batch.append(decode(run.data, at))
-            except DecodeError:
-                self.undecodable[run.data[at + KIND_AT] if at + KIND_AT < len(run.data) else 255] += 1
+                batch.append((*_head(run.data, at), run.data, at))
+            except struct.error:
+                self.undecodable[255] += 1
         return batch
 
-    def release(self, drained_at: int | None) -> tuple[list[Record], int]:
+    def release(self, drained_at: int | None) -> tuple[list[Held], int]:
         """Let go of what is certainly complete, in order, and tell how many of the first came too late for theirs.
 
         ``drained_at`` is a time (CLOCK_BOOTTIME, ns) after which every ring was read to its end; None lets go of all.
@@ -108,6 +109,23 @@ class Order:
         self._cut = cut
         return held[:end], late
 
+    def decoded(self, released: list[Held]) -> list[Record]:
+        """The records, without those that can't be decoded: they are counted, by their kind's byte."""
+        decoders = DECODERS
+        try:
+            return [decoders[data[at + KIND_AT]](data, at) for _, _, data, at in released]  # type: ignore[misc]
+        except (TypeError, IndexError, struct.error, DecodeError):
+            return self._decoded_each(released)
+
+    def _decoded_each(self, released: list[Held]) -> list[Record]:
+        records = []
+        for _, _, data, at in released:
+            try:
+                records.append(decode(data, at))
+            except DecodeError:
+                self.undecodable[data[at + KIND_AT] if at + KIND_AT < len(data) else 255] += 1
+        return records
+
     @property
     def holds(self) -> bool:
         """Whether anything is held back."""
@@ -115,7 +133,7 @@ class Order:
 
     def held_by_kind(self) -> Counter[int]:
         """How many records of each kind are held back."""
-        return Counter(record[KIND] for record in self._held)
+        return Counter(data[at + KIND_AT] for _, _, data, at in self._held)
 
     @property
     def missing(self) -> int:
