@@ -80,8 +80,9 @@ static __always_inline void own(struct socket_state *s)
 	s->excluded = is_excluded(s->tgid, s->start);
 }
 
-/* All of sock_common in one read; the fields lie in it where CO-RE says. */
-#define COMMON_BYTES 160
+/* The beginning of sock_common in one read; the fields lie in it where CO-RE says (the
+ * last one, skc_net, at byte 48 since 3.x; were it ever elsewhere, the verifier would say so). */
+#define COMMON_BYTES 64
 #define IN_COMMON(common, type, field) (*(type *)((common) + bpf_core_field_offset(struct sock_common, field)))
 
 static __always_inline void read_addresses(struct socket_record *r, const struct sock *sk, const bool typed)
@@ -200,13 +201,9 @@ static __always_inline void ship(void *ctx, struct socket_record *r, const struc
 	emit(ctx, bulk, r, sizeof(*r), t);
 }
 
-/* What a report says beside the socket, in one argument: a BPF function takes five. */
-#define NEWS(kind, state, error) ((u64)(kind) << 40 | (u64)(u8)(state) << 32 | (u32)(error))
-
-static __always_inline void report_as(void *ctx, u64 now, struct socket_state *s, const struct sock *sk, u64 news,
-				      const bool typed)
+static __always_inline void report_at(void *ctx, u64 now, struct socket_state *s, const struct sock *sk, u32 kind,
+				      u8 state, u32 error, const bool typed)
 {
-	u32 kind = news >> 40;
 	struct tally *t = tally_of(kind);
 	struct socket_record r;
 
@@ -218,32 +215,9 @@ static __always_inline void report_as(void *ctx, u64 now, struct socket_state *s
 		r.dport = s->dport;
 	if (kind != KIND_ACCEPT)
 		read_totals(&r, sk, typed);
-	r.state = news >> 32;
-	r.error = news;
+	r.state = state;
+	r.error = error;
 	ship(ctx, &r, s, t);
-}
-
-/* Functions of their own, not inlined: what runs in the middle of the network stack must
- * leave the instruction cache to it. */
-static __noinline int report_typed(void *ctx, u64 now, struct socket_state *s, const struct sock *sk, u64 news)
-{
-	report_as(ctx, now, s, sk, news, true);
-	return 0;
-}
-
-static __noinline int report_found(void *ctx, u64 now, struct socket_state *s, const struct sock *sk, u64 news)
-{
-	report_as(ctx, now, s, sk, news, false);
-	return 0;
-}
-
-static __always_inline void report_at(void *ctx, u64 now, struct socket_state *s, const struct sock *sk, u32 kind,
-				      u8 state, u32 error, const bool typed)
-{
-	if (typed)
-		report_typed(ctx, now, s, sk, NEWS(kind, state, error));
-	else
-		report_found(ctx, now, s, sk, NEWS(kind, state, error));
 }
 
 static __always_inline void report(void *ctx, struct socket_state *s, const struct sock *sk, u32 kind, u8 state,
@@ -352,7 +326,10 @@ static __always_inline void closed(void *ctx, const struct sock *sk, u64 key, in
 			s->sock_flags |= SOCK_DEFERRED;
 			return;
 		}
-		report(ctx, s, sk, KIND_CONNECT, oldstate, error ? error : ECONNABORTED, true);
+		/* Given up by SO_SNDTIMEO, connect(2) has said EINPROGRESS; else the program closed it. */
+		if (!error)
+			error = s->sock_flags & SOCK_SEND_TIMEOUT ? EINPROGRESS : ECONNABORTED;
+		report(ctx, s, sk, KIND_CONNECT, oldstate, error, true);
 		s->sock_flags |= SOCK_REPORTED;
 		/* The caller is still inside connect(2): its exit must find that all is said. */
 		if (!(s->sock_flags & SOCK_IN_CONNECT))

@@ -42,7 +42,7 @@ enum ring {
 #define COMM_LEN 16
 #define NAME_LEN 256		/* one path component with its NUL (NAME_MAX + 1) */
 #define PATH_BYTES 4096		/* all components of one path */
-#define PATH_DEPTH 48		/* components and mounts of one path */
+#define PATH_DEPTH 36		/* components and mounts of one path */
 #define ARGS_BYTES 12288
 #define FILE_BYTES 1024		/* the requested file name, and the interpreter's */
 #define EXEC_DATA (PATH_BYTES * 2 + FILE_BYTES * 2 + NAME_LEN + ARGS_BYTES + NAME_LEN)

@@ -11,7 +11,7 @@ from tests import wire
 from tests.wire import NOW as T
 from tracer.model import RING_KINDS, Event, ExecFailed, Kind, Notice, ProcessEvent, ProcessExited, SocketEvent
 from tracer.pipeline.engine import Engine
-from tracer.pipeline.turns import Input, Turn
+from tracer.pipeline.turns import Input, Known, Turn
 from tracer.pipeline.view import Filters
 from tracer.probes.records import DecodeError
 
@@ -199,12 +199,11 @@ def test_learning_shows_nothing() -> None:
     engine = Engine(wire.BOOT_ID, ALL)
     feed(engine, last(wire.executed(b"/bin/new", tgid=5, start=T, comm=b"new")))
     known = engine.processes.find(5, T)
-    engine.learn(
-        wire.framed(
-            wire.executed(b"/bin/old", kind=Kind.PROCESS_FOUND, tgid=5, start=T, comm=b"old"),
-            wire.executed(b"/bin/other", kind=Kind.PROCESS_FOUND, tgid=6, start=T),
-        )
+    framed = wire.framed(
+        wire.executed(b"/bin/old", kind=Kind.PROCESS_FOUND, tgid=5, start=T, comm=b"old"),
+        wire.executed(b"/bin/other", kind=Kind.PROCESS_FOUND, tgid=6, start=T),
     )
+    assert engine.feed(Known(framed)) == []
     assert known is engine.processes.find(5, T)
     assert known is not None
     assert known.comm == b"new"

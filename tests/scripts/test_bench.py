@@ -16,7 +16,7 @@ from scripts.bench.programs import BenchError, Took, build, busy_seconds, run
 from tracer.cli.errors import Exit
 from tracer.cli.replay import replay
 from tracer.model import Kind
-from tracer.pipeline.turns import FRAME, MAGIC, Found, Start, Turn, unpack
+from tracer.pipeline.turns import FRAME, MAGIC, Input, Turn, unpack
 from tracer.probes.records import KIND, TGID, decode
 
 SMALL = mix.Mix(4_000, 200_000)
@@ -221,7 +221,7 @@ def test_mix_is_a_quarter_each_from_distinct_processes() -> None:
     assert set(map(tuple, by_process.values())) == {mix.KINDS}
 
 
-def inputs(data: bytes) -> list[Start | Found | Turn]:
+def inputs(data: bytes) -> list[Input]:
     """What a recording holds."""
     assert data.startswith(MAGIC)
     at = len(MAGIC)

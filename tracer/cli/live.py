@@ -17,7 +17,7 @@ from tracer.cli.stream import Stream, make_format, open_output
 from tracer.model import SOCKET_KINDS, Kind
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.order import RingRun
-from tracer.pipeline.turns import MAGIC, Found, Input, Start, Turn, pack
+from tracer.pipeline.turns import MAGIC, Found, Input, Known, Start, Turn, pack
 from tracer.pipeline.view import Filters
 from tracer.probes.core import Core, Coverage, KernelFilters, UnusableError, boottime
 from tracer.probes.records import KIND_AT, SIZE
@@ -100,6 +100,8 @@ class Live:
 
     def _session(self, core: Core) -> Exit:
         options = self._options
+        if options.output is not None and options.record is not None and _same(options.output, options.record):
+            raise CommandError(f"--output and --record both name {options.record}: give them two files", Exit.USAGE)
         fd, name = open_output(options.output)
         session = facts.session("core")
         if options.record is not None:
@@ -121,7 +123,7 @@ class Live:
         self._feed(stream, start)
         if options.snapshot:
             self._feed(stream, self._found(core))
-            self._follow(core, engine)
+            self._follow(core, engine, stream)
         self._tell_ready(coverage)
         status = self._loop(core, engine, stream)
         stream.close()
@@ -152,7 +154,7 @@ class Live:
         now = boottime()
         return Found(now, self._measured_offset(now), processes, _without(sockets, Kind.ATTEMPT))
 
-    def _follow(self, core: Core, engine: Engine) -> None:
+    def _follow(self, core: Core, engine: Engine, stream: Stream) -> None:
         """With --children the descendants that are there already are followed too, until no new one turns up."""
         filters = self._options.filters
         if not filters.children:
@@ -165,7 +167,7 @@ class Live:
             core.follow(wanted - followed)
             followed |= wanted
             # Who was forked before the kernel knew of the parent: quietly, the first look has shown the rest.
-            engine.learn(core.processes())
+            self._feed(stream, Known(core.processes()))
 
     def _tell_ready(self, coverage: Coverage) -> None:
         blind = len(coverage.refused)
@@ -240,6 +242,10 @@ class Live:
             if abs(offset - self._offset) > _OFFSET_STEP_NS:
                 self._offset = offset
         return self._offset
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.absolute() == other.absolute() or (one.exists() and other.exists() and one.samefile(other))
 
 
 def _runs(runs: list[Run]) -> list[RingRun]:

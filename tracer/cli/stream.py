@@ -14,7 +14,6 @@ from typing import Any, Final, Protocol
 
 from tracer.cli.errors import CommandError, Exit
 from tracer.formats.ecs import Ecs
-from tracer.formats.pretty import Pretty
 from tracer.model import Event, Notice, Session
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.turns import Input, Turn
@@ -151,6 +150,8 @@ def make_format(name: str | None, session: Session, fd: int) -> Format:
         return Ecs(session)
     if name != "pretty":
         raise CommandError(f"--format {name!r}: give one of {', '.join(FORMATS)}", Exit.USAGE)
+    from tracer.formats.pretty import Pretty  # not for the stream of a SIEM, which starts the sooner
+
     colour = terminal and not os.environ.get("NO_COLOR")
     pretty = Pretty(session, colour=colour, width=shutil.get_terminal_size().columns if terminal else None)
     if terminal:

@@ -79,9 +79,7 @@ class Ecs:
 
     @staticmethod
     def _notice(event: Notice, offset: int) -> Parts:
-        fields: dict[str, Any] = {"kind": event.event_kind, "action": event.action}
-        if event.event_kind == "event":
-            fields |= {"category": ["process"], "type": ["info"]}
+        fields = {"kind": event.event_kind, "category": ["process"], "type": ["info"], "action": event.action}
         body = event.body
         if "loss" in body:
             loss = body["loss"]

@@ -12,6 +12,7 @@ import orjson
 __all__ = ["dumps", "keep_raw", "members", "quoted", "signal_name", "stamp", "text"]
 
 _QUOTED_MOST: Final = 8192  # texts kept as JSON; commands, paths and names come again and again
+_QUOTED_TEXT_MOST: Final = 256  # bytes of a text that is kept: long ones seldom come again
 _quoted: dict[bytes, str] = {}
 
 
@@ -52,9 +53,11 @@ def quoted(raw: bytes) -> str:
     """The bytes as a JSON string; kept, so for texts that come often."""
     found = _quoted.get(raw)
     if found is None:
-        if len(_quoted) >= _QUOTED_MOST:
-            _quoted.clear()
-        found = _quoted[raw] = orjson.dumps(text(raw)).decode()
+        found = orjson.dumps(text(raw)).decode()
+        if len(raw) <= _QUOTED_TEXT_MOST:
+            if len(_quoted) >= _QUOTED_MOST:
+                _quoted.clear()
+            _quoted[raw] = found
     return found
 
 

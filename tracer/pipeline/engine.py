@@ -13,7 +13,7 @@ from tracer.pipeline.flows import FlowTable
 from tracer.pipeline.ledger import Ledger, Loss
 from tracer.pipeline.order import Order
 from tracer.pipeline.processes import ProcessTable
-from tracer.pipeline.turns import Found, Input, Start, Turn
+from tracer.pipeline.turns import Found, Input, Known, Start, Turn
 from tracer.pipeline.view import Filters, View
 from tracer.probes.records import FLAGS, KIND, START, TGID, TID, TIME, Record, decode, frames
 
@@ -80,6 +80,9 @@ class Engine:
         if isinstance(item, Found):
             self.offset = item.offset
             return self._found(item)
+        if isinstance(item, Known):
+            self._learn(item.processes)
+            return iter(())
         self.offset = item.facts["offset"]
         return iter([self._start(item)])
 
@@ -99,12 +102,12 @@ class Engine:
             self.view.widen(self.processes)  # who is whose descendant shows only when all are known
             yield self._shown(events)
 
-    def learn(self, processes: bytes) -> None:
-        """Know what an iterator wrote of the processes, without any event."""
+    def _learn(self, processes: bytes) -> None:
         for frame in frames(processes):
             record = decode(frame, 0)
             if self.processes.find(record[TGID], record[START]) is None:
                 self.processes.executed(record)
+        self.view.widen(self.processes)
 
     def _turn(self, turn: Turn) -> Iterator[list[Event]]:
         order, ledger, handlers = self.order, self.ledger, self._handlers

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from tracer.pipeline.order import RingRun
 from tracer.probes.perf_event import RingError, split
 
-__all__ = ["MAGIC", "Found", "RecordingError", "Start", "Turn", "pack", "unpack"]
+__all__ = ["MAGIC", "Found", "Input", "Known", "RecordingError", "Start", "Turn", "pack", "unpack"]
 
 MAGIC: Final = b"tracer raw recording 1\n"
 FRAME: Final = struct.Struct("<BI")
@@ -61,7 +61,13 @@ class Turn(NamedTuple):
     missed: dict[str, int]
 
 
-Input = Start | Found | Turn
+class Known(NamedTuple):
+    """What a later look of the process iterator wrote: to be known, not to be shown."""
+
+    processes: bytes
+
+
+Input = Start | Found | Turn | Known
 
 
 def pack(item: Input) -> bytes:
@@ -88,6 +94,8 @@ def pack(item: Input) -> bytes:
     elif isinstance(item, Found):
         kind = 1
         content = _FOUND.pack(item.now, item.offset, len(item.processes)) + item.processes + item.sockets
+    elif isinstance(item, Known):
+        kind, content = 3, item.processes
     else:
         kind, content = 0, json.dumps(item.facts).encode()
     return FRAME.pack(kind, len(content)) + content
@@ -106,6 +114,8 @@ def unpack(kind: int, content: bytes) -> Input:
             return _unpack_turn(content)
     except (struct.error, ValueError, IndexError, RecursionError, RingError) as bad:
         raise RecordingError(f"frame cut or changed: {bad}") from bad
+    if kind == 3:
+        return Known(content)
     raise RecordingError(f"unknown frame type {kind}")
 
 
