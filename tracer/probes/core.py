@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import threading
 import time
-from contextlib import ExitStack
-from importlib.resources import as_file, files
+from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
@@ -23,18 +23,6 @@ __all__ = ["Core", "Coverage", "Cut", "KernelFilters", "UnusableError"]
 BTF: Final = Path("/sys/kernel/btf/vmlinux")
 _KINDS: Final = len(RING_KINDS)
 _RINGS: Final = ("lifecycle", "bulk")
-_SHARED: Final = (
-    "lifecycle",
-    "bulk",
-    "tallies",
-    "sequences",
-    "tracer_excluded",
-    "filter_pids",
-    "filter_uids",
-    "filter_netns",
-    "filter_ports",
-    "filter_cidrs",
-)
 _CUT_TRIES: Final = 200
 _CIDR = struct.Struct("=I16s")
 _KEY = struct.Struct("=I")
@@ -119,6 +107,14 @@ class Cut(NamedTuple):
     settled: bool
 
 
+def _object(name: str) -> Path:
+    """A compiled object; it lies beside this module, also in an installed wheel. Raises UnusableError."""
+    path = Path(__file__).parent / "objects" / f"{name}.bpf.o"
+    if not path.exists():
+        raise UnusableError(f"the probes are not built ({path.name} is missing): run `make bpf`", 4)
+    return path
+
+
 def _unusable(error: Exception) -> UnusableError:
     if isinstance(error, MissingLibrary):
         return UnusableError(str(error), 4)
@@ -194,34 +190,51 @@ class Core:
     def _load(self) -> None:
         if not BTF.exists():
             raise _unusable(BpfError("no BTF", errno.ENOENT))
-        knobs = {".rodata.knobs": self._knobs()}
         cpus = possible_cpus()
         sizes = {"tallies": cpus * _KINDS, "sequences": cpus * len(_RINGS)}
-        share: dict[str, int] = {}
-        for name in ("process", "tcp"):
-            optional = {hook.program for hook in _OPTIONAL[name]}
-            with as_file(files("tracer.probes") / "objects" / f"{name}.bpf.o") as path:
-                if not path.exists():
-                    raise UnusableError(f"the probes are not built ({path.name} is missing): run `make bpf`", 4)
-                loaded, refused = self._load_object(
-                    path, knobs=knobs, optional=optional, share=share, max_entries={} if share else sizes
-                )
-            self._stack.callback(loaded.close)
-            self._objects[name] = loaded
-            self._refused |= refused
-            share = {shared: loaded.map(shared).fd for shared in _SHARED}
-        process = self._objects["process"]
-        self._tallies = process.map("tallies").mmap()
-        self._exclude(process, self._objects["tcp"])
-        self._fill_filters(process)
+        maps, _ = libbpf.load(_object("maps"), knobs={}, optional=(), max_entries=sizes)
+        self._stack.callback(maps.close)
+        self._load_programs({name: maps.map(name).fd for name in maps.map_names() if not name.startswith(".")})
+        self._tallies = maps.map("tallies").mmap()
+        self._maps = maps
+        self._exclude(self._objects["process"], self._objects["tcp"])
+        self._fill_filters()
         # Processes come through a ring of their own, so that chatter can't push one out.
         half = self._buffer // 2
         self.rings = RingSet.open(
-            {name: process.map(name).fd for name in _RINGS},
+            {name: maps.map(name).fd for name in _RINGS},
             bytes_total=dict.fromkeys(_RINGS, half),
             watermark=self._watermark,
         )
         self._stack.callback(self.rings.close)
+
+    def _load_programs(self, share: dict[str, int]) -> None:
+        """Load the objects side by side, since each keeps the verifier busy; one after the other if that fails."""
+        loaded: dict[str, tuple[libbpf.Object, dict[str, str]]] = {}
+
+        def load(name: str) -> None:
+            loaded[name] = self._load_object(
+                _object(name),
+                knobs={".rodata.knobs": self._knobs()},
+                optional={hook.program for hook in _OPTIONAL[name]},
+                share=share,
+            )
+
+        def try_to_load(name: str) -> None:
+            with suppress(BpfError):  # told by the second try, alone with libbpf's log
+                load(name)
+
+        threads = [threading.Thread(target=try_to_load, args=(name,)) for name in _STREAM]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for name in _STREAM:
+            if name not in loaded:
+                load(name)
+            self._objects[name], refused = loaded[name]
+            self._stack.callback(self._objects[name].close)
+            self._refused |= refused
 
     @staticmethod
     def _load_object(path: Path, **options: Any) -> tuple[libbpf.Object, dict[str, str]]:
@@ -244,7 +257,7 @@ class Core:
             # Anybody could make a map by that name; root and this very user have no need to.
             if other[TID] in (0, os.geteuid()):
                 excluded[other[TGID]] = other[START]
-        marks = process.map("tracer_excluded")
+        marks = self._maps.map("tracer_excluded")
         for tgid, start in list(excluded.items())[:64]:
             marks.update(_KEY.pack(tgid), _START.pack(start))
         self.excluded = sorted(excluded)
@@ -258,7 +271,7 @@ class Core:
             link.destroy()
         return list(HEADER.iter_unpack(data))
 
-    def _fill_filters(self, process: libbpf.Object) -> None:
+    def _fill_filters(self) -> None:
         wanted = self._filters
         for name, values in (
             ("filter_pids", wanted.pids),
@@ -267,18 +280,18 @@ class Core:
             ("filter_ports", wanted.ports),
         ):
             for value in values:
-                process.map(name).update(_KEY.pack(value), b"\1")
+                self._maps.map(name).update(_KEY.pack(value), b"\1")
         for text in wanted.cidrs:
             network = ip_network(text, strict=False)
             address: IPv4Address | IPv6Address = network.network_address
             mapped = address.version == 4
             raw = bytes(10) + b"\xff\xff" + address.packed if mapped else address.packed
-            process.map("filter_cidrs").update(_CIDR.pack(network.prefixlen + 96 * mapped, raw), b"\1")
+            self._maps.map("filter_cidrs").update(_CIDR.pack(network.prefixlen + 96 * mapped, raw), b"\1")
 
     def follow(self, pids: set[int]) -> None:
         """These pids are traced too (with a pid filter)."""
         for pid in pids:
-            self._objects["process"].map("filter_pids").update(_KEY.pack(pid), b"\1")
+            self._maps.map("filter_pids").update(_KEY.pack(pid), b"\1")
 
     # Attaching.
 
