@@ -77,7 +77,7 @@ def ledger() -> dict[str, Any]:
 
 def notices() -> Iterator[Event]:
     """One of each thing that the tracer says of itself, with all members that it can have."""
-    hooks = {"process_exec": "tp_btf/sched_process_exec"}
+    hooks = {"process_exec": "tp_btf/sched_process_exec", "exit_accept4": "tp/syscalls/sys_exit_accept4"}
     refused = {"exit_accept": "no access to tracefs"}
     rings = {"lifecycle": 4096, "bulk": 4096}
     # A pid that is not this process's own is what another pid namespace looks like.

@@ -35,6 +35,8 @@ _OFFSET_EVERY_NS: Final = 1_000_000_000
 _OFFSET_STEP_NS: Final = 1_000_000  # below this a difference is the measuring itself
 _CLOSURE_TURNS: Final = 8
 _TIME = struct.Struct("=Q").unpack_from
+# The iterators walk the pid namespace of their reader (task_seq_get_next() in kernel/bpf/task_iter.c).
+_OTHER_NAMESPACES: Final = "processes and sockets outside this pid namespace that were there before"
 BACKENDS: Final = ("auto", "core")
 
 
@@ -275,13 +277,16 @@ def _coverage(coverage: Coverage, options: Options) -> dict[str, Any]:
     found: dict[str, Any] = {
         "backend": coverage.backend,
         "hooks": coverage.hooks,
-        "blind": coverage.blind,
+        "blind": coverage.blind + ([_OTHER_NAMESPACES] if coverage.own_pid != os.getpid() else []),
         "excluded": coverage.excluded,
         "buffer": coverage.buffer,
         "filters": options.filters.as_json(),
         "snapshot": options.snapshot,
         "pid": coverage.own_pid,
     }
+    taxing = sum(section.startswith("tp/syscalls/") for section in coverage.hooks.values())
+    if taxing:
+        found["costs"] = [f"{taxing} tracepoints of system calls: every call on the machine takes some 30 ns longer"]
     if coverage.refused:
         found["refused"] = coverage.refused
     if coverage.own_pid != os.getpid():
