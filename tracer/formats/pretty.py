@@ -28,7 +28,9 @@ from tracer.model import (
     ExecFailed,
     Flag,
     Image,
+    Kind,
     Notice,
+    Parent,
     Process,
     ProcessEvent,
     ProcessExited,
@@ -119,6 +121,16 @@ def _arguments(raw: bytes, most: int | None) -> str:
     return command_line(raw if most is None or len(raw) <= most else raw[:most])
 
 
+def _named(parent: Parent) -> str:
+    return f"{printable(parent.name)} {parent.tgid}" if parent.name else str(parent.tgid)
+
+
+def _is_kernel_thread(event: Event) -> bool:
+    if not isinstance(event, ProcessEvent) or event.kind is not Kind.PROCESS_FOUND:
+        return False
+    return event.process.image is not None and bool(event.process.image.flags & _KTHREAD)
+
+
 class Pretty:
     """The lines for people. Without a width nothing is cut; with one, no line is wider."""
 
@@ -171,8 +183,8 @@ class Pretty:
         return (f"{_BOLD}{line}{_RESET}\n" if self._colour else line + "\n").encode()
 
     def lines(self, events: Sequence[Event], offset: int, sequence: int) -> list[bytes]:
-        """Return a line for each event; see render()."""
-        return [self.render(event, offset, sequence) for event in events]
+        """Return a line for each event; an empty one for kernel threads found at the start, which nobody asks for."""
+        return [b"" if _is_kernel_thread(event) else self.render(event, offset, sequence) for event in events]
 
     def render(self, event: Event, offset: int, sequence: int) -> bytes:  # noqa: ARG002 (every format takes it)
         """Return one line, with its newline; ``offset`` is wall clock minus CLOCK_BOOTTIME in ns."""
@@ -236,7 +248,7 @@ class Pretty:
             return text  # most often, and nothing fits beside it
         extras = []
         if process.parent is not None:
-            extras.append(f" (parent {printable(process.parent.name)} {process.parent.tgid})")
+            extras.append(f" (parent {_named(process.parent)})")
         if image.cwd:
             extras.append(f" in {printable(image.cwd)}")
         called = image.args.partition(b"\0")[0].rpartition(b"/")[2].removeprefix(b"-")
@@ -290,7 +302,7 @@ class Pretty:
 
     def _fork(self, event: ProcessEvent) -> tuple[str, str, str]:
         parent = event.process.parent
-        return "fork", f"child of {printable(parent.name)} {parent.tgid}" if parent else "child of ?", ""
+        return "fork", f"child of {_named(parent)}" if parent else "child of ?", ""
 
     def _exit(self, event: ProcessExited) -> tuple[str, str, str]:
         status, style = event.status, _DIM
