@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from functools import lru_cache
 from typing import Final
 
@@ -47,6 +48,7 @@ class ProcessTable:
         self._boot = boot_id
         self._living: dict[int, Process] = {}
         self._exited: dict[tuple[int, int], Process] = {}
+        self._order: deque[tuple[int, int]] = deque()  # of those who exited, by their exit
         self._sweep_at = SWEEP_EVERY
         self._paths: dict[bytes, bytes] = {}
         self.evicted = 0  # living ones that had to go because the table was full
@@ -194,21 +196,21 @@ class ProcessTable:
     def _retire(self, process: Process, time: int) -> None:
         process.exited = time
         exited = self._exited
-        exited[process.tgid, process.start] = process
+        key = process.tgid, process.start
+        if key not in exited:
+            self._order.append(key)
+        exited[key] = process
         if len(exited) > self._sweep_at:
             self._sweep(time)
 
     def _sweep(self, time: int) -> None:
         """Forget who is beyond the grace time, and the oldest of those who are too many."""
-        exited = self._exited
-        too_many = len(exited) - EXITED_MOST
-        gone: list[tuple[int, int]] = []
-        for key, process in exited.items():  # oldest first
-            if len(gone) >= too_many and time - process.exited < GRACE_NS:
+        exited, order = self._exited, self._order
+        while order:
+            process = exited.get(order[0])
+            if process is not None and len(exited) <= EXITED_MOST and time - process.exited < GRACE_NS:
                 break
-            gone.append(key)
-        for key in gone:
-            del exited[key]
+            exited.pop(order.popleft(), None)
         self._sweep_at = len(exited) + SWEEP_EVERY
 
     def descendants(self, roots: set[int]) -> set[int]:
