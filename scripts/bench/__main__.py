@@ -38,7 +38,9 @@ def _workload(workload: overhead.Workload, settings: _Settings) -> Iterator[str 
 def _others(settings: _Settings) -> Iterator[str | Row]:
     for workload in overhead.WORKLOADS:
         for other in overhead.others_for(workload):
-            yield overhead.compare(other, workload, settings.programs, settings.directory, 1 if settings.quick else 3)
+            yield overhead.compare(
+                other, workload, settings.programs, settings.directory, 1 if settings.quick else other.pairs
+            )
 
 
 def _memory(settings: _Settings) -> Iterator[str | Row]:
