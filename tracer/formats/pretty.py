@@ -318,7 +318,8 @@ class Pretty:
                 style = _RED
         else:
             detail = f"exit {status >> 8 & 0xFF}"
-        extras = [f", CPU {human_duration(event.cpu_ns)}"]
+        # 0 is what the scheduler has not counted yet, not what was used.
+        extras = [f", CPU {human_duration(event.cpu_ns)}"] if event.cpu_ns else []
         if event.process.start:
             extras.insert(0, f", lived {human_duration(event.time - event.process.start)}")
         if event.max_rss:
