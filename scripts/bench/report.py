@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.bench.figures import Row, table
+from scripts.bench.overhead import GROUP
 
 __all__ = ["as_json", "in_groups", "machine", "markdown", "text"]
 
@@ -65,7 +66,9 @@ def markdown(rows: Sequence[Row], facts: dict[str, Any]) -> str:
             group = row.group
             lines += ["", f"| {_cell(group)} | budget | median | spread | |", "|---|---:|---:|---:|---|"]
         name, budget, middle, around, verdict, note = map(_cell, row.cells)
-        told = note if row.spread is None or row.wrong else verdict
+        if row.spread is not None and not row.wrong and row.group == GROUP:
+            note = ""
+        told = "; ".join(filter(None, (verdict, note)))
         lines.append(f"| {name} | {budget} | {middle} | {around} | {told} |")
     return "\n".join(lines)
 
