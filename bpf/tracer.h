@@ -206,8 +206,8 @@ enum knob_filter {
 struct knobs {
 	u32 filters;		/* enum knob_filter */
 	u32 kinds;		/* bit per kind that is wanted */
-	u32 has_iter_args;	/* the argv of running processes may be read (5.18) */
 	u32 reserved;
+	u32 reserved2;
 };
 
 #endif

@@ -27,7 +27,7 @@ STRUCTS = {
     "exit_record": (records.EXIT, wire.EXIT),
     "socket_record": (records.SOCKET, wire.SOCKET),
     "tally": (records.TALLY, Tally._fields),
-    "knobs": (records.KNOBS, ("filters", "kinds", "has_iter_args", "reserved")),
+    "knobs": (records.KNOBS, ("filters", "kinds", "reserved", "reserved2")),
 }
 ENUMS = ("kind", "ring", "record_flag", "role", "knob_filter")
 FORMS = {"b": "signed", "h": "signed", "i": "signed", "q": "signed", "s": "bytes"}
@@ -121,7 +121,7 @@ def test_enums_are_the_compiled_ones(btf: Btf) -> None:
 def test_tcp_states_are_those_of_the_probes() -> None:
     """Every state that the probes know by number has that place among the names."""
     defined = re.findall(r"^#define TCP_(\w+) (\d+)$", (ROOT / "bpf/kernel.h").read_text(), re.MULTILINE)
-    assert len(defined) >= 7
+    assert len(defined) >= 5
     assert {name: model.TCP_STATES[int(number)] for name, number in defined} == {name: name for name, _ in defined}
 
 

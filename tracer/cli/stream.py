@@ -50,7 +50,6 @@ class Stream:
         self._output = Output(fd, name, queue_most=_PATIENT_MOST if patient else QUEUE_MOST)
         self._sequence = 0
         self._untold: dict[tuple[str, str], dict[str, Any]] = {}  # losses there was no room to tell, by kind and stage
-        self.lost = False
         self.complete = True
 
     @property
@@ -80,7 +79,6 @@ class Stream:
         kinds = Counter({kind: count for kind, count in firsts.items() if isinstance(kind, int)})
         if self._output.put(Batch(lines, sum(map(len, lines)), kinds), wait=self._patient):
             return
-        self.lost = True
         for notice in [*events, *self._engine.lost(kinds, events[0].time, events[-1].time)]:
             if isinstance(notice, Notice) and "loss" in notice.body:
                 loss = notice.body["loss"]
@@ -102,9 +100,7 @@ class Stream:
         if written:
             self._engine.delivered(written)
         statement = self._engine.statement(turn)
-        ledger = statement.body["ledger"]
-        self.complete = ledger["complete"]
-        self.lost |= ledger["total"]["lost"] > 0
+        self.complete = statement.body["ledger"]["complete"]
         self.show([statement])
 
     def close(self) -> None:
