@@ -4,7 +4,7 @@
  * struct per record kind, the knobs and the counters.
  *
  * tracer/probes/records.py holds the same layouts as struct formats; a test
- * compares the two through the objects' BTF, so neither can drift alone.
+ * compiles this file and compares the two by BTF, so neither can drift alone.
  * Every struct is naturally aligned and has no implicit padding.
  */
 #ifndef TRACER_H

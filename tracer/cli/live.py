@@ -20,8 +20,9 @@ from tracer.pipeline.order import RingRun
 from tracer.pipeline.turns import MAGIC, Found, Input, Known, Start, Turn, pack
 from tracer.pipeline.view import Filters
 from tracer.probes.core import Core, Coverage, KernelFilters, UnusableError, boottime
+from tracer.probes.libbpf import BpfError
 from tracer.probes.records import KIND_AT, SIZE
-from tracer.probes.rings import Run
+from tracer.probes.rings import RingError, Run
 from tracer.sinks.output import OutputError, open_file
 
 __all__ = ["BACKENDS", "Live", "Options"]
@@ -76,6 +77,8 @@ class Live:
                 return self._session(core)
         except UnusableError as error:
             raise CommandError(str(error), Exit(error.code)) from error
+        except (BpfError, RingError) as error:
+            raise CommandError(f"the probes failed while tracing: {error}", Exit.FAILURE) from error
         finally:
             if self._recording is not None:
                 os.close(self._recording)
@@ -125,7 +128,9 @@ class Live:
         self._feed(stream, start)
         if options.snapshot:
             self._feed(stream, self._found(core))
-            self._follow(core, engine, stream)
+        else:
+            self._feed(stream, Known(core.processes()))  # not shown, but what comes is theirs
+        self._follow(core, engine, stream)
         self._tell_ready(coverage)
         status = self._loop(core, engine, stream)
         stream.close()
