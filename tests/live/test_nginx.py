@@ -25,8 +25,11 @@ def ends(events: list[dict[str, Any]], action: str, direction: str, port: int) -
 
 
 def opened(connections: Counter[Connection]) -> Counter[tuple[int, str, int]]:
-    """What the opening of each connection has to say: whose it is, and the client's address and port."""
-    return Counter({each[:3]: count for each, count in connections.items()})
+    """What the opening of each connection has to say: whose it is, and the client's address and port.
+
+    A port may come again in one run, with other bytes: those are two openings of one key.
+    """
+    return Counter(each[:3] for each in connections.elements())
 
 
 def owner(event: dict[str, Any]) -> tuple[int, str, int]:
