@@ -88,8 +88,17 @@ WORKLOADS: Final = (
         _connections,
     ),
     Workload(
+        "reset",
+        f"{CONNECTIONS:,} connect+accept+reset, one thread",
+        1.15,
+        11,
+        3,
+        lambda programs: [str(programs.workloads), "reset", str(CONNECTIONS)],
+        _connections,
+    ),
+    Workload(
         "serve",
-        f"{CONNECTIONS:,} connect+accept+close, two threads",
+        f"{CONNECTIONS:,} connect+accept+reset, two threads",
         1.15,
         11,
         3,

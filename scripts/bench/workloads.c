@@ -5,7 +5,8 @@
  *
  *   workloads spawn COUNT PROGRAM   fork, execute PROGRAM and wait, COUNT times
  *   workloads connect COUNT         connect, accept and close over loopback, COUNT times, in one thread
- *   workloads serve COUNT           the same with a thread that connects and one that accepts and closes
+ *   workloads reset COUNT           the same, but each connection ends with a reset, which is the least work there is
+ *   workloads serve COUNT           as reset, with a thread that connects and one that accepts and closes
  *   workloads stream MEBIBYTES      as much through one loopback connection, with a thread at each end
  */
 #define _GNU_SOURCE
@@ -61,20 +62,20 @@ static int listening(struct sockaddr_in *address)
 	socklen_t size = sizeof(*address);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	*address = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	*address = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_ANY) };
 	if (fd < 0 || bind(fd, (void *)address, sizeof(*address)) || listen(fd, 8) ||
 	    getsockname(fd, (void *)address, &size))
 		die("listen");
+	address->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	return fd;
 }
 
-static int connected(const struct sockaddr_in *address)
+static int connected(const struct sockaddr_in *address, int l_onoff)
 {
-	/* A reset instead of TIME_WAIT: the ports of a second run are not used up by the first. */
-	struct linger reset = { .l_onoff = 1 };
+	struct linger linger = { .l_onoff = l_onoff };
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)))
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)))
 		die("socket");
 	/* The other side may have accepted and reset it before connect(2) returns: it was connected all the same. */
 	if (connect(fd, (const void *)address, sizeof(*address)) && errno != ECONNRESET)
@@ -82,10 +83,14 @@ static int connected(const struct sockaddr_in *address)
 	return fd;
 }
 
-static void connections(int listener, const struct sockaddr_in *address, long count)
+static void connections(int listener, const struct sockaddr_in *listening_at, long count, int reset)
 {
+	struct sockaddr_in address = *listening_at;
+
 	for (long done = 0; done < count; done++) {
-		int client = connected(address);
+		/* To 61 addresses in turn, so that ports in TIME_WAIT never make it long to find a free one. */
+		address.sin_addr.s_addr = htonl(INADDR_LOOPBACK + done % 61);
+		int client = connected(&address, reset);
 		int server = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 
 		if (server < 0)
@@ -125,7 +130,7 @@ static void serve(int listener, const struct sockaddr_in *address, long count)
 	    pthread_create(&thread, NULL, serve_all, &serving))
 		die("thread");
 	for (long done = 0; done < count; done++) {
-		int fd = connected(address);
+		int fd = connected(address, 1);
 		char byte;
 
 		/* Until the other side has closed: the queue of the listener never fills. */
@@ -145,7 +150,7 @@ static void *send_all(void *argument)
 {
 	struct sending *sending = argument;
 	static char data[CHUNK];
-	int fd = connected(&sending->address);
+	int fd = connected(&sending->address, 1);
 	struct linger polite = { 0 };
 
 	setsockopt(fd, SOL_SOCKET, SO_LINGER, &polite, sizeof(polite));
@@ -192,11 +197,11 @@ int main(int argc, char **argv)
 	if (argc == 4 && count > 0 && !strcmp(argv[1], "spawn")) {
 		begin = now();
 		spawn(count, argv[3]);
-	} else if (argc == 3 && count > 0 && !strcmp(argv[1], "connect")) {
+	} else if (argc == 3 && count > 0 && (!strcmp(argv[1], "connect") || !strcmp(argv[1], "reset"))) {
 		int listener = listening(&address);
 
 		begin = now();
-		connections(listener, &address, count);
+		connections(listener, &address, count, argv[1][0] == 'r');
 	} else if (argc == 3 && count > 0 && !strcmp(argv[1], "serve")) {
 		int listener = listening(&address);
 
