@@ -55,7 +55,7 @@ check-attribution: setup-tests ## compare 10,007 short connections with what the
 bench: setup-tests ## measure the cost of tracing beside other tools
 	@$(AS_ROOT) $(VENV)/python -m scripts.bench $(ARGS)
 
-wheel: setup ## build the wheel, with the compiled probes, into dist/
+wheel: setup-tests ## build the wheel, with the compiled probes and trap programs, into dist/
 	@$(VENV)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## remove what was built; the environment in .venv stays

@@ -1,7 +1,9 @@
-"""Build hook: compiles the BPF programs into the wheel, so that a target machine needs no compiler."""
+"""Build hook: compiles the BPF programs and the trap programs into the wheel: a target machine needs no compiler."""
 
+import shutil
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from scripts.build_bpf import BuildError, compile_bpf, sources  # after the path that it needs
+from scripts.build_corpus import ARCHIVE, CORPUS, CompileError, compiler, corpus_files, pack_programs
 
 
 class BpfBuildHook(BuildHookInterface[Any]):
-    """Adds the compiled objects to a wheel and tags it for this platform and every Python 3."""
+    """Adds the compiled objects and the trap corpus to a wheel and tags it for this platform and every Python 3."""
+
+    _scratch: Path | None = None
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile before the files of the wheel are collected; ends the build with one line when that fails."""
@@ -25,13 +30,22 @@ class BpfBuildHook(BuildHookInterface[Any]):
         names = sources(root)
         if not names:
             self.app.abort("no BPF programs in bpf/: a wheel without probes would be of no use")
+        self._scratch = Path(tempfile.mkdtemp(prefix="tracer-wheel-"))
+        programs = self._scratch / "programs.tar.xz"
         try:
             objects = [compile_bpf(root, name) for name in names]
-        except BuildError as error:
+            pack_programs(root, programs, compiler())
+        except (BuildError, CompileError) as error:
             self.app.abort(str(error))
         else:
             # Named one by one: an object left over from a deleted source is not shipped.
             build_data["artifacts"] += [f"/{path}" for path in objects]
+            build_data["force_include"] |= corpus_files(root) | {str(programs): f"{CORPUS}/{ARCHIVE}"}
             # No Python code is compiled, but the probes are for one architecture.
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Take away what was compiled beside the tree."""
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)

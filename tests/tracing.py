@@ -4,6 +4,12 @@ with Trace("--event", "connect") as trace:
     ...
 event = trace.one("connection-opened", pid, destination__port=443)
 trace.assert_complete()
+
+Three variables of the environment say how tests are run:
+
+TRACER_TEST_BACKEND     the backend of every trace (`--backend`); by itself what the command chooses
+TRACER_TEST_PATIENCE    a factor on every limit of waiting, of tests and programs; 10 for an emulated machine
+TRACER_TEST_DISRUPTIVE  1: run the tests that disturb the machine too: they step its clock, take a CPU offline
 """
 
 import json
@@ -24,8 +30,15 @@ import pytest
 Event = dict[str, Any]
 
 READY = "tracer: ready"
-READY_WITHIN_S = 20
-END_WITHIN_S = 40
+PATIENCE = float(os.environ.get("TRACER_TEST_PATIENCE") or 1)
+READY_WITHIN_S = 20 * PATIENCE
+END_WITHIN_S = 40 * PATIENCE
+TEST_WITHIN_S = 120 * PATIENCE
+BACKEND = os.environ.get("TRACER_TEST_BACKEND", "")
+DISRUPTIVE = os.environ.get("TRACER_TEST_DISRUPTIVE") == "1"
+# How the reason of a skip begins that says what is missing; any other skip is a failure of a self-test.
+NO_FACILITY = "this kernel has no "
+NOT_ASKED = "disturbs the machine: only with "
 # A line has to fit the buffer of a log shipper: Fluent Bit's is 32 KiB, and it stops following a file on a longer one.
 LINE_BYTES = 32_000
 ABSENT = object()
@@ -133,6 +146,7 @@ class Trace:
             "tracer",
             "live",
             *form,
+            *(["--backend", BACKEND] if BACKEND else []),
             "--output",
             str(self.output),
             *self.args,
@@ -217,6 +231,20 @@ class Trace:
     def assert_complete(self) -> None:
         """See assert_complete."""
         assert_complete(self.ledger)
+
+
+def disrupt() -> None:
+    """Skip the test unless the machine may be disturbed."""
+    if not DISRUPTIVE:
+        pytest.skip(f"{NOT_ASKED}--disruptive")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give every test as much more time as the machine needs."""
+    if PATIENCE != 1 and config.pluginmanager.hasplugin("timeout"):
+        for item in items:
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(TEST_WITHIN_S))
 
 
 @pytest.fixture(name="trace", scope="session")

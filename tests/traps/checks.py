@@ -15,7 +15,7 @@ from typing import Any
 import communityid
 import pytest
 
-from tests.tracing import ABSENT, Event, find, one, shorten, value
+from tests.tracing import ABSENT, NO_FACILITY, Event, find, one, shorten, value
 
 Line = dict[str, Any]
 
@@ -52,7 +52,7 @@ def only(truth: Iterable[Line], what: str, **fields: Any) -> Line:
 def skip_missing(truth: Iterable[Line], facility: str) -> None:
     """Skip the test where the program found that this kernel has no such thing."""
     if lines(truth, "missing", facility=facility):
-        pytest.skip(f"this kernel has no {facility}")
+        pytest.skip(f"{NO_FACILITY}{facility}")
 
 
 def text(digits: str) -> str:

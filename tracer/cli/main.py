@@ -132,6 +132,21 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="the same facts as 
 
 
 @app.command()
+def selftest(
+    trap: Annotated[list[int] | None, typer.Option(help="only this trap, by number (repeatable)", metavar="N")] = None,
+    backend: Annotated[str, typer.Option(help="auto or core", metavar="NAME")] = "auto",
+    disruptive: Annotated[
+        bool, typer.Option("--disruptive", help="also what disturbs the machine: step its clock, take a CPU offline")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="JSON Lines, one for each trap and one at the end")] = False,
+) -> None:
+    """Run what misleads tracers on this kernel, and tell what holds here."""
+    from tracer.cli import selftest as command
+
+    raise typer.Exit(int(command.selftest(backend, trap or [], disruptive=disruptive, json=json)))
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     if sys.stdout is None:

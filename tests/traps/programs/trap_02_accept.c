@@ -42,7 +42,7 @@ static void noise(void)
 	CHECK(prctl(PR_SET_NAME, "noise"));
 	pin(0);
 	CHECK(nice(5)); /* enough to be current most of the time, and the others still get on */
-	alarm(LIFETIME_S / 2);
+	limit_life(LIFETIME_S / 2);
 	for (;;)
 		for (volatile int turn = 0; turn < 10000; turn++)
 			;

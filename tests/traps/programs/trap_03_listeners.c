@@ -157,7 +157,7 @@ static void activation(void)
 int main(int count, char **arguments)
 {
 	if (getenv(CASE_VARIABLE) != NULL) {
-		alarm(LIFETIME_S);
+		limit_life(LIFETIME_S);
 		service(arguments);
 		return 0;
 	}

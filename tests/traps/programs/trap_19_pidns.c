@@ -102,7 +102,7 @@ int main(int count, char **arguments)
 	pid_t top, host;
 
 	if (getenv(CASE_VARIABLE) != NULL) {
-		alarm(LIFETIME_S);
+		limit_life(LIFETIME_S);
 		return count == 4 ? inmate(arguments) : 2;
 	}
 	start_truth();

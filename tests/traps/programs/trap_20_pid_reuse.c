@@ -51,7 +51,7 @@ int main(int count, char **arguments)
 	pid_t pid = 0;
 
 	if (getenv(CASE_VARIABLE) != NULL) {
-		alarm(LIFETIME_S);
+		limit_life(LIFETIME_S);
 		return count == 3 ? reborn(arguments) : 2;
 	}
 	start_truth();

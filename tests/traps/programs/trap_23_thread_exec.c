@@ -31,7 +31,7 @@ int main(int count, char **arguments)
 
 	(void)count;
 	if (getenv(CASE_VARIABLE) != NULL) {
-		alarm(LIFETIME_S);
+		limit_life(LIFETIME_S);
 		say_exec("thread-exec", arguments);
 		return 23;
 	}

@@ -113,7 +113,7 @@ int main(int count, char **arguments)
 
 	(void)count;
 	if (getenv(CASE_VARIABLE) != NULL) {
-		alarm(LIFETIME_S);
+		limit_life(LIFETIME_S);
 		return image(arguments);
 	}
 	start_truth();

@@ -32,7 +32,7 @@ static void thread_case(const char *label)
 
 	CHECK(prctl(PR_SET_PDEATHSIG, 0)); /* it would come when the leader leaves */
 	CHECK(setrlimit(RLIMIT_CORE, &none));
-	alarm(LIFETIME_S);
+	limit_life(LIFETIME_S);
 	MUST(pthread_create(&thread, NULL, survivor, (void *)label) == 0);
 	leaving = boot_ns();
 	say("{\"what\":\"leader-leaves\",\"label\":\"%s\",\"pid\":%d,\"before_ns\":%" PRIu64 "}", label, getpid(),

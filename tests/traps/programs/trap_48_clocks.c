@@ -181,7 +181,7 @@ int main(int count, char **arguments)
 	int listener, pair[2], yes = 1;
 
 	if (getenv(CASE_VARIABLE) != NULL) {
-		alarm(LIFETIME_S);
+		limit_life(LIFETIME_S);
 		return count == 4 ? life(arguments) : 2;
 	}
 	start_truth();
