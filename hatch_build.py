@@ -45,7 +45,7 @@ class BpfBuildHook(BuildHookInterface[Any]):
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
 
-    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002 (hatch's)
         """Take away what was compiled beside the tree."""
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)

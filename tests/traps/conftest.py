@@ -54,7 +54,8 @@ def _program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def _unpacked(place: Path) -> Program:
-    with tarfile.open(BUILT) as archive:
+    # As a stream: going back in a compressed file means to begin again.
+    with tarfile.open(BUILT, "r|xz") as archive:
         # Not extractall: its filters came with a release of Python 3.11 that not everybody has.
         for entry in archive:
             data = archive.extractfile(entry)
