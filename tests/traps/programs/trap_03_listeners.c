@@ -163,6 +163,7 @@ int main(int count, char **arguments)
 	}
 	(void)count;
 	start_truth();
+	own_netns(); /* where the tables of sockets are short, whatever the machine does */
 	prefork();
 	reuseport();
 	activation();
