@@ -138,7 +138,7 @@ static __always_inline void note_failure(struct tally *t, u64 now)
 		note_failure(t, (record)->h.time);						\
 		if (__err == -ENOSPC)								\
 			count(&(t)->no_space);							\
-		else if (__err == -ENOENT)							\
+		else if (__err == -ENOENT || __err == -EOPNOTSUPP)				\
 			count(&(t)->no_ring);							\
 	}											\
 	__err;											\

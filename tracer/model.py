@@ -138,6 +138,7 @@ class Process:
     __slots__ = (
         "audit_session",
         "cgroup",
+        "clock",
         "comm",
         "egid",
         "entity_id",
@@ -165,6 +166,7 @@ class Process:
         self.start = start
         self.entity_id = entity
         self.comm = comm
+        self.clock = 0  # wall clock minus CLOCK_BOOTTIME (ns) when it became known: its start stays the same for ever
         self.image: Image | None = None
         self.parent: Parent | None = None
         self.vpid = self.uid = self.gid = self.euid = self.egid = -1

@@ -36,6 +36,7 @@ def process(comm: bytes = b"curl", runs: Image | None = None, uid: int = 0) -> P
     """A child of bash 4200 that began a second and a half before NOW."""
     made = Process(4242, NOW - SECOND * 3 // 2, "entity", comm)
     made.uid = uid
+    made.clock = OFFSET
     made.image = runs or image(b"curl", b"-s", b"http://x.example/a b")
     made.parent = Parent(4200, 5, "parent", b"bash", b"/usr/bin/bash")
     return made

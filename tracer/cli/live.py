@@ -32,8 +32,9 @@ _WATERMARK: Final = 64 << 10
 _READ_MOST: Final = 64 << 10  # bytes of one ring in one turn: what stays in the cache
 _IDLE_MS: Final = 100.0
 _HOLDING_MS: Final = 20.0
-_OFFSET_EVERY_NS: Final = 1_000_000_000
 _OFFSET_STEP_NS: Final = 1_000_000  # below this a difference is the measuring itself
+_OFFSET_CLOSE_NS: Final = 20_000  # between two looks at the boot clock around one at the wall clock
+_OFFSET_TRIES: Final = 7
 _CLOSURE_TURNS: Final = 8
 _TIME = struct.Struct("=Q").unpack_from
 # The iterators walk the pid namespace of their reader (task_seq_get_next() in kernel/bpf/task_iter.c).
@@ -66,7 +67,6 @@ class Live:
         self._ending = False
         self._recording: int | None = None
         self._offset = 0
-        self._offset_at = -_OFFSET_EVERY_NS
 
     def run(self) -> Exit:
         """Trace until the end that was asked for, a signal, or a closed output. Raises CommandError."""
@@ -117,7 +117,7 @@ class Live:
         start = Start(
             {
                 "now": boottime(),
-                "offset": self._measured_offset(boottime()),
+                "offset": self._measured_offset(),
                 "session": facts.session_to_json(session),
                 "filters": options.filters.as_json(),
                 "count": options.count,
@@ -159,7 +159,7 @@ class Live:
     def _found(self, core: Core) -> Found:
         processes, sockets = core.snapshot()
         now = boottime()
-        return Found(now, self._measured_offset(now), processes, _without(sockets, Kind.ATTEMPT))
+        return Found(now, self._measured_offset(), processes, _without(sockets, Kind.ATTEMPT))
 
     def _follow(self, core: Core, engine: Engine, stream: Stream) -> None:
         """With --children the descendants that are there already are followed too, until no new one turns up."""
@@ -190,6 +190,7 @@ class Live:
         deadline = started + int(options.duration * 1e9) if options.duration is not None else None
         next_ledger = started + LEDGER_NS
         drained = True
+        unread = 0  # records of CPUs without a ring
         while not self._ending and not stream.broken:
             now = boottime()
             if deadline is not None and now >= deadline:
@@ -205,8 +206,12 @@ class Live:
             turn = self._turn(core, now >= next_ledger)
             drained = all(run.drained for run in turn.runs)
             self._feed(stream, turn)
-            if turn.cut:
+            # A CPU that comes online later has no ring, nor has one that was away. The first record that is lost for
+            # it tells; one that came back while its old ring still ran a moment ago takes a second look.
+            if turn.cut or engine.ledger.no_ring > unread:
+                unread = engine.ledger.no_ring
                 core.rings.add_missing_cpus()
+            if turn.cut:
                 next_ledger = now + LEDGER_NS
                 stream.ledger(turn)
         return self._finish(core, stream)
@@ -222,7 +227,7 @@ class Live:
         for run in runs:
             if not run.drained and run.offsets:
                 drained_at = min(drained_at, _TIME(run.data, run.offsets[-1])[0])
-        return Turn(now, self._measured_offset(now), drained_at, _runs(runs), tallies, cut, False, missed)
+        return Turn(now, self._measured_offset(), drained_at, _runs(runs), tallies, cut, False, missed)
 
     def _finish(self, core: Core, stream: Stream) -> Exit:
         pending = _only(core.sockets(), Kind.ATTEMPT) if not stream.broken else b""
@@ -232,7 +237,7 @@ class Live:
             more, tallies, _ = core.cut()
             runs += more
         now = boottime()
-        turn = Turn(now, self._measured_offset(now), now, _runs(runs), tallies, True, True, core.missed())
+        turn = Turn(now, self._measured_offset(), now, _runs(runs), tallies, True, True, core.missed())
         self._feed(stream, turn)
         if pending:
             self._feed(stream, Found(now, turn.offset, b"", pending))
@@ -241,14 +246,30 @@ class Live:
             return Exit.LOSS
         return Exit.OK
 
-    def _measured_offset(self, now: int) -> int:
-        """Wall clock minus boot time: measured again each second, so that a step of the clock is followed."""
-        if now - self._offset_at >= _OFFSET_EVERY_NS:
-            self._offset_at = now
-            offset = time.time_ns() - boottime()
-            if abs(offset - self._offset) > _OFFSET_STEP_NS:
-                self._offset = offset
+    def _measured_offset(self) -> int:
+        """Wall clock minus boot time, measured anew in each turn, so that a step of the clock is followed.
+
+        In a turn it comes after the reading: what happens after a step never has a time from before it. What happened
+        in the turn before, at most a wait for the rings and the hold of the order ago, may have the new one already.
+        """
+        offset = _offset_now()
+        if abs(offset - self._offset) > _OFFSET_STEP_NS:
+            self._offset = offset
         return self._offset
+
+
+def _offset_now() -> int:
+    """Wall clock minus CLOCK_BOOTTIME in ns: the closest of a few looks, for who is interrupted between is wrong."""
+    narrowest, offset = 1 << 62, 0
+    for _ in range(_OFFSET_TRIES):
+        before = boottime()
+        wall = time.time_ns()
+        width = boottime() - before
+        if width < narrowest:
+            narrowest, offset = width, wall - before - width // 2
+        if width < _OFFSET_CLOSE_NS:
+            break
+    return offset
 
 
 def _same(one: Path, other: Path) -> bool:

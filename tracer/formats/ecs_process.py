@@ -56,7 +56,6 @@ class Described(NamedTuple):
     members of tracer.
     """
 
-    offset: int
     process: str
     own: str
     rest: str
@@ -72,14 +71,14 @@ class Processes:
         self._users = {uid: dumps({"id": str(uid), "name": name}) for uid, name in session.users.items()}
         self._groups = {gid: dumps({"id": str(gid), "name": name}) for gid, name in session.groups.items()}
 
-    def described(self, process: Process, offset: int) -> Described:
+    def described(self, process: Process) -> Described:
         """The process as every event of it tells it; rendered once for as long as it stays so."""
         found: Described | None = process.rendered
-        if found is None or found.offset != offset:
-            found = process.rendered = self._describe(process, offset)
+        if found is None:
+            found = process.rendered = self._describe(process)
         return found
 
-    def _describe(self, process: Process, offset: int) -> Described:
+    def _describe(self, process: Process) -> Described:
         raw: dict[str, str] = {}
         comm, image, uid = process.comm, process.image, process.uid
         if not comm.isascii():
@@ -120,19 +119,18 @@ class Processes:
         return tuple.__new__(
             Described,
             (
-                offset,
                 f'{{"pid":{process.tgid},"entity_id":"{process.entity_id}","name":{quoted(comm)}'
-                f',"start":"{stamp(start + offset)}"{executable}{identity}{user}{parent}',
+                f',"start":"{stamp(start + process.clock)}"{executable}{identity}{user}{parent}',
                 f'{{"start_ns":{start}{own}',
                 rest,
                 raw,
             ),
         )
 
-    def started(self, event: ProcessEvent, offset: int) -> Parts:
+    def started(self, event: ProcessEvent, _offset: int) -> Parts:
         """A process was executed, forked, or found running."""
         kind, process = event.kind, event.process
-        known = self.described(process, offset)
+        known = self.described(process)
         image = process.image
         shown = told = more = ""
         if image is not None:
@@ -146,9 +144,9 @@ class Processes:
             f'"process":{known.own}{told}}}{known.rest}{more}',
         )
 
-    def failed(self, event: ExecFailed, offset: int) -> Parts:
+    def failed(self, event: ExecFailed, _offset: int) -> Parts:
         """A program could not be executed."""
-        known = self.described(event.process, offset)
+        known = self.described(event.process)
         raw = known.raw.copy()
         asked: dict[str, Any] = {"requested": text(event.requested)}
         keep_raw(raw, "exec.requested", event.requested)
@@ -181,7 +179,7 @@ class Processes:
     def exited(self, event: ProcessExited, offset: int) -> Parts:
         """A process ended."""
         process, status = event.process, event.status
-        known = self.described(process, offset)
+        known = self.described(process)
         signal = status & 0x7F
         code, ended = status >> 8 & 0xFF, ""
         if signal:

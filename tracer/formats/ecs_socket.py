@@ -38,7 +38,7 @@ class Sockets:
         """The owner is described by ``processes``."""
         self._described = processes.described
 
-    def parts(self, event: SocketEvent, offset: int) -> Parts:
+    def parts(self, event: SocketEvent, _offset: int) -> Parts:
         """The line of any socket event."""
         (
             kind,
@@ -70,7 +70,7 @@ class Sockets:
         ) = event
         owner = attribution = ""
         if process is not None:
-            known = self._described(process, offset)
+            known = self._described(process)
             thread = f',"thread":{{"id":{tid}}}}}' if tid else "}"
             owner = f',"process":{known.process}{thread}'
             attribution = ',"attribution":"kernel"'

@@ -75,15 +75,15 @@ class Engine:
         Take all of them before the next input.
         """
         if isinstance(item, Turn):
-            self.offset = item.offset
+            self.offset = self.processes.clock = item.offset
             return self._turn(item)
         if isinstance(item, Found):
-            self.offset = item.offset
+            self.offset = self.processes.clock = item.offset
             return self._found(item)
         if isinstance(item, Known):
             self._learn(item.processes)
             return iter(())
-        self.offset = item.facts["offset"]
+        self.offset = self.processes.clock = item.facts["offset"]
         return iter([self._start(item)])
 
     def _start(self, start: Start) -> list[Event]:

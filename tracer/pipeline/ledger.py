@@ -51,6 +51,7 @@ class Ledger:
         self.found: Counter[int] = Counter()  # of the iterators
         self.sink_lost: Counter[int] = Counter()
         self.late = 0
+        self.no_ring = 0  # records of CPUs that had no ring, as of the last losses()
         self._sink_reported: Counter[int] = Counter()
         self._tallies: list[list[Tally]] = []
         self._reported: dict[tuple[int, int], _Reported] = {}
@@ -67,10 +68,12 @@ class Ledger:
         """The losses not told yet whose burst is over (or all of them)."""
         found: dict[int, list[tuple[int, Tally, _Reported]]] = {}
         looked, self._looked = self._looked, now
+        no_ring = 0
         for cpu, kinds in enumerate(self._tallies):
             for kind, tally in enumerate(kinds):
                 if not tally.failed:
                     continue
+                no_ring += tally.no_ring
                 reported = self._reported.get((cpu, kind))
                 if reported is None:
                     reported = self._reported[cpu, kind] = _Reported()
@@ -82,6 +85,7 @@ class Ledger:
                     reported.first = max(first, reported.last)
                 if everything or now - tally.failed_last > _QUIET_NS:
                     found.setdefault(kind, []).append((cpu, tally, reported))
+        self.no_ring = no_ring
         return [self._loss(Kind(kind), parts) for kind, parts in found.items()]
 
     @staticmethod

@@ -51,6 +51,7 @@ class ProcessTable:
         self._order: deque[tuple[int, int]] = deque()  # of those who exited, by their exit
         self._sweep_at = SWEEP_EVERY
         self._paths: dict[bytes, bytes] = {}
+        self.clock = 0  # wall clock minus CLOCK_BOOTTIME of now, ns
         self.evicted = 0  # living ones that had to go because the table was full
 
     def __len__(self) -> int:
@@ -83,8 +84,11 @@ class ProcessTable:
     def _next(self, known: Process | None, tgid: int, start: int, comm: bytes) -> Process:
         """The next state of a process: a new object, because events hold on to what was true at their moment."""
         if known is None:
-            return Process(tgid, start, entity_id(self._boot, tgid, start), comm)
+            process = Process(tgid, start, entity_id(self._boot, tgid, start), comm)
+            process.clock = self.clock
+            return process
         process = Process(tgid, start, known.entity_id, comm)
+        process.clock = known.clock
         process.image, process.parent, process.exited = known.image, known.parent, known.exited
         return process
 
