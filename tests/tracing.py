@@ -118,7 +118,7 @@ class Trace:
     """A `tracer live` around a block: it watches when the block begins, and has ended when the block is left.
 
     `code` is the exit code it must end with; `prefix` is a command to run it under, which must start it as its only
-    child (`unshare --fork`); `form` is the output, "ecs" or "pretty". Afterwards there are `lines` (bytes, without the
+    child; `form` is the output, "ecs" or "pretty". Afterwards there are `lines` (bytes, without the
     line end), and for ECS `events` (all lines, in order) and `ledger` (the body of the last).
     """
 

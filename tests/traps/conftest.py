@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.tracing import PATIENCE, Event, Trace
 from tests.traps import compiling
-from tests.traps.checks import Line
+from tests.traps.checks import Line, lines
 
 # What a wheel carries in place of the sources, for machines without a compiler.
 BUILT = Path(__file__).parent / "programs.tar.xz"
@@ -113,12 +113,13 @@ class Started:
         self.process.stdin.write(b"go\n")
         self.process.stdin.flush()
 
-    def wait_for(self, what: str) -> list[Line]:
-        """Waits until there is a line of that sort, and returns the truth up to then."""
+    def wait_for(self, what: str, **fields: Any) -> list[Line]:
+        """Waits until there is a line of that sort, or one that says what is missing; returns the truth up to then."""
         deadline = time.monotonic() + RUN_WITHIN_S
         while time.monotonic() < deadline and self.process.poll() is None:
-            if any(line["what"] == what for line in self.truth):
-                return self.truth
+            truth = self.truth
+            if lines(truth, what, **fields) or lines(truth, "missing"):
+                return truth
             time.sleep(0.02)
         pytest.fail(f"{self.name} never said {what}: {self._errors.read_text(errors='backslashreplace')}")
 

@@ -4,17 +4,15 @@ import pytest
 
 from tests.tracing import Trace, find, one, shorten, value
 from tests.traps.checks import Line, lines, only
-from tests.traps.conftest import MakeTrace, Run
+from tests.traps.conftest import MakeTrace, Program, Run
 from tests.traps.test_19_pidns import check
 
 pytestmark = pytest.mark.live
 
-CONTAINED = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
-
 
 @pytest.fixture(name="session", scope="module")
-def _session(trace: MakeTrace, run: Run) -> tuple[Trace, list[Line]]:
-    with trace("--buffer", "32M", prefix=CONTAINED) as seen:
+def _session(trace: MakeTrace, program: Program, run: Run) -> tuple[Trace, list[Line]]:
+    with trace("--buffer", "32M", prefix=(str(program("trap_49_contain")),)) as seen:
         truth = run("trap_19_pidns")
     return seen, truth
 

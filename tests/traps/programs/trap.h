@@ -246,6 +246,16 @@ static inline void wait_success(pid_t pid)
 	}
 }
 
+/* Waits for the line that the test sends when it has seen what it needs. */
+static inline void wait_go(void)
+{
+	char letter;
+
+	do
+		MUST(read(STDIN_FILENO, &letter, 1) == 1);
+	while (letter != '\n');
+}
+
 /* To the n-th of the CPUs that exist, counted round. */
 static inline void pin(int cpu)
 {
@@ -279,6 +289,40 @@ static inline void wait_gate(struct gate gate)
 	char letter;
 
 	MUST(read(gate.ends[0], &letter, 1) == 1);
+}
+
+/* ---- what must be undone whatever happens ---- */
+
+struct keeper {
+	pid_t pid;
+	int pipe;
+};
+
+/* A process that calls `undo` when `stop_keeper` is called or this program is gone, however it ended: in a session of
+ * its own, so that what ends the tests leaves it be. */
+static inline struct keeper start_keeper(void (*undo)(void))
+{
+	struct gate gate = new_gate();
+	pid_t pid = CHECK(fork());
+
+	if (pid == 0) {
+		char letter;
+
+		CHECK(setsid());
+		alarm(0);
+		close(gate.ends[1]);
+		MUST(read(gate.ends[0], &letter, 1) == 0);
+		undo();
+		_exit(0);
+	}
+	close(gate.ends[0]);
+	return (struct keeper){pid, gate.ends[1]};
+}
+
+static inline void stop_keeper(struct keeper keeper)
+{
+	close(keeper.pipe);
+	wait_success(keeper.pid);
 }
 
 static inline void write_file(const char *path, const char *text)

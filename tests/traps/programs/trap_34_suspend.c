@@ -1,0 +1,84 @@
+/* Trap 34: a connection that is open while the machine sleeps for some seconds. A clock that stands still meanwhile
+ * (CLOCK_MONOTONIC) knows nothing of it; CLOCK_BOOTTIME does. */
+#include "trap.h"
+
+#define SLEEP_S "4"
+#define ALARM "/sys/class/rtc/rtc0/wakealarm"
+#define STATE "/sys/power/state"
+#define ASLEEP "sleep from which a clock wakes it"
+
+static uint64_t asleep(void)
+{
+	return boot_ns() - clock_ns(CLOCK_MONOTONIC);
+}
+
+static bool try_write(const char *path, const char *text)
+{
+	int file = open(path, O_WRONLY | O_CLOEXEC);
+	bool good = file != -1 && write(file, text, strlen(text)) == (ssize_t)strlen(text);
+
+	if (file != -1)
+		close(file);
+	return good;
+}
+
+/* Suspends to idle and returns how long the machine slept, 0 where it can't or wouldn't wake. */
+static uint64_t nap(void)
+{
+	char states[128] = "";
+	int file = open(STATE, O_RDONLY | O_CLOEXEC);
+	uint64_t before = asleep(), after;
+
+	if (file == -1 || read(file, states, sizeof(states) - 1) <= 0 || strstr(states, "freeze") == NULL)
+		return 0;
+	close(file);
+	/* An alarm that is set already is somebody's: writing another one is refused. */
+	if (!try_write(ALARM, "+" SLEEP_S) || !try_write(STATE, "freeze"))
+		return 0;
+	after = asleep();
+	return after - before > 1000000000 ? after - before : 0;
+}
+
+int main(void)
+{
+	uint64_t opening, opened, closing, life, slept;
+	int listener, near, far, status;
+	uint16_t local, port;
+	pid_t late;
+
+	if (getenv(CASE_VARIABLE) != NULL)
+		return 3;
+	start_truth();
+	own_netns();
+	listener = tcp_listener(LOOPBACK, 0, 5);
+	port = local_port(listener);
+	opening = boot_ns();
+	near = tcp_connect(LOOPBACK, port, "asleep");
+	local = local_port(near);
+	far = tcp_accept(listener, "asleep");
+	opened = boot_ns();
+	slept = nap();
+	if (slept == 0) {
+		missing(ASLEEP);
+		return 0;
+	}
+	say_clock("awake");
+	closing = boot_ns();
+	CHECK(setenv(CASE_VARIABLE, "blip", 1));
+	late = spawn();
+	if (late == 0) {
+		execl(own_path(), "blip", NULL);
+		die("execl", __LINE__);
+	}
+	status = wait_for(late);
+	say("{\"what\":\"blip\",\"pid\":%d,\"status\":%d,\"before_ns\":%" PRIu64 ",\"gone_ns\":%" PRIu64 "}", late, status,
+	    closing, boot_ns());
+	close(near);
+	MUST(receive_all(far) == 0);
+	close(far);
+	life = wait_gone(local, port) - opening;
+	say_close("asleep", getpid(), local, port, 0, 0, "FIN_WAIT2", 0, closing - opened, life);
+	say_close("asleep", getpid(), port, local, 0, 0, "LAST_ACK", 0, closing - opened, life);
+	say("{\"what\":\"slept\",\"ns\":%" PRIu64 "}", slept);
+	return 0;
+}
