@@ -50,7 +50,7 @@ def test_coverage_names_the_hook(session: tuple[Trace, list[Line]]) -> None:
 
 
 def test_io_uring(session: tuple[Trace, list[Line]]) -> None:
-    """Accepts through io_uring are the process's where the hook sees them; where not, that is said, and nobody blamed."""
+    """Accepts through io_uring are the process's where the hook sees them; else that is said, nobody is blamed."""
     seen, truth = session
     skip_missing(truth, "io_uring")
     skip_missing(truth, "io_uring accept")
