@@ -10,6 +10,7 @@ Three variables of the environment say how tests are run:
 TRACER_TEST_BACKEND     the backend of every trace (`--backend`); by itself what the command chooses
 TRACER_TEST_PATIENCE    a factor on every limit of waiting, of tests and programs; 10 for an emulated machine
 TRACER_TEST_DISRUPTIVE  1: run the tests that disturb the machine too: they step its clock, take a CPU offline
+TRACER_TEST_SLEEP       1: with the one before, also put the machine to sleep; not every one wakes from that
 """
 
 import json
@@ -36,6 +37,7 @@ END_WITHIN_S = 40 * PATIENCE
 TEST_WITHIN_S = 120 * PATIENCE
 BACKEND = os.environ.get("TRACER_TEST_BACKEND", "")
 DISRUPTIVE = os.environ.get("TRACER_TEST_DISRUPTIVE") == "1"
+SLEEP = os.environ.get("TRACER_TEST_SLEEP") == "1"
 # How the reason of a skip begins that says what is missing; any other skip is a failure of a self-test.
 NO_FACILITY = "this kernel has no "
 NOT_ASKED = "disturbs the machine: only with "
@@ -233,10 +235,12 @@ class Trace:
         assert_complete(self.ledger)
 
 
-def disrupt() -> None:
-    """Skip the test unless the machine may be disturbed."""
+def disrupt(*, sleep: bool = False) -> None:
+    """Skip the test unless the machine may be disturbed, or put to sleep."""
     if not DISRUPTIVE:
         pytest.skip(f"{NOT_ASKED}--disruptive")
+    if sleep and not SLEEP:
+        pytest.skip(f"{NOT_ASKED}TRACER_TEST_SLEEP=1, as not every machine wakes")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
