@@ -6,13 +6,12 @@
 #ifndef COMMON_BPF_H
 #define COMMON_BPF_H
 
-#include "kernel.h"
-#include "tracer.h"
 #include "compat.h"
+#include "tracer.h"
 
 #define MAX_CPUS 1024
 
-const volatile struct knobs knobs SEC(".rodata.knobs") = {};
+KNOBS;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
@@ -74,25 +73,43 @@ struct {
 	__type(value, u8);
 } filter_cidrs SEC(".maps");
 
+#ifdef TRACER_BCC
+/* Iterators need BTF. What they answer elsewhere, one record at a time: mapped by user space. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct socket_record);
+} answer SEC(".maps");
+
+static __always_inline struct socket_record *the_answer(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(MAP(answer), &zero);
+}
+#endif
+
 static __always_inline struct tally *tally_of(u32 kind)
 {
 	u32 key = bpf_get_smp_processor_id() * KINDS + kind;
 
-	return bpf_map_lookup_elem(&tallies, &key);
+	return bpf_map_lookup_elem(MAP(tallies), &key);
 }
 
 static __always_inline bool is_excluded(u32 tgid, u64 start)
 {
-	u64 *mine = bpf_map_lookup_elem(&tracer_excluded, &tgid);
+	u64 *mine = bpf_map_lookup_elem(MAP(tracer_excluded), &tgid);
 
 	return mine && *mine == start;
 }
 
 static __always_inline bool pid_wanted(u32 tgid)
 {
-	if (!(knobs.filters & FILTER_PID))
+	if (!(KNOB(filters) & FILTER_PID))
 		return true;
-	return bpf_map_lookup_elem(&filter_pids, &tgid);
+	return bpf_map_lookup_elem(MAP(filter_pids), &tgid);
 }
 
 /* Fills what is the same in every record; seq is taken last, right before the output. */
@@ -126,11 +143,11 @@ static __always_inline void note_failure(struct tally *t, u64 now)
 #define emit(ctx, map, record, size, t)								\
 ({												\
 	u32 __key = bpf_get_smp_processor_id() * RINGS + (record)->h.ring;			\
-	u64 *__next = bpf_map_lookup_elem(&sequences, &__key);					\
+	u64 *__next = bpf_map_lookup_elem(MAP(sequences), &__key);					\
 	long __err = -ENOENT;									\
 	if (__next) {										\
 		(record)->h.seq = next_number(__next);						\
-		__err = bpf_perf_event_output(ctx, &map, BPF_F_CURRENT_CPU, record, size);	\
+		__err = bpf_perf_event_output(ctx, MAP(map), BPF_F_CURRENT_CPU, record, size);	\
 	}											\
 	if (!__err) {										\
 		count(&(t)->emitted);								\
@@ -168,17 +185,14 @@ static __always_inline void identify(struct identity *id, const struct task_stru
 	id->egid = BPF_CORE_READ(cred, egid.val);
 	id->loginuid = ~0U;
 	id->audit_session = ~0U;
-	if (bpf_core_field_exists(task->loginuid))
-		id->loginuid = BPF_CORE_READ(task, loginuid.val);
-	if (bpf_core_field_exists(task->sessionid))
-		id->audit_session = BPF_CORE_READ(task, sessionid);
+	read_audit(task, &id->loginuid, &id->audit_session);
 	id->session = global_nr(BPF_CORE_READ(signal, pids[PIDTYPE_SID]));
 	id->group = global_nr(BPF_CORE_READ(signal, pids[PIDTYPE_PGID]));
 	id->netns = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
 	/* 32 is the kernel's MAX_PID_NS_LEVEL. */
 	if (level > 32)
 		level = 32;
-	upid = (const void *)pid + bpf_core_field_offset(pid->numbers) + level * bpf_core_type_size(struct upid);
+	upid = (const void *)pid + bpf_core_field_offset(struct pid, numbers) + level * bpf_core_type_size(struct upid);
 	id->vpid = BPF_CORE_READ(upid, nr);
 	id->pidns = BPF_CORE_READ(upid, ns, ns.inum);
 	bpf_core_read(&id->comm, sizeof(id->comm), &leader->comm);

@@ -5,38 +5,24 @@
 #ifndef COMPAT_H
 #define COMPAT_H
 
+#ifdef TRACER_BCC
+#include "bcc.h"
+#else
+#include "kernel.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
-/* Fetching atomics are 5.12+ (commits 5ffa25502b5a, 5ca419f2864a). The number must be
- * taken atomically: a softirq may interrupt a probe on its own CPU at any instruction,
- * and kernels that run tracepoints preemptibly let another task do the same. */
-static __always_inline u64 next_number(u64 *counter)
-{
-	return __sync_fetch_and_add(counter, 1);
-}
+#define LICENSE(text) char LICENSE[] SEC("license") = text
+#define MAP(name) (&(name))
+#define KNOBS const volatile struct knobs knobs SEC(".rodata.knobs") = {}
+#define KNOB(field) (knobs.field)
 
-/* Add, then look whether nobody else has: two that interleave may both fail, but never
- * both succeed, and no fetching atomic is needed. */
-static __always_inline bool claim(u32 *busy)
-{
-	__sync_fetch_and_add(busy, 1);
-	if (*(volatile u32 *)busy == 1)
-		return true;
-	__sync_fetch_and_add(busy, -1);
-	return false;
-}
-
-static __always_inline void release(u32 *busy)
-{
-	__sync_fetch_and_add(busy, -1);
-}
-
-static __always_inline void count(u64 *counter)
-{
-	__sync_fetch_and_add(counter, 1);
-}
+/* A typed probe (tp_btf) may load from its arguments directly, which costs a tenth of a
+ * helper call for each field; a pointer that was found by following others may not.
+ * `typed` is a constant wherever it is inlined, so only one way is compiled. */
+#define TYPED true
+#define FIELD(typed, p, field) ((typed) ? (p)->field : BPF_CORE_READ(p, field))
 
 /* start_boottime was called real_start_time before 5.5 (commit cf25e24db61c). */
 struct task_struct___before_5_5 {
@@ -77,6 +63,57 @@ static __always_inline struct fdtable *current_fds(void)
 	if (bpf_core_enum_value_exists(enum bpf_func_id___helpers, BPF_FUNC_get_current_task_btf___helpers))
 		return bpf_get_current_task_btf()->files->fdt;
 	return BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), files, fdt);
+}
+
+/* Absent without CONFIG_AUDIT. */
+static __always_inline void read_audit(const struct task_struct *task, u32 *loginuid, u32 *session)
+{
+	if (bpf_core_field_exists(task->loginuid))
+		*loginuid = BPF_CORE_READ(task, loginuid.val);
+	if (bpf_core_field_exists(task->sessionid))
+		*session = BPF_CORE_READ(task, sessionid);
+}
+
+#endif /* not TRACER_BCC */
+
+/* At a syscall's exit arm64's regs[0] holds the result; the first argument is kept in orig_x0. */
+#if defined(__TARGET_ARCH_x86)
+#define REGS_ARG1(regs) BPF_CORE_READ(regs, di)
+#define REGS_ARG2(regs) BPF_CORE_READ(regs, si)
+#define REGS_ARG3(regs) BPF_CORE_READ(regs, dx)
+#elif defined(__TARGET_ARCH_arm64)
+#define REGS_ARG1(regs) BPF_CORE_READ(regs, orig_x0)
+#define REGS_ARG2(regs) BPF_CORE_READ(regs, regs[1])
+#define REGS_ARG3(regs) BPF_CORE_READ(regs, regs[2])
+#endif
+
+/* Fetching atomics are 5.12+ (commits 5ffa25502b5a, 5ca419f2864a). The number must be
+ * taken atomically: a softirq may interrupt a probe on its own CPU at any instruction,
+ * and kernels that run tracepoints preemptibly let another task do the same. */
+static __always_inline u64 next_number(u64 *counter)
+{
+	return __sync_fetch_and_add(counter, 1);
+}
+
+/* Add, then look whether nobody else has: two that interleave may both fail, but never
+ * both succeed, and no fetching atomic is needed. */
+static __always_inline bool claim(u32 *busy)
+{
+	__sync_fetch_and_add(busy, 1);
+	if (*(volatile u32 *)busy == 1)
+		return true;
+	__sync_fetch_and_add(busy, -1);
+	return false;
+}
+
+static __always_inline void release(u32 *busy)
+{
+	__sync_fetch_and_add(busy, -1);
+}
+
+static __always_inline void count(u64 *counter)
+{
+	__sync_fetch_and_add(counter, 1);
 }
 
 #endif

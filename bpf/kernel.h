@@ -196,15 +196,8 @@ struct trace_event_raw_sys_exit { struct trace_entry ent; long id; long ret; };
 
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs { unsigned long di; unsigned long si; unsigned long dx; unsigned long r10; unsigned long ax; };
-#define REGS_ARG1(regs) BPF_CORE_READ(regs, di)
-#define REGS_ARG2(regs) BPF_CORE_READ(regs, si)
-#define REGS_ARG3(regs) BPF_CORE_READ(regs, dx)
 #elif defined(__TARGET_ARCH_arm64)
-/* At a syscall's exit regs[0] holds the result; the first argument is kept in orig_x0. */
 struct pt_regs { u64 regs[31]; u64 orig_x0; };
-#define REGS_ARG1(regs) BPF_CORE_READ(regs, orig_x0)
-#define REGS_ARG2(regs) BPF_CORE_READ(regs, regs[1])
-#define REGS_ARG3(regs) BPF_CORE_READ(regs, regs[2])
 #endif
 
 #pragma clang attribute pop

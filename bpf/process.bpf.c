@@ -5,7 +5,7 @@
  */
 #include "common.bpf.h"
 
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+LICENSE("Dual BSD/GPL");
 
 /* An exec record is too large for the stack. A slot is claimed, so that whatever
  * interrupts the owner on this CPU takes another one; no free slot is counted loss. */
@@ -40,7 +40,7 @@ static __always_inline struct slot *take_slot(void)
 	for (u32 i = 0; i < SLOTS; i++) {
 		u32 key = i;
 
-		slot = bpf_map_lookup_elem(&slots, &key);
+		slot = bpf_map_lookup_elem(MAP(slots), &key);
 		if (slot && claim(&slot->busy))
 			return slot;
 	}
@@ -51,11 +51,14 @@ static __always_inline struct slot *take_slot(void)
  * the bytes written: at most PATH_BYTES, at most PATH_DEPTH components and mounts. The
  * walk goes to the root of the mount namespace, past a chroot.
  *
+ * Lengths are u64 everywhere: compilers without 32-bit arithmetic shift a u32 up and down,
+ * over which 5.10 loses its bounds.
+ *
  * The offset is kept at one range, 0 to 4095, by a mask that the compiler can't see
  * through: else every mix of names and mounts is a state of its own for the verifier. */
 #define ONE_RANGE(x, mask) asm volatile("%0 &= " #mask : "+r"(x))
 
-static __always_inline u32 write_path(char *to, const struct path *path, u32 zero, u32 *flags, u32 too_long)
+static __always_inline u64 write_path(char *to, const struct path *path, u32 zero, u32 *flags, u32 too_long)
 {
 	struct dentry *dentry = BPF_CORE_READ(path, dentry);
 	struct vfsmount *vfs = BPF_CORE_READ(path, mnt);
@@ -125,13 +128,13 @@ static __always_inline void describe_exe(struct exec_record *r, const struct fil
 } while (0)
 
 /* Everything of an exec record but the argv; returns the bytes of data written. */
-static __always_inline u32 describe(struct slot *slot, struct task_struct *task, struct file *file,
+static __always_inline u64 describe(struct slot *slot, struct task_struct *task, struct file *file,
 				    const char *filename, const char *interp)
 {
 	struct exec_record *r = (void *)slot->bytes;
 	char *data = slot->bytes + sizeof(*r);
 	struct fs_struct *fs = BPF_CORE_READ(task, fs);
-	u32 off, n;
+	u64 off, n;
 
 	identify(&r->id, task);
 	describe_exe(r, file);
@@ -167,8 +170,7 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	struct mm_struct *mm;
 	struct slot *slot;
 	const char *filename, *interp;
-	u64 from, total;
-	u32 off, want;
+	u64 from, total, off, want;
 
 	if (!t)
 		return 0;
@@ -232,13 +234,13 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 		return 0;
 	count(&t->attempts);
 	forker = BPF_CORE_READ(parent, tgid);
-	if (knobs.filters & FILTER_FOLLOW) {
-		u8 *followed = bpf_map_lookup_elem(&filter_pids, &forker);
+	if (KNOB(filters) & FILTER_FOLLOW) {
+		u8 *followed = bpf_map_lookup_elem(MAP(filter_pids), &forker);
 
 		if (followed) {
 			u8 yes = 1;
 
-			if (bpf_map_update_elem(&filter_pids, &tgid, &yes, BPF_ANY))
+			if (bpf_map_update_elem(MAP(filter_pids), &tgid, &yes, BPF_ANY))
 				count(&t->map_full);
 		}
 	}
@@ -274,9 +276,9 @@ int BPF_PROG(process_exit, struct task_struct *task)
 	start = boot_start(leader);
 	key = (u64)tgid << 32 ^ start;
 	if (BPF_CORE_READ(signal, nr_threads) > 1 || task != leader) {
-		if (bpf_map_update_elem(&exited, &key, &yes, BPF_NOEXIST))
+		if (bpf_map_update_elem(MAP(exited), &key, &yes, BPF_NOEXIST))
 			return 0;
-	} else if (bpf_map_lookup_elem(&exited, &key)) {
+	} else if (bpf_map_lookup_elem(MAP(exited), &key)) {
 		return 0;
 	}
 	t = tally_of(KIND_EXIT);
@@ -287,8 +289,8 @@ int BPF_PROG(process_exit, struct task_struct *task)
 		count(&t->filtered);
 		return 0;
 	}
-	if (knobs.filters & FILTER_FOLLOW)
-		bpf_map_delete_elem(&filter_pids, &tgid);
+	if (KNOB(filters) & FILTER_FOLLOW)
+		bpf_map_delete_elem(MAP(filter_pids), &tgid);
 	__builtin_memset(&r, 0, sizeof(r));
 	begin(&r.h, KIND_EXIT, RING_LIFECYCLE, tgid, BPF_CORE_READ(task, pid), start);
 	identify(&r.id, leader);
@@ -409,6 +411,16 @@ int exit_execveat(struct trace_event_raw_sys_exit *ctx)
 	return exec_failed(ctx, ctx->ret, (const char *)REGS_ARG2(regs), (const char *const *)REGS_ARG3(regs));
 }
 
+/* Who asks, as the initial namespaces see it: tgid, tid, start. */
+static __always_inline void describe_asker(struct header *h)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	begin(h, KIND_TRACER_FOUND, 0, BPF_CORE_READ(task, tgid), BPF_CORE_READ(task, pid),
+	      boot_start(BPF_CORE_READ(task, group_leader)));
+}
+
+#ifndef TRACER_BCC
 /* The processes that are there already. An exec record without filename; the argv of
  * another process can be read only in a sleepable iterator (5.18), so user space
  * reads it from /proc where this one is refused. */
@@ -420,7 +432,8 @@ static __always_inline void found(struct bpf_iter__task *ctx, bool read_args)
 	struct mm_struct *mm;
 	struct slot *slot;
 	struct file *file;
-	u32 off = 0, size, tgid;
+	u64 off = 0;
+	u32 size, tgid;
 
 	if (!task)
 		return;
@@ -456,7 +469,7 @@ static __always_inline void found(struct bpf_iter__task *ctx, bool read_args)
 	if (mm) {
 		u64 from = BPF_CORE_READ(mm, arg_start);
 		u64 total = BPF_CORE_READ(mm, arg_end) - from;
-		u32 want = total > ARGS_BYTES ? ARGS_BYTES : total;
+		u64 want = total > ARGS_BYTES ? ARGS_BYTES : total;
 
 		r->args_total = total;
 		if (total > ARGS_BYTES)
@@ -496,17 +509,25 @@ int find_processes_plain(struct bpf_iter__task *ctx)
 	return 0;
 }
 
-/* Who reads this iterator, as the initial namespaces see it: tgid, tid, start. */
 SEC("iter/task")
 int whoami(struct bpf_iter__task *ctx)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
 	struct header h;
 
 	if (!ctx->task || ctx->meta->seq_num)
 		return 0;
-	begin(&h, KIND_TRACER_FOUND, 0, BPF_CORE_READ(task, tgid), BPF_CORE_READ(task, pid),
-	      boot_start(BPF_CORE_READ(task, group_leader)));
+	describe_asker(&h);
 	bpf_seq_write(ctx->meta->seq, &h, sizeof(h));
 	return 0;
 }
+#else
+/* Run by BPF_PROG_TEST_RUN; the answer is in `answer`. */
+int whoami(const u64 *ctx)
+{
+	struct socket_record *answer = the_answer();
+
+	if (answer)
+		describe_asker(&answer->h);
+	return 0;
+}
+#endif

@@ -9,7 +9,7 @@
  */
 #include "common.bpf.h"
 
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+LICENSE("Dual BSD/GPL");
 
 struct socket_state {
 	u64 flow;
@@ -39,11 +39,6 @@ struct {
 	__type(key, u64);
 	__type(value, struct socket_state);
 } sockets SEC(".maps");
-
-/* A typed probe (tp_btf) may load from its arguments directly, which costs a tenth of a
- * helper call for each field; a pointer that was found by following others may not.
- * `typed` is a constant wherever these are inlined, so only one way is compiled. */
-#define FIELD(typed, p, field) ((typed) ? (p)->field : BPF_CORE_READ(p, field))
 
 static __always_inline bool is_tcp(const struct sock *sk, const bool typed)
 {
@@ -163,7 +158,7 @@ static __always_inline bool address_wanted(const u8 *address)
 	struct cidr_key key = { .bits = 128 };
 
 	__builtin_memcpy(key.address, address, 16);
-	return bpf_map_lookup_elem(&filter_cidrs, &key);
+	return bpf_map_lookup_elem(MAP(filter_cidrs), &key);
 }
 
 static __always_inline bool wanted(const struct socket_record *r)
@@ -172,21 +167,21 @@ static __always_inline bool wanted(const struct socket_record *r)
 
 	if (!pid_wanted(r->h.tgid))
 		return false;
-	if (!(knobs.kinds & 1U << r->h.kind))
+	if (!(KNOB(kinds) & 1U << r->h.kind))
 		return false;
-	if (knobs.filters & FILTER_UID && !bpf_map_lookup_elem(&filter_uids, &r->uid))
+	if (KNOB(filters) & FILTER_UID && !bpf_map_lookup_elem(MAP(filter_uids), &r->uid))
 		return false;
-	if (knobs.filters & FILTER_NETNS && !bpf_map_lookup_elem(&filter_netns, &r->netns))
+	if (KNOB(filters) & FILTER_NETNS && !bpf_map_lookup_elem(MAP(filter_netns), &r->netns))
 		return false;
-	if (knobs.filters & FILTER_PORT) {
+	if (KNOB(filters) & FILTER_PORT) {
 		port = r->sport;
-		if (!bpf_map_lookup_elem(&filter_ports, &port)) {
+		if (!bpf_map_lookup_elem(MAP(filter_ports), &port)) {
 			port = r->dport;
-			if (!bpf_map_lookup_elem(&filter_ports, &port))
+			if (!bpf_map_lookup_elem(MAP(filter_ports), &port))
 				return false;
 		}
 	}
-	if (knobs.filters & FILTER_CIDR && !address_wanted(r->saddr) && !address_wanted(r->daddr))
+	if (KNOB(filters) & FILTER_CIDR && !address_wanted(r->saddr) && !address_wanted(r->daddr))
 		return false;
 	return true;
 }
@@ -228,7 +223,7 @@ static __always_inline void report(void *ctx, struct socket_state *s, const stru
 
 static __always_inline void remember(u64 key, struct socket_state *s, u32 kind)
 {
-	if (bpf_map_update_elem(&sockets, &key, s, BPF_ANY)) {
+	if (bpf_map_update_elem(MAP(sockets), &key, s, BPF_ANY)) {
 		struct tally *t = tally_of(kind);
 
 		if (t)
@@ -245,7 +240,7 @@ static __always_inline void connect_begins(const struct sock *sk, u64 key)
 	s.flow = new_flow(s.opened);
 	s.role = ROLE_CONNECT;
 	s.sock_flags = SOCK_IN_CONNECT;
-	s.dport = __builtin_bswap16(sk->__sk_common.skc_dport);
+	s.dport = __builtin_bswap16(FIELD(TYPED, sk, __sk_common.skc_dport));
 	own(&s);
 	remember(key, &s, KIND_CONNECT);
 }
@@ -261,14 +256,14 @@ static __always_inline void listen_begins(void *ctx, const struct sock *sk, u64 
 	s.role = ROLE_LISTEN;
 	own(&s);
 	/* Without bind(2) the port is chosen only after this: sys_exit_listen reports then. */
-	if (!sk->__sk_common.skc_num)
+	if (!FIELD(TYPED, sk, __sk_common.skc_num))
 		s.sock_flags = SOCK_DEFERRED;
 	remember(key, &s, KIND_LISTEN);
 	if (s.sock_flags & SOCK_DEFERRED || !t)
 		return;
 	fill(&r, &s, KIND_LISTEN);
-	read_addresses(&r, sk, true);
-	r.backlog = sk->sk_max_ack_backlog;
+	read_addresses(&r, sk, TYPED);
+	r.backlog = FIELD(TYPED, sk, sk_max_ack_backlog);
 	r.state = TCP_CLOSE;
 	ship(ctx, &r, &s, t);
 }
@@ -277,14 +272,14 @@ static __always_inline void listen_begins(void *ctx, const struct sock *sk, u64 
  * waits for the accept that tells its owner. */
 static __always_inline void established(void *ctx, const struct sock *sk, u64 key, int oldstate)
 {
-	struct socket_state *s = bpf_map_lookup_elem(&sockets, &key);
+	struct socket_state *s = bpf_map_lookup_elem(MAP(sockets), &key);
 	u64 now = bpf_ktime_get_boot_ns();
 
 	/* An entry that its socket left behind (see `sockets`) is not about this one. */
 	if (s && s->role == ROLE_CONNECT && !(s->sock_flags & (SOCK_ESTABLISHED | SOCK_REPORTED | SOCK_DEFERRED))) {
 		s->established = now;
 		s->sock_flags |= SOCK_ESTABLISHED | SOCK_REPORTED;
-		report_at(ctx, now, s, sk, KIND_CONNECT, oldstate, 0, true);
+		report_at(ctx, now, s, sk, KIND_CONNECT, oldstate, 0, TYPED);
 	} else if (oldstate == TCP_SYN_RECV) {
 		struct socket_state fresh = {};
 
@@ -299,27 +294,27 @@ static __always_inline void established(void *ctx, const struct sock *sk, u64 ke
 
 static __always_inline void closed(void *ctx, const struct sock *sk, u64 key, int oldstate)
 {
-	struct socket_state *s = bpf_map_lookup_elem(&sockets, &key);
+	struct socket_state *s = bpf_map_lookup_elem(MAP(sockets), &key);
 	u32 error;
 
 	if (!s)
 		return;
-	error = sk->sk_err;
+	error = FIELD(TYPED, sk, sk_err);
 	if (oldstate == TCP_LISTEN) {
-		bpf_map_delete_elem(&sockets, &key);
+		bpf_map_delete_elem(MAP(sockets), &key);
 	} else if (s->sock_flags & SOCK_ESTABLISHED) {
 		if (!s->tgid && s->role == ROLE_ACCEPT) {
 			/* In its listener's queue it has no file and is no orphan: reset there, accept(2) may
 			 * still return it. Else it was accepted in a way that isn't seen, or its listener went. */
-			if (!sk->sk_socket && !(sk->__sk_common.skc_flags >> SOCK_DEAD & 1)) {
+			if (!FIELD(TYPED, sk, sk_socket) && !(FIELD(TYPED, sk, __sk_common.skc_flags) >> SOCK_DEAD & 1)) {
 				s->sock_flags |= SOCK_CLOSED;
 				s->state_at_close = oldstate;
 				s->error = error;
 				return;
 			}
 		}
-		report(ctx, s, sk, KIND_CLOSE, oldstate, error, true);
-		bpf_map_delete_elem(&sockets, &key);
+		report(ctx, s, sk, KIND_CLOSE, oldstate, error, TYPED);
+		bpf_map_delete_elem(MAP(sockets), &key);
 	} else if (s->role == ROLE_CONNECT && !(s->sock_flags & SOCK_REPORTED)) {
 		if (!error && s->sock_flags & SOCK_IN_CONNECT && s->tid == (u32)bpf_get_current_pid_tgid()) {
 			/* EADDRNOTAVAIL and the like: only the syscall's result tells. */
@@ -329,11 +324,11 @@ static __always_inline void closed(void *ctx, const struct sock *sk, u64 key, in
 		/* Given up by SO_SNDTIMEO, connect(2) has said EINPROGRESS; else the program closed it. */
 		if (!error)
 			error = s->sock_flags & SOCK_SEND_TIMEOUT ? EINPROGRESS : ECONNABORTED;
-		report(ctx, s, sk, KIND_CONNECT, oldstate, error, true);
+		report(ctx, s, sk, KIND_CONNECT, oldstate, error, TYPED);
 		s->sock_flags |= SOCK_REPORTED;
 		/* The caller is still inside connect(2): its exit must find that all is said. */
 		if (!(s->sock_flags & SOCK_IN_CONNECT))
-			bpf_map_delete_elem(&sockets, &key);
+			bpf_map_delete_elem(MAP(sockets), &key);
 	}
 }
 
@@ -345,7 +340,7 @@ int BPF_PROG(socket_state_change, const struct sock *sk, const int oldstate, con
 	/* Half of all changes say nothing that the others don't. */
 	if (newstate != TCP_SYN_SENT && newstate != TCP_ESTABLISHED && newstate != TCP_CLOSE && newstate != TCP_LISTEN)
 		return 0;
-	if (!is_tcp(sk, true))
+	if (!is_tcp(sk, TYPED))
 		return 0;
 	if (newstate == TCP_SYN_SENT && oldstate == TCP_CLOSE)
 		connect_begins(sk, key);
@@ -365,14 +360,14 @@ int BPF_PROG(syn_again, const struct sock *sk)
 	u64 key = (u64)sk;
 	struct socket_state *s;
 
-	if (sk->__sk_common.skc_state != TCP_SYN_SENT)
+	if (FIELD(TYPED, sk, __sk_common.skc_state) != TCP_SYN_SENT)
 		return 0;
-	s = bpf_map_lookup_elem(&sockets, &key);
+	s = bpf_map_lookup_elem(MAP(sockets), &key);
 	if (!s || s->role != ROLE_CONNECT || s->sock_flags & (SOCK_ATTEMPTED | SOCK_REPORTED) ||
 	    bpf_ktime_get_boot_ns() - s->opened < ATTEMPT_AFTER_NS)
 		return 0;
 	s->sock_flags |= SOCK_ATTEMPTED;
-	report(ctx, s, sk, KIND_ATTEMPT, TCP_SYN_SENT, 0, true);
+	report(ctx, s, sk, KIND_ATTEMPT, TCP_SYN_SENT, 0, TYPED);
 	return 0;
 }
 
@@ -416,7 +411,7 @@ static __always_inline int accepted(void *ctx, long fd)
 	if (!sk)
 		return 0;
 	key = (u64)sk;
-	s = bpf_map_lookup_elem(&sockets, &key);
+	s = bpf_map_lookup_elem(MAP(sockets), &key);
 	if (!s) {
 		/* Established before the probes were, or the map was full then. */
 		fresh.opened = bpf_ktime_get_boot_ns();
@@ -432,7 +427,7 @@ static __always_inline int accepted(void *ctx, long fd)
 	report(ctx, s, sk, KIND_ACCEPT, TCP_SYN_RECV, 0, false);
 	if (s->sock_flags & SOCK_CLOSED) {
 		report(ctx, s, sk, KIND_CLOSE, s->state_at_close, s->error, false);
-		bpf_map_delete_elem(&sockets, &key);
+		bpf_map_delete_elem(MAP(sockets), &key);
 	}
 	return 0;
 }
@@ -500,7 +495,7 @@ int exit_connect(struct trace_event_raw_sys_exit *ctx)
 	if (!sk)
 		return 0;
 	key = (u64)sk;
-	s = bpf_map_lookup_elem(&sockets, &key);
+	s = bpf_map_lookup_elem(MAP(sockets), &key);
 	if (!s) {
 		/* A second connect(2) on one socket asks for its state, it opens nothing. */
 		if (ret < 0 && ret != -EISCONN && ret != -EALREADY && ret != -EINPROGRESS)
@@ -511,11 +506,11 @@ int exit_connect(struct trace_event_raw_sys_exit *ctx)
 		return 0;
 	if (s->sock_flags & SOCK_DEFERRED) {
 		report(ctx, s, sk, KIND_CONNECT, TCP_SYN_SENT, ret < 0 ? -ret : ECONNABORTED, false);
-		bpf_map_delete_elem(&sockets, &key);
+		bpf_map_delete_elem(MAP(sockets), &key);
 		return 0;
 	}
 	if (s->sock_flags & SOCK_REPORTED && !(s->sock_flags & SOCK_ESTABLISHED)) {
-		bpf_map_delete_elem(&sockets, &key);
+		bpf_map_delete_elem(MAP(sockets), &key);
 		return 0;
 	}
 	s->sock_flags &= ~SOCK_IN_CONNECT;
@@ -541,7 +536,7 @@ int exit_listen(struct trace_event_raw_sys_exit *ctx)
 	key = (u64)sk;
 	if (!sk)
 		return 0;
-	s = bpf_map_lookup_elem(&sockets, &key);
+	s = bpf_map_lookup_elem(MAP(sockets), &key);
 	t = tally_of(KIND_LISTEN);
 	if (!s || !t || s->role != ROLE_LISTEN || !(s->sock_flags & SOCK_DEFERRED))
 		return 0;
@@ -554,20 +549,70 @@ int exit_listen(struct trace_event_raw_sys_exit *ctx)
 	return 0;
 }
 
-/* The sockets that are open already, with their owner, in one pass over the descriptors
- * of all processes and so over all network namespaces. What the probes know by now is
- * left to them; what closes while this looks at it is left out. */
+/* A socket that is open already, with its owner in `s`: a record of it, unless the probes
+ * know it by now. What closes while this looks at it is left out. */
+static __always_inline bool find_socket(struct socket_record *r, struct socket_state *s, struct sock *sk)
+{
+	u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	u64 key = (u64)sk;
+	struct socket_state *known;
+
+	if (state == TCP_CLOSE || is_excluded(s->tgid, s->start))
+		return false;
+	s->flow = new_flow(bpf_ktime_get_boot_ns());
+	s->sock_flags = SOCK_SNAPSHOT;
+	if (state == TCP_LISTEN) {
+		s->role = ROLE_LISTEN;
+	} else if (state == TCP_SYN_SENT) {
+		s->role = ROLE_CONNECT;
+	} else {
+		s->role = ROLE_NONE;
+		s->sock_flags |= SOCK_ESTABLISHED;
+	}
+	if (bpf_map_update_elem(MAP(sockets), &key, s, BPF_NOEXIST)) {
+		known = bpf_map_lookup_elem(MAP(sockets), &key);
+		if (known && known->role == ROLE_CONNECT &&
+		    !(known->sock_flags & (SOCK_REPORTED | SOCK_ESTABLISHED | SOCK_ATTEMPTED))) {
+			/* Still pending: what the trace's end has to say of it. */
+			fill(r, known, KIND_ATTEMPT);
+			read_addresses(r, sk, false);
+			r->state = state;
+			return true;
+		}
+		if (!known) {
+			struct tally *t = tally_of(KIND_CLOSE);
+
+			if (t)
+				count(&t->map_full);
+		}
+		return false;
+	}
+	if (BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE) {
+		bpf_map_delete_elem(MAP(sockets), &key);
+		return false;
+	}
+	fill(r, s, KIND_SOCKET_FOUND);
+	read_addresses(r, sk, false);
+	if (state == TCP_LISTEN)
+		r->backlog = BPF_CORE_READ(sk, sk_max_ack_backlog);
+	else
+		read_totals(r, sk, false);
+	r->state = state;
+	return true;
+}
+
+#ifndef TRACER_BCC
+/* The sockets that are open, in one pass over the descriptors of all processes and so over
+ * all network namespaces. */
 SEC("iter/task_file")
 int find_sockets(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *leader, *task = ctx->task;
 	struct file *file = ctx->file;
-	struct socket_state s = {}, *known;
+	struct socket_state s = {};
 	struct socket_record r;
 	struct sock *sk;
 	u32 size = sizeof(r);
-	u8 state;
-	u64 key;
 
 	if (!task || !file)
 		return 0;
@@ -576,62 +621,17 @@ int find_sockets(struct bpf_iter__task_file *ctx)
 	sk = tcp_of(file, false);
 	if (!sk)
 		return 0;
-	state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	if (state == TCP_CLOSE)
-		return 0;
-	key = (u64)sk;
 	leader = BPF_CORE_READ(task, group_leader);
-	s.opened = bpf_ktime_get_boot_ns();
-	s.flow = new_flow(s.opened);
-	s.opened = 0;
 	s.start = boot_start(leader);
 	s.tgid = BPF_CORE_READ(task, tgid);
 	s.tid = s.tgid;
 	s.uid = BPF_CORE_READ(task, cred, uid.val);
 	s.cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
 	bpf_core_read(&s.comm, sizeof(s.comm), &leader->comm);
-	s.sock_flags = SOCK_SNAPSHOT;
-	if (state == TCP_LISTEN) {
-		s.role = ROLE_LISTEN;
-	} else if (state == TCP_SYN_SENT) {
-		s.role = ROLE_CONNECT;
-	} else {
-		s.role = ROLE_NONE;
-		s.sock_flags |= SOCK_ESTABLISHED;
+	if (find_socket(&r, &s, sk)) {
+		bpf_seq_write(ctx->meta->seq, &size, sizeof(size));
+		bpf_seq_write(ctx->meta->seq, &r, sizeof(r));
 	}
-	if (is_excluded(s.tgid, s.start))
-		return 0;
-	if (bpf_map_update_elem(&sockets, &key, &s, BPF_NOEXIST)) {
-		known = bpf_map_lookup_elem(&sockets, &key);
-		if (known && known->role == ROLE_CONNECT &&
-		    !(known->sock_flags & (SOCK_REPORTED | SOCK_ESTABLISHED | SOCK_ATTEMPTED))) {
-			/* Still pending: what the trace's end has to say of it. */
-			fill(&r, known, KIND_ATTEMPT);
-			read_addresses(&r, sk, false);
-			r.state = state;
-			bpf_seq_write(ctx->meta->seq, &size, sizeof(size));
-			bpf_seq_write(ctx->meta->seq, &r, sizeof(r));
-		} else if (!known) {
-			struct tally *t = tally_of(KIND_CLOSE);
-
-			if (t)
-				count(&t->map_full);
-		}
-		return 0;
-	}
-	if (BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE) {
-		bpf_map_delete_elem(&sockets, &key);
-		return 0;
-	}
-	fill(&r, &s, KIND_SOCKET_FOUND);
-	read_addresses(&r, sk, false);
-	if (state == TCP_LISTEN)
-		r.backlog = BPF_CORE_READ(sk, sk_max_ack_backlog);
-	else
-		read_totals(&r, sk, false);
-	r.state = state;
-	bpf_seq_write(ctx->meta->seq, &size, sizeof(size));
-	bpf_seq_write(ctx->meta->seq, &r, sizeof(r));
 	return 0;
 }
 
@@ -663,3 +663,33 @@ int find_tracers(struct bpf_iter__task_file *ctx)
 	bpf_seq_write(ctx->meta->seq, &h, sizeof(h));
 	return 0;
 }
+#else
+/* Run by BPF_PROG_TEST_RUN: a descriptor that the caller took from its owner, and who that
+ * is. Returns 1 when there is a record in `answer`. */
+struct held_socket {
+	u64 fd;
+	u64 tgid;
+	u64 start;
+	u64 uid;
+	u64 cgroup;
+	u64 comm[2];
+};
+
+int look_at_socket(const struct held_socket *ctx)
+{
+	struct socket_record *answer = the_answer();
+	struct socket_state s = {};
+	struct sock *sk;
+
+	sk = tcp_of(file_of(ctx->fd), true);
+	if (!sk || !answer)
+		return 0;
+	s.tgid = s.tid = ctx->tgid;
+	s.start = ctx->start;
+	s.uid = ctx->uid;
+	s.cgroup = ctx->cgroup;
+	((u64 *)s.comm)[0] = ctx->comm[0];
+	((u64 *)s.comm)[1] = ctx->comm[1];
+	return find_socket(answer, &s, sk);
+}
+#endif
