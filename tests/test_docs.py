@@ -25,7 +25,7 @@ from tracer.pipeline import flows, order, processes
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.ledger import Ledger, Loss
 from tracer.pipeline.view import Filters
-from tracer.probes.core import Coverage
+from tracer.probes.backend import Coverage
 from tracer.probes.records import Tally
 from tracer.sinks.output import QUEUE_MOST
 

@@ -15,7 +15,8 @@ import pytest
 
 from tracer.model import RING_KINDS, SOCKET_KINDS, Kind
 from tracer.probes import core, libbpf, tracefs
-from tracer.probes.core import Core, KernelFilters, UnusableError
+from tracer.probes.backend import KernelFilters, UnusableError
+from tracer.probes.core import Core
 from tracer.probes.libbpf_binding import BpfError, LoadError
 from tracer.probes.records import EXEC, KIND, START, TGID, TIME, Record, Tally, decode, frames, read_tallies
 from tracer.probes.rings import Run
@@ -235,7 +236,8 @@ def test_own_process_is_excluded(started: Core) -> None:
 OTHER = """
 import sys
 from tracer.model import SOCKET_KINDS
-from tracer.probes.core import Core, KernelFilters
+from tracer.probes.backend import KernelFilters
+from tracer.probes.core import Core
 nothing = frozenset()
 with Core(KernelFilters(frozenset(SOCKET_KINDS), nothing, False, nothing, nothing, nothing, []), 1 << 20, 4096) as core:
     coverage = core.start()

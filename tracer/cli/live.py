@@ -19,7 +19,8 @@ from tracer.pipeline.engine import Engine
 from tracer.pipeline.order import RingRun
 from tracer.pipeline.turns import MAGIC, Found, Input, Known, Start, Turn, pack
 from tracer.pipeline.view import Filters
-from tracer.probes.core import Core, Coverage, KernelFilters, UnusableError, boottime
+from tracer.probes.backend import Coverage, KernelFilters, UnusableError, boottime
+from tracer.probes.core import Core
 from tracer.probes.libbpf import BpfError
 from tracer.probes.records import KIND_AT, SIZE
 from tracer.probes.rings import RingError, Run

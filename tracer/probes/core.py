@@ -2,221 +2,61 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import struct
 import threading
-import time
-from contextlib import ExitStack, suppress
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final
 
-from tracer.model import RING_KINDS, Kind
-from tracer.probes import libbpf, tracefs
-from tracer.probes.libbpf_binding import BpfError, LoadError, MissingLibrary, possible_cpus
-from tracer.probes.records import HEADER, KNOBS, START, TALLY, TGID, TID
-from tracer.probes.rings import RingError, RingSet, Run
+from tracer.probes import libbpf
+from tracer.probes.backend import OPTIONAL, STREAM, Backend, UnusableError, object_file
+from tracer.probes.libbpf_binding import BpfError
+from tracer.probes.records import HEADER, START, TGID, TID
 
-__all__ = ["Core", "Coverage", "Cut", "KernelFilters", "UnusableError"]
+__all__ = ["BTF", "Core"]
 
 BTF: Final = Path("/sys/kernel/btf/vmlinux")
-_KINDS: Final = len(RING_KINDS)
-_RINGS: Final = ("lifecycle", "bulk")
-_CUT_TRIES: Final = 200
-_CIDR = struct.Struct("=I16s")
-_KEY = struct.Struct("=I")
-_START = struct.Struct("=Q")
+_FINDER: Final = "find_processes"
+_PLAIN_FINDER: Final = "find_processes_plain"  # without arguments, for kernels that refuse the other
+_NO_ARGUMENTS: Final = "arguments of processes that ran before the start"
 
 
-class Hook(NamedTuple):
-    """A program that may be refused, and what can't be seen then."""
+class Core(Backend):
+    """The probes as CO-RE objects, compiled when the program was built."""
 
-    program: str
-    tracepoint: str  # of the category syscalls; empty: the program's section says where it goes
-    blind: str
+    name = "core"
 
-
-_OPTIONAL: Final = {
-    "process": (
-        Hook("exit_execve", "sys_exit_execve", "programs that could not be executed"),
-        Hook("exit_execveat", "sys_exit_execveat", "programs that could not be executed by descriptor"),
-        Hook("find_processes", "", "arguments of processes that ran before the start"),
-    ),
-    "tcp": (
-        Hook("exit_accept", "sys_exit_accept", "who accepted a connection by accept(2)"),
-        Hook("exit_accept4", "sys_exit_accept4", "who accepted a connection by accept4(2)"),
-        Hook("exit_connect", "sys_exit_connect", "connects that fail before a packet is sent"),
-        Hook("exit_listen", "sys_exit_listen", "listening sockets that were not bound first"),
-        Hook("syn_again", "", "connects that get no answer, until they end"),
-    ),
-}
-_STREAM: Final = {
-    "process": ("process_fork", "process_exec", "process_exit"),
-    "tcp": ("socket_state_change",),
-}
-# What no hook of this tier shows, on any kernel.
-_BLIND: Final = (
-    "sockets other than TCP",
-    "failed execs and accepts by 32-bit (ia32) system calls",
-    "who accepted a connection through io_uring",
-)
-
-
-class UnusableError(Exception):
-    """The backend can't run here; ``code`` is the exit code that says so (3: privilege, 4: kernel)."""
-
-    def __init__(self, message: str, code: int) -> None:
-        """``message`` is one line with the fix."""
-        super().__init__(message)
-        self.code = code
-
-
-class KernelFilters(NamedTuple):
-    """What the kernel can filter by itself; empty means everything."""
-
-    kinds: frozenset[Kind]
-    pids: frozenset[int]
-    follow: bool
-    uids: frozenset[int]
-    netns: frozenset[int]
-    ports: frozenset[int]
-    cidrs: list[str]
-
-
-class Coverage(NamedTuple):
-    """What feeds the stream, what can't be seen, and who is left out."""
-
-    backend: str
-    hooks: dict[str, str]  # program -> where it is attached
-    refused: dict[str, str]  # program -> why not
-    blind: list[str]
-    excluded: list[int]  # pids in the initial namespace
-    own_pid: int
-    buffer: dict[str, int]  # bytes over all CPUs
-
-
-class Cut(NamedTuple):
-    """All rings up to one moment for each CPU, and the counters of that very moment.
-
-    ``settled`` is False when a probe was always between an attempt and its outcome: then there is no such moment.
-    """
-
-    runs: list[Run]
-    tallies: bytes
-    settled: bool
-
-
-def _object(name: str) -> Path:
-    """A compiled object; it lies beside this module, also in an installed wheel. Raises UnusableError."""
-    path = Path(__file__).parent / "objects" / f"{name}.bpf.o"
-    if not path.exists():
-        raise UnusableError(f"the probes are not built ({path.name} is missing): run `make bpf`", 4)
-    return path
-
-
-def _unusable(error: Exception) -> UnusableError:
-    if isinstance(error, MissingLibrary):
-        return UnusableError(str(error), 4)
-    number = getattr(error, "errno", 0) or 0
-    if number in (errno.EPERM, errno.EACCES) and not (isinstance(error, LoadError) and error.program and error.log):
-        return UnusableError(
-            "eBPF needs privilege: run it with sudo, or as a user with the capabilities that `tracer doctor` names",
-            3,
-        )
-    if not BTF.exists():
-        return UnusableError(
+    def _lacking(self) -> str | None:
+        if BTF.exists():
+            return None
+        return (
             f"this kernel has no BTF ({BTF} is missing): eBPF programs can't be fitted to it; "
-            "run a kernel with CONFIG_DEBUG_INFO_BTF=y",
-            4,
+            "run a kernel with CONFIG_DEBUG_INFO_BTF=y"
         )
-    if isinstance(error, RingError):
-        return UnusableError(str(error), 3 if "CAP_" in str(error) else 1)
-    return UnusableError(f"the kernel refuses the probes: {error}; see `tracer doctor`", 4)
-
-
-class Core:
-    """The probes, loaded and attached; a context manager that detaches them.
-
-    start() attaches and tells what is covered; snapshot() finds what was there before; then read() and cut() until
-    detach(), and a last cut().
-    """
-
-    def __init__(self, filters: KernelFilters, buffer_bytes: int, watermark: int) -> None:
-        """``buffer_bytes`` are over all CPUs and rings, ``watermark`` bytes of one ring wake the reader."""
-        self._filters = filters
-        self._buffer = buffer_bytes
-        self._watermark = watermark
-        self._stack = ExitStack()
-        self._objects: dict[str, libbpf.Object] = {}
-        self._links: list[libbpf.Link] = []
-        self._attached: dict[str, str] = {}
-        self._refused: dict[str, str] = {}
-        self._programs: dict[str, int] = {}
-        self.own_pid = os.getpid()
-        self.excluded: list[int] = []
-
-    def __enter__(self) -> Self:
-        """Load; raises UnusableError."""
-        try:
-            self._load()
-        except (BpfError, RingError, OSError) as error:
-            self.close()
-            raise _unusable(error) from error
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Detach and drop everything."""
-        self.close()
-
-    def close(self) -> None:
-        """Detach and drop everything; idempotent."""
-        self._stack.close()
 
     # Loading.
 
-    def _knobs(self) -> bytes:
-        wanted = self._filters
-        bits = 0
-        for bit, value in enumerate(
-            (wanted.pids, wanted.uids, wanted.netns, wanted.ports, wanted.cidrs, wanted.follow)
-        ):
-            bits |= bool(value) << bit
-        return KNOBS.pack(bits, sum(1 << kind for kind in wanted.kinds), 0, 0)
-
     def _load(self) -> None:
-        if not BTF.exists():
-            raise _unusable(BpfError("no BTF", errno.ENOENT))
-        cpus = possible_cpus()
-        sizes = {"tallies": cpus * _KINDS, "sequences": cpus * len(_RINGS)}
-        maps, _ = libbpf.load(_object("maps"), knobs={}, optional=(), max_entries=sizes)
-        self._stack.callback(maps.close)
+        self._objects: dict[str, libbpf.Object] = {}
+        lacking = self._lacking()
+        if lacking:
+            raise UnusableError(lacking, 4)
+        maps = self._make_maps()
         self._load_programs({name: maps.map(name).fd for name in maps.map_names() if not name.startswith(".")})
-        self._tallies = maps.map("tallies").mmap()
-        self._maps = maps
-        self._exclude(self._objects["process"], self._objects["tcp"])
+        self._exclude_tracers(self._objects["process"], self._objects["tcp"])
         self._fill_filters()
-        # Processes come through a ring of their own, so that chatter can't push one out.
-        half = self._buffer // 2
-        self.rings = RingSet.open(
-            {name: maps.map(name).fd for name in _RINGS},
-            bytes_total=dict.fromkeys(_RINGS, half),
-            watermark=self._watermark,
-        )
-        self._stack.callback(self.rings.close)
+        self._open_rings()
 
     def _load_programs(self, share: dict[str, int]) -> None:
         """Load the objects side by side, since each keeps the verifier busy; one after the other if that fails."""
         loaded: dict[str, tuple[libbpf.Object, dict[str, str]]] = {}
 
         def load(name: str) -> None:
+            optional = {hook.program for hook in OPTIONAL[name]}
             loaded[name] = self._load_object(
-                _object(name),
+                object_file(name),
                 knobs={".rodata.knobs": self._knobs()},
-                optional={hook.program for hook in _OPTIONAL[name]},
+                optional=optional | {_FINDER} if name == "process" else optional,
                 share=share,
             )
 
@@ -224,12 +64,12 @@ class Core:
             with suppress(BpfError):  # told by the second try, alone with libbpf's log
                 load(name)
 
-        threads = [threading.Thread(target=try_to_load, args=(name,)) for name in _STREAM]
+        threads = [threading.Thread(target=try_to_load, args=(name,)) for name in STREAM]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        for name in _STREAM:
+        for name in STREAM:
             if name not in loaded:
                 load(name)
             self._objects[name], refused = loaded[name]
@@ -239,186 +79,57 @@ class Core:
     @staticmethod
     def _load_object(path: Path, **options: Any) -> tuple[libbpf.Object, dict[str, str]]:
         """Load an object with the better of two programs that do the same, if the kernel takes it."""
-        better, plain = "find_processes", "find_processes_plain"
-        if better not in options["optional"]:
+        if _FINDER not in options["optional"]:
             return libbpf.load(path, **options)
-        loaded, refused = libbpf.load(path, disabled=(plain,), **options)
-        if better in refused:
+        loaded, refused = libbpf.load(path, disabled=(_PLAIN_FINDER,), **options)
+        if _FINDER in refused:
             loaded.close()
-            loaded, more = libbpf.load(path, disabled=(better,), **options)
+            loaded, more = libbpf.load(path, disabled=(_FINDER,), **options)
             refused |= more
         return loaded, refused
 
-    def _exclude(self, process: libbpf.Object, tcp: libbpf.Object) -> None:
+    def _exclude_tracers(self, process: libbpf.Object, tcp: libbpf.Object) -> None:
         own = self._headers(process, "whoami")[0]
-        self.own_pid = own[TGID]
-        excluded = {own[TGID]: own[START]}
-        for other in self._headers(tcp, "find_tracers"):
-            # Anybody could make a map by that name; root and this very user have no need to.
-            if other[TID] in (0, os.geteuid()):
-                excluded[other[TGID]] = other[START]
-        marks = self._maps.map("tracer_excluded")
-        for tgid, start in list(excluded.items())[:64]:
-            marks.update(_KEY.pack(tgid), _START.pack(start))
-        self.excluded = sorted(excluded)
+        others = self._headers(tcp, "find_tracers")
+        # Anybody could make a map by that name; root and this very user have no need to.
+        trusted = {other[TGID]: other[START] for other in others if other[TID] in (0, os.geteuid())}
+        self._exclude((own[TGID], own[START]), trusted)
 
     @staticmethod
     def _headers(source: libbpf.Object, program: str) -> list[tuple[int, ...]]:
-        link = source.attach_iter(program)
-        try:
-            data = libbpf.read_iterator(link)
-        finally:
-            link.destroy()
-        return list(HEADER.iter_unpack(data))
-
-    def _fill_filters(self) -> None:
-        wanted = self._filters
-        for name, values in (
-            ("filter_pids", wanted.pids),
-            ("filter_uids", wanted.uids),
-            ("filter_netns", wanted.netns),
-            ("filter_ports", wanted.ports),
-        ):
-            for value in values:
-                self._maps.map(name).update(_KEY.pack(value), b"\1")
-        for text in wanted.cidrs:
-            network = ip_network(text, strict=False)
-            address: IPv4Address | IPv6Address = network.network_address
-            mapped = address.version == 4
-            raw = bytes(10) + b"\xff\xff" + address.packed if mapped else address.packed
-            self._maps.map("filter_cidrs").update(_CIDR.pack(network.prefixlen + 96 * mapped, raw), b"\1")
-
-    def follow(self, pids: set[int]) -> None:
-        """These pids are traced too (with a pid filter)."""
-        for pid in pids:
-            self._maps.map("filter_pids").update(_KEY.pack(pid), b"\1")
+        return list(HEADER.iter_unpack(_run(source, program)))
 
     # Attaching.
 
-    def start(self) -> Coverage:
-        """Attach the probes and tell what they cover. Raises UnusableError."""
-        events = tracefs.open_events()
-        try:
-            for name, source in self._objects.items():
-                self._attach(name, source, events)
-        except BpfError as error:
-            raise _unusable(error) from error
-        finally:
-            if events is not None:
-                os.close(events)
-        blind = [hook.blind for hooks in _OPTIONAL.values() for hook in hooks if hook.program in self._refused]
-        return Coverage(
-            "core", self._attached, self._refused, blind + list(_BLIND), self.excluded, self.own_pid, self.rings.sizes
-        )
+    def _more_blind(self) -> list[str]:
+        return [_NO_ARGUMENTS] if _FINDER in self._refused else []
 
-    def _attach(self, name: str, source: libbpf.Object, events: int | None) -> None:
-        sections = source.sections()
-        for program in _STREAM[name]:
-            self._keep(source, program, source.attach(program), sections[program])
-        for hook in _OPTIONAL[name]:
-            if hook.program in self._refused or hook.program == "find_processes":
-                continue
-            try:
-                if not hook.tracepoint:
-                    link = source.attach(hook.program)
-                else:
-                    number = tracefs.tracepoint_id(events, "syscalls", hook.tracepoint) if events is not None else None
-                    if number is None:
-                        self._refused[hook.program] = (
-                            "no access to tracefs; mount it (mount -t tracefs nodev /sys/kernel/tracing) "
-                            "and add CAP_DAC_READ_SEARCH, or run as root"
-                        )
-                        continue
-                    link = source.attach_tracepoint(hook.program, number)
-            except BpfError as refused:
-                self._refused[hook.program] = str(refused)
-                continue
-            self._keep(source, hook.program, link, sections[hook.program])
+    def _of(self, program: str) -> libbpf.Object:
+        return next(each for each in self._objects.values() if program in each.program_names())
 
-    def _keep(self, source: libbpf.Object, program: str, link: libbpf.Link, section: str) -> None:
-        self._links.append(link)
-        self._attached[program] = section
-        self._programs[program] = source.program_fd(program)
+    def _section(self, program: str) -> str:
+        return self._of(program).sections()[program]
 
-    def snapshot(self) -> tuple[bytes, bytes]:
-        """What the iterators write of the processes and of the TCP sockets that are there now."""
-        return self.processes(), self.sockets()
+    def _attach(self, program: str, tracepoint: int | None) -> libbpf.Link:
+        source = self._of(program)
+        return source.attach(program) if tracepoint is None else source.attach_tracepoint(program, tracepoint)
+
+    def _program_fd(self, program: str) -> int:
+        return self._of(program).program_fd(program)
 
     def processes(self) -> bytes:
         """The processes that run now, as records behind their sizes."""
-        name = "find_processes_plain" if "find_processes" in self._refused else "find_processes"
-        return self._iterate("process", name)
+        return _run(self._objects["process"], _PLAIN_FINDER if _FINDER in self._refused else _FINDER)
 
     def sockets(self) -> bytes:
         """The TCP sockets that the probes did not know yet, and the connects still pending."""
-        return self._iterate("tcp", "find_sockets")
-
-    def _iterate(self, name: str, program: str) -> bytes:
-        link = self._objects[name].attach_iter(program)
-        try:
-            return libbpf.read_iterator(link)
-        finally:
-            link.destroy()
-
-    def detach(self) -> None:
-        """Take the probes off; what they wrote stays to be read."""
-        for link in self._links:
-            link.destroy()
-        self._links.clear()
-
-    # Reading.
-
-    def read(self, limit: int) -> list[Run]:
-        """What the rings hold, at most ``limit`` bytes of each."""
-        return self.rings.read(limit)
-
-    def tallies(self) -> bytes:
-        """The kernel's counters of now: not of one moment over all CPUs."""
-        return self._tallies[:]
-
-    def cut(self) -> Cut:
-        """Read each CPU's rings to a moment of which its counters are known too."""
-        size = _KINDS * TALLY.size
-        runs: list[Run] = []
-        counters = bytearray(self._tallies[:])
-        by_cpu: dict[int, list[int]] = {}
-        settled = True
-        for index, ring in enumerate(self.rings.rings):
-            by_cpu.setdefault(ring.cpu, []).append(index)
-        for cpu, indexes in by_cpu.items():
-            rings = [self.rings.rings[index] for index in indexes]
-            part = slice(cpu * size, cpu * size + size)
-            before, heads = b"", [0] * len(rings)
-            for _ in range(_CUT_TRIES):
-                before = self._tallies[part]
-                heads = [ring.head() for ring in rings]
-                if before == self._tallies[part] and _settled(before):
-                    break
-                time.sleep(0)
-            else:
-                settled = False
-            counters[part] = before
-            runs += [run for ring, head in zip(rings, heads, strict=True) if (run := ring.read_to(head)).data]
-        return Cut(runs, bytes(counters), settled)
-
-    def missed(self) -> dict[str, int]:
-        """How often the kernel skipped each program because it was running already (since 5.12)."""
-        found = {}
-        for program, fd in self._programs.items():
-            misses = libbpf.program_info(fd).recursion_misses
-            if misses:
-                found[program] = misses
-        return found
+        return _run(self._objects["tcp"], "find_sockets")
 
 
-def _settled(counters: bytes) -> bool:
-    """Whether no probe is between its attempt and its outcome."""
-    return all(
-        attempts == filtered + emitted + failed
-        for attempts, filtered, emitted, failed, *_ in TALLY.iter_unpack(counters)
-    )
-
-
-def boottime() -> int:
-    """CLOCK_BOOTTIME in ns."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+def _run(source: libbpf.Object, iterator: str) -> bytes:
+    """What an iterator writes, once over all its objects."""
+    link = source.attach_iter(iterator)
+    try:
+        return libbpf.read_iterator(link)
+    finally:
+        link.destroy()

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from tracer.probes import tracefs
-from tracer.probes.core import BTF, Core, KernelFilters, UnusableError
+from tracer.probes.backend import KernelFilters, UnusableError
+from tracer.probes.core import BTF, Core
 from tracer.probes.libbpf import Object, read_iterator
 from tracer.probes.libbpf_binding import BpfError, LoadError, MissingLibrary, library, possible_cpus, why
 from tracer.probes.privileges import RING_BYTES, Finding, Privileges, Status

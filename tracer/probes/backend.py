@@ -1,0 +1,403 @@
+"""What the eBPF backends have in common: maps and filters, attaching, coverage, and reading up to an exact moment."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import time
+from abc import ABC, abstractmethod
+from contextlib import ExitStack
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from pathlib import Path
+from typing import ClassVar, Final, NamedTuple, Protocol, Self
+
+from tracer.model import RING_KINDS, Kind
+from tracer.probes import libbpf, tracefs
+from tracer.probes.libbpf_binding import BpfError, LoadError, MissingLibrary, possible_cpus
+from tracer.probes.records import KNOBS, TALLY
+from tracer.probes.rings import RingError, RingSet, Run
+
+__all__ = [
+    "OPTIONAL",
+    "STREAM",
+    "Backend",
+    "Coverage",
+    "Cut",
+    "Hook",
+    "KernelFilters",
+    "UnusableError",
+    "boottime",
+    "object_file",
+]
+
+_KINDS: Final = len(RING_KINDS)
+_RINGS: Final = ("lifecycle", "bulk")
+_CUT_TRIES: Final = 200
+_KNOBS: Final = ".rodata.knobs"
+_CIDR = struct.Struct("=I16s")
+_KEY = struct.Struct("=I")
+_START = struct.Struct("=Q")
+
+
+class Hook(NamedTuple):
+    """A program that may be refused, and what can't be seen then."""
+
+    program: str
+    tracepoint: str  # of the category syscalls; empty: the program's section says where it goes
+    blind: str
+
+
+OPTIONAL: Final = {
+    "process": (
+        Hook("exit_execve", "sys_exit_execve", "programs that could not be executed"),
+        Hook("exit_execveat", "sys_exit_execveat", "programs that could not be executed by descriptor"),
+    ),
+    "tcp": (
+        Hook("exit_accept", "sys_exit_accept", "who accepted a connection by accept(2)"),
+        Hook("exit_accept4", "sys_exit_accept4", "who accepted a connection by accept4(2)"),
+        Hook("exit_connect", "sys_exit_connect", "connects that fail before a packet is sent"),
+        Hook("exit_listen", "sys_exit_listen", "listening sockets that were not bound first"),
+        Hook("syn_again", "", "connects that get no answer, until they end"),
+    ),
+}
+"""By the source that holds it: what is attached where the kernel allows it."""
+
+STREAM: Final = {
+    "process": ("process_fork", "process_exec", "process_exit"),
+    "tcp": ("socket_state_change",),
+}
+"""By the source that holds it: what has to be attached."""
+
+# What no hook of this tier shows, on any kernel.
+_BLIND: Final = (
+    "sockets other than TCP",
+    "failed execs and accepts by 32-bit (ia32) system calls",
+    "who accepted a connection through io_uring",
+)
+_NO_TRACEFS: Final = (
+    "no access to tracefs; mount it (mount -t tracefs nodev /sys/kernel/tracing) "
+    "and add CAP_DAC_READ_SEARCH, or run as root"
+)
+
+
+class UnusableError(Exception):
+    """The backend can't run here; ``code`` is the exit code that says so (3: privilege, 4: kernel)."""
+
+    def __init__(self, message: str, code: int) -> None:
+        """``message`` is one line with the fix."""
+        super().__init__(message)
+        self.code = code
+
+
+class KernelFilters(NamedTuple):
+    """What the kernel can filter by itself; empty means everything."""
+
+    kinds: frozenset[Kind]
+    pids: frozenset[int]
+    follow: bool
+    uids: frozenset[int]
+    netns: frozenset[int]
+    ports: frozenset[int]
+    cidrs: list[str]
+
+
+class Coverage(NamedTuple):
+    """What feeds the stream, what can't be seen, and who is left out."""
+
+    backend: str
+    hooks: dict[str, str]  # program -> where it is attached
+    refused: dict[str, str]  # program -> why not
+    blind: list[str]
+    excluded: list[int]  # pids in the initial namespace
+    own_pid: int
+    buffer: dict[str, int]  # bytes over all CPUs
+
+
+class Cut(NamedTuple):
+    """All rings up to one moment for each CPU, and the counters of that very moment.
+
+    ``settled`` is False when a probe was always between an attempt and its outcome: then there is no such moment.
+    """
+
+    runs: list[Run]
+    tallies: bytes
+    settled: bool
+
+
+class Attached(Protocol):
+    """A program that is attached."""
+
+    def destroy(self) -> None:
+        """Detach it; idempotent."""
+        ...
+
+
+def object_file(name: str) -> Path:
+    """A compiled object; it lies beside this module, also in an installed wheel. Raises UnusableError."""
+    path = Path(__file__).parent / "objects" / f"{name}.bpf.o"
+    if not path.exists():
+        raise UnusableError(f"the probes are not built ({path.name} is missing): run `make bpf`", 4)
+    return path
+
+
+class Backend(ABC):
+    """Probes, loaded and attached; a context manager that detaches them.
+
+    start() attaches and tells what is covered; snapshot() finds what was there before; then read() and cut() until
+    detach(), and a last cut().
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, filters: KernelFilters, buffer_bytes: int, watermark: int) -> None:
+        """``buffer_bytes`` are over all CPUs and rings, ``watermark`` bytes of one ring wake the reader."""
+        self._filters = filters
+        self._buffer = buffer_bytes
+        self._watermark = watermark
+        self._stack = ExitStack()
+        self._links: list[Attached] = []
+        self._attached: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
+        self._programs: dict[str, int] = {}
+        self.own_pid = os.getpid()
+        self.excluded: list[int] = []
+
+    def __enter__(self) -> Self:
+        """Load; raises UnusableError."""
+        try:
+            self._load()
+        except (BpfError, RingError, OSError) as error:
+            self.close()
+            raise self._unusable(error) from error
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Detach and drop everything."""
+        self.close()
+
+    def close(self) -> None:
+        """Detach and drop everything; idempotent."""
+        self._stack.close()
+
+    # What each backend does its own way.
+
+    @abstractmethod
+    def _load(self) -> None:
+        """Make everything but the links. Raises UnusableError, BpfError, RingError, OSError."""
+
+    @abstractmethod
+    def _section(self, program: str) -> str:
+        """Where a program goes, as its SEC() says."""
+
+    @abstractmethod
+    def _attach(self, program: str, tracepoint: int | None) -> Attached:
+        """Attach a program to the tracepoint of this id, or (None) where its section says. Raises BpfError."""
+
+    @abstractmethod
+    def _program_fd(self, program: str) -> int:
+        """The descriptor of a loaded program."""
+
+    @abstractmethod
+    def processes(self) -> bytes:
+        """The processes that run now, as records behind their sizes."""
+
+    @abstractmethod
+    def sockets(self) -> bytes:
+        """The TCP sockets that the probes did not know yet, and the connects still pending."""
+
+    def _lacking(self) -> str | None:
+        """What this machine lacks for this backend, with the fix, when that explains any failure."""
+        return None
+
+    def _more_blind(self) -> list[str]:
+        """What this backend alone can't see."""
+        return []
+
+    def _unusable(self, error: Exception) -> UnusableError:
+        """Say why this backend can't run."""
+        if isinstance(error, MissingLibrary):
+            return UnusableError(str(error), 4)
+        number = getattr(error, "errno", 0) or 0
+        if number in (errno.EPERM, errno.EACCES) and not (isinstance(error, LoadError) and error.program and error.log):
+            return UnusableError(
+                "eBPF needs privilege: run it with sudo, or as a user with the capabilities that `tracer doctor` names",
+                3,
+            )
+        lacking = self._lacking()
+        if lacking:
+            return UnusableError(lacking, 4)
+        if isinstance(error, RingError):
+            return UnusableError(str(error), 3 if "CAP_" in str(error) else 1)
+        return UnusableError(f"the kernel refuses the probes: {error}; see `tracer doctor`", 4)
+
+    # Maps and rings.
+
+    def _knobs(self) -> bytes:
+        wanted = self._filters
+        bits = 0
+        for bit, value in enumerate(
+            (wanted.pids, wanted.uids, wanted.netns, wanted.ports, wanted.cidrs, wanted.follow)
+        ):
+            bits |= bool(value) << bit
+        return KNOBS.pack(bits, sum(1 << kind for kind in wanted.kinds), 0, 0)
+
+    def _make_maps(self) -> libbpf.Object:
+        """The maps that all programs share."""
+        cpus = possible_cpus()
+        sizes = {"tallies": cpus * _KINDS, "sequences": cpus * len(_RINGS)}
+        knobs = {_KNOBS: self._knobs()}
+        self._maps, _ = libbpf.load(object_file("maps"), knobs=knobs, optional=(), max_entries=sizes)
+        self._stack.callback(self._maps.close)
+        self._tallies = self._maps.map("tallies").mmap()
+        return self._maps
+
+    def _open_rings(self) -> None:
+        # Processes come through a ring of their own, so that chatter can't push one out.
+        half = self._buffer // 2
+        self.rings = RingSet.open(
+            {name: self._maps.map(name).fd for name in _RINGS},
+            bytes_total=dict.fromkeys(_RINGS, half),
+            watermark=self._watermark,
+        )
+        self._stack.callback(self.rings.close)
+
+    def _exclude(self, own: tuple[int, int], others: dict[int, int]) -> None:
+        """Leave out this process and other tracers, by pid and start (ns)."""
+        self.own_pid = own[0]
+        excluded = {own[0]: own[1]} | others
+        marks = self._maps.map("tracer_excluded")
+        for tgid, start in list(excluded.items())[:64]:
+            marks.update(_KEY.pack(tgid), _START.pack(start))
+        self.excluded = sorted(excluded)
+
+    def _fill_filters(self) -> None:
+        wanted = self._filters
+        for name, values in (
+            ("filter_pids", wanted.pids),
+            ("filter_uids", wanted.uids),
+            ("filter_netns", wanted.netns),
+            ("filter_ports", wanted.ports),
+        ):
+            for value in values:
+                self._maps.map(name).update(_KEY.pack(value), b"\1")
+        for text in wanted.cidrs:
+            network = ip_network(text, strict=False)
+            address: IPv4Address | IPv6Address = network.network_address
+            mapped = address.version == 4
+            raw = bytes(10) + b"\xff\xff" + address.packed if mapped else address.packed
+            self._maps.map("filter_cidrs").update(_CIDR.pack(network.prefixlen + 96 * mapped, raw), b"\1")
+
+    def follow(self, pids: set[int]) -> None:
+        """These pids are traced too (with a pid filter)."""
+        for pid in pids:
+            self._maps.map("filter_pids").update(_KEY.pack(pid), b"\1")
+
+    # Attaching.
+
+    def start(self) -> Coverage:
+        """Attach the probes and tell what they cover. Raises UnusableError."""
+        events = tracefs.open_events()
+        try:
+            for name, programs in STREAM.items():
+                for program in programs:
+                    self._keep(program, self._attach(program, None))
+                for hook in OPTIONAL[name]:
+                    self._attach_optional(hook, events)
+        except BpfError as error:
+            raise self._unusable(error) from error
+        finally:
+            if events is not None:
+                os.close(events)
+        blind = [hook.blind for hooks in OPTIONAL.values() for hook in hooks if hook.program in self._refused]
+        blind += [*self._more_blind(), *_BLIND]
+        return Coverage(self.name, self._attached, self._refused, blind, self.excluded, self.own_pid, self.rings.sizes)
+
+    def _attach_optional(self, hook: Hook, events: int | None) -> None:
+        if hook.program in self._refused:
+            return
+        number = None
+        if hook.tracepoint:
+            number = tracefs.tracepoint_id(events, "syscalls", hook.tracepoint) if events is not None else None
+            if number is None:
+                self._refused[hook.program] = _NO_TRACEFS
+                return
+        try:
+            self._keep(hook.program, self._attach(hook.program, number))
+        except BpfError as refused:
+            self._refused[hook.program] = str(refused)
+
+    def _keep(self, program: str, link: Attached) -> None:
+        self._links.append(link)
+        self._attached[program] = self._section(program)
+        self._programs[program] = self._program_fd(program)
+
+    def snapshot(self) -> tuple[bytes, bytes]:
+        """The processes and the TCP sockets that are there now."""
+        return self.processes(), self.sockets()
+
+    def detach(self) -> None:
+        """Take the probes off; what they wrote stays to be read."""
+        for link in self._links:
+            link.destroy()
+        self._links.clear()
+
+    # Reading.
+
+    def read(self, limit: int) -> list[Run]:
+        """What the rings hold, at most ``limit`` bytes of each."""
+        return self.rings.read(limit)
+
+    def tallies(self) -> bytes:
+        """The kernel's counters of now: not of one moment over all CPUs."""
+        return self._tallies[:]
+
+    def cut(self) -> Cut:
+        """Read each CPU's rings to a moment of which its counters are known too."""
+        size = _KINDS * TALLY.size
+        runs: list[Run] = []
+        counters = bytearray(self._tallies[:])
+        by_cpu: dict[int, list[int]] = {}
+        settled = True
+        for index, ring in enumerate(self.rings.rings):
+            by_cpu.setdefault(ring.cpu, []).append(index)
+        for cpu, indexes in by_cpu.items():
+            rings = [self.rings.rings[index] for index in indexes]
+            part = slice(cpu * size, cpu * size + size)
+            before, heads = b"", [0] * len(rings)
+            for _ in range(_CUT_TRIES):
+                before = self._tallies[part]
+                heads = [ring.head() for ring in rings]
+                if before == self._tallies[part] and _settled(before):
+                    break
+                time.sleep(0)
+            else:
+                settled = False
+            counters[part] = before
+            runs += [run for ring, head in zip(rings, heads, strict=True) if (run := ring.read_to(head)).data]
+        return Cut(runs, bytes(counters), settled)
+
+    def missed(self) -> dict[str, int]:
+        """How often the kernel skipped each program because it was running already (since 5.12)."""
+        found = {}
+        for program, fd in self._programs.items():
+            misses = libbpf.program_info(fd).recursion_misses
+            if misses:
+                found[program] = misses
+        return found
+
+
+def _settled(counters: bytes) -> bool:
+    """Whether no probe is between its attempt and its outcome."""
+    return all(
+        attempts == filtered + emitted + failed
+        for attempts, filtered, emitted, failed, *_ in TALLY.iter_unpack(counters)
+    )
+
+
+def boottime() -> int:
+    """CLOCK_BOOTTIME in ns."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
