@@ -28,12 +28,17 @@ struct {
 	__type(value, struct tally);
 } tallies SEC(".maps");
 
+/* The next number of each level, and who is taking one. */
+struct numbers {
+	u64 next[LEVELS];
+	u32 busy[LEVELS];
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, MAX_CPUS * RINGS);
 	__type(key, u32);
-	__type(value, u64);
+	__type(value, struct numbers);
 } sequences SEC(".maps");
 
 /* tgid -> start of the processes that are not to be traced: tracer's own. Other tracers
@@ -140,15 +145,30 @@ static __always_inline void note_failure(struct tally *t, u64 now)
 	count(&t->failed);
 }
 
+/* A softirq may interrupt a probe on its own CPU at any instruction, and kernels that run
+ * tracepoints preemptibly let another task do the same. So a number is taken by whoever
+ * holds its level, and nobody else touches that level meanwhile. */
+static __always_inline bool next_number(struct numbers *numbers, u64 *seq)
+{
+	for (u32 level = 0; level < LEVELS; level++) {
+		if (claim(&numbers->busy[level])) {
+			*seq = (u64)level << SEQ_LEVEL_SHIFT | numbers->next[level]++;
+			release(&numbers->busy[level]);
+			return true;
+		}
+	}
+	return false;
+}
+
+#define NO_NUMBER 1	/* no error of the kernel's is positive */
+
 #define emit(ctx, map, record, size, t)								\
 ({												\
 	u32 __key = bpf_get_smp_processor_id() * RINGS + (record)->h.ring;			\
-	u64 *__next = bpf_map_lookup_elem(MAP(sequences), &__key);					\
-	long __err = -ENOENT;									\
-	if (__next) {										\
-		(record)->h.seq = next_number(__next);						\
+	struct numbers *__numbers = bpf_map_lookup_elem(MAP(sequences), &__key);			\
+	long __err = NO_NUMBER;									\
+	if (__numbers && next_number(__numbers, &(record)->h.seq))				\
 		__err = bpf_perf_event_output(ctx, MAP(map), BPF_F_CURRENT_CPU, record, size);	\
-	}											\
 	if (!__err) {										\
 		count(&(t)->emitted);								\
 	} else {										\
@@ -157,6 +177,8 @@ static __always_inline void note_failure(struct tally *t, u64 now)
 			count(&(t)->no_space);							\
 		else if (__err == -ENOENT || __err == -EOPNOTSUPP)				\
 			count(&(t)->no_ring);							\
+		else if (__err == NO_NUMBER)							\
+			count(&(t)->no_slot);							\
 	}											\
 	__err;											\
 })

@@ -53,7 +53,7 @@ static __always_inline const struct pt_regs *user_regs(const struct task_struct 
 {
 	if (bpf_core_enum_value_exists(enum bpf_func_id___helpers, BPF_FUNC_task_pt_regs___helpers))
 		return (const void *)bpf_task_pt_regs((void *)bpf_get_current_task_btf());
-	return (const void *)((unsigned long)BPF_CORE_READ(task, stack) + STACK_BYTES) - 1;
+	return BPF_CORE_READ(task, stack) + STACK_BYTES - bpf_core_type_size(struct pt_regs);
 }
 
 /* The descriptor table of the current process: direct loads where the current task can
@@ -87,16 +87,9 @@ static __always_inline void read_audit(const struct task_struct *task, u32 *logi
 #define REGS_ARG3(regs) BPF_CORE_READ(regs, regs[2])
 #endif
 
-/* Fetching atomics are 5.12+ (commits 5ffa25502b5a, 5ca419f2864a). The number must be
- * taken atomically: a softirq may interrupt a probe on its own CPU at any instruction,
- * and kernels that run tracepoints preemptibly let another task do the same. */
-static __always_inline u64 next_number(u64 *counter)
-{
-	return __sync_fetch_and_add(counter, 1);
-}
-
 /* Add, then look whether nobody else has: two that interleave may both fail, but never
- * both succeed, and no fetching atomic is needed. */
+ * both succeed. Fetching atomics, which would be simpler, are 5.12+ (commits 5ffa25502b5a,
+ * 5ca419f2864a): the verifier of 5.10 refuses a program that has one. */
 static __always_inline bool claim(u32 *busy)
 {
 	__sync_fetch_and_add(busy, 1);

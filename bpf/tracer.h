@@ -48,9 +48,14 @@ enum ring {
 #define EXEC_DATA (PATH_BYTES * 2 + FILE_BYTES * 2 + NAME_LEN + ARGS_BYTES + NAME_LEN)
 #define FAILED_ARGS 32		/* arguments read of an exec that failed */
 
+/* Numbers are given out by levels: one for the probe that came first, others for whatever
+ * interrupts it while it takes its number. In each level a gap is loss, whatever the order. */
+#define LEVELS 4
+#define SEQ_LEVEL_SHIFT 62
+
 struct header {
 	u64 time;		/* CLOCK_BOOTTIME, ns */
-	u64 seq;		/* per (cpu, ring); a gap is loss, reordering is nesting */
+	u64 seq;		/* per (cpu, ring): level << SEQ_LEVEL_SHIFT | number in that level */
 	u64 start;		/* start_boottime of the process (its leader), ns */
 	u32 tgid;		/* in the initial pid namespace */
 	u32 tid;
@@ -183,10 +188,10 @@ struct tally {
 	u64 attempts;
 	u64 filtered;
 	u64 emitted;
-	u64 failed;		/* the ring or its absence refused it, or no scratch slot */
+	u64 failed;		/* the ring or its absence refused it, or there was no slot */
 	u64 no_space;		/* of failed: ENOSPC, the ring was full */
 	u64 no_ring;		/* of failed: ENOENT, this CPU has no ring; EOPNOTSUPP, it was away and its ring stopped */
-	u64 no_slot;		/* of failed: no scratch slot, so no sequence number either */
+	u64 no_slot;		/* of failed: no scratch slot or no level, so no sequence number either */
 	u64 failed_first;	/* boottime ns, of the newest burst of failures */
 	u64 failed_last;
 	u64 truncated;

@@ -61,9 +61,24 @@ int try_iter_task(struct bpf_iter__task *ctx)
 	return SAW_ONE(ctx, ctx->task);
 }
 
+/* What a sleepable one is wanted for: to read another process's memory (5.18, commits
+ * b77fb25dcb34, 376040e47334), into a per-CPU map (5.12, commit 638e4b825d52). 5.10 loads
+ * one that has neither, though there it may not sleep. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} scratch SEC(".maps");
+
 SEC("iter.s/task")
 int try_iter_task_sleepable(struct bpf_iter__task *ctx)
 {
+	u32 zero = 0;
+	u64 *word = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (word && ctx->task && ctx->meta->seq_num == 0)
+		bpf_copy_from_user_task(word, sizeof(*word), NULL, ctx->task, 0);
 	return SAW_ONE(ctx, ctx->task);
 }
 

@@ -105,6 +105,32 @@ def test_gap_behind_a_reordering_is_loss() -> None:
     assert order.missing == 3
 
 
+def nested(level: int, number: int) -> int:
+    """A sequence number as bpf/tracer.h composes it: a probe that interrupted others has a level of its own."""
+    return level << 62 | number
+
+
+def test_each_level_has_numbers_of_its_own() -> None:
+    """Levels count apart: the numbers of a probe that interrupted another are no gap, and theirs are found too."""
+    order = Order(SLACK)
+    order.add(wire.ring_run(numbered(1, 0), numbered(3, 1), numbered(2, nested(1, 0)), numbered(4, nested(3, 0))))
+    assert order.missing == 0
+    order.add(wire.ring_run(numbered(5, nested(1, 2))))  # 1 of level 1
+    assert order.missing == 1
+    order.add(wire.ring_run(numbered(6, nested(2, 1)), numbered(7, 3)))  # 0 of level 2, 2 of level 0
+    assert order.missing == 3
+    assert times(order, None) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_level_of_its_own_only() -> None:
+    """A turn in which only an interrupting probe wrote says nothing of level 0."""
+    order = Order(SLACK)
+    order.add(wire.ring_run(numbered(1, nested(1, 0)), numbered(2, nested(1, 1))))
+    assert order.missing == 0
+    order.add(wire.ring_run(numbered(3, 1)))
+    assert order.missing == 1
+
+
 def test_undecodable_is_counted_by_its_kind() -> None:
     """A record that can't be decoded is counted, hides none of its neighbours, and is no gap."""
     broken = bytearray(numbered(2, 1))
@@ -174,6 +200,29 @@ def test_gaps_are_counted_in_any_order(count: int, dropped: set[int], rng: rando
         order.add(wire.ring_run(*(numbered(seq, seq) for seq in came[at : at + size])))
         so_far = came[: at + size]
         assert order.missing == max(so_far) + 1 - len(so_far)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=40),
+    st.randoms(use_true_random=False),
+    st.integers(1, 6),
+)
+def test_gaps_are_counted_in_every_level(given_out: list[tuple[int, bool]], rng: random.Random, batches: int) -> None:
+    """However levels are mixed, shuffled and cut into turns, missing is what each level lost below its highest."""
+    following = [0] * 4
+    came = []
+    for level, arrives in given_out:
+        if arrives:
+            came.append((level, following[level]))
+        following[level] += 1
+    rng.shuffle(came)
+    order = Order(SLACK)
+    size = max(1, len(came) // batches)
+    for at in range(0, len(came), size):
+        order.add(wire.ring_run(*(numbered(number, nested(level, number)) for level, number in came[at : at + size])))
+        so_far = came[: at + size]
+        below = sum(max(number for of, number in so_far if of == level) + 1 for level in {of for of, _ in so_far})
+        assert order.missing == below - len(so_far)
 
 
 @given(st.lists(st.binary(max_size=120), max_size=10), st.integers(0, 255))

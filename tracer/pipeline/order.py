@@ -15,6 +15,8 @@ __all__ = ["Order", "RingCount", "RingRun"]
 # A record takes its time first and its place in the ring last; in between, whatever interrupts the probe may run.
 SLACK_NS: Final = 20_000_000
 Held = tuple[int, int, bytes, int]  # time, number in its ring, what the record is in, and where
+_LEVEL_SHIFT: Final = 62  # SEQ_LEVEL_SHIFT of bpf/tracer.h: a number is level << 62 | number in the level
+_NEXT_LEVEL: Final = 1 << _LEVEL_SHIFT
 _head = struct.Struct("=QQ").unpack_from  # of struct header: time, seq
 _seq = itemgetter(SEQ)
 _time = itemgetter(TIME)
@@ -32,26 +34,44 @@ class RingRun(NamedTuple):
 
 
 class RingCount:
-    """The sequence numbers seen of one ring on one CPU."""
+    """The sequence numbers seen of one ring on one CPU.
 
-    __slots__ = ("highest", "received")
+    Each level has numbers of its own from 0 up: level 0 is nearly every record's, the others are given to a probe that
+    interrupts another just as that one takes its number.
+    """
+
+    __slots__ = ("highest", "nested", "received")
 
     def __init__(self) -> None:
         """Nothing seen: the first number is 0."""
         self.highest = -1
+        self.nested: dict[int, int] = {}  # level -> highest number, of the levels above 0
         self.received = 0
+
+    def see(self, numbers: list[int]) -> None:
+        """Take note of the numbers of some records, in any order."""
+        # Not the last one's: a probe that was interrupted writes its number behind higher ones.
+        highest = max(numbers)
+        if highest >= _NEXT_LEVEL:
+            for number in numbers:
+                level, of_level = number >> _LEVEL_SHIFT, number & _NEXT_LEVEL - 1
+                if level:
+                    self.nested[level] = max(self.nested.get(level, -1), of_level)
+            highest = max((number for number in numbers if number < _NEXT_LEVEL), default=-1)
+        self.highest = max(self.highest, highest)
 
     @property
     def missing(self) -> int:
-        """Numbers below the highest that were not seen, whatever their order."""
-        return max(0, self.highest + 1 - self.received)  # an undecodable record was received, but tells no number
+        """Numbers below the highest of their level that were not seen, whatever their order."""
+        given = self.highest + 1 + sum(highest + 1 for highest in self.nested.values())
+        return max(0, given - self.received)  # an undecodable record was received, but tells no number
 
 
 class Order:
     """Merge by kernel time with a short hold.
 
     All rings were drained after the moment T, so what happened before T - slack is in: it can go on. Within a ring,
-    numbers out of order are legal (a probe interrupted by another); a gap is loss.
+    numbers out of order are legal (a probe interrupted by another); a gap in a level is loss.
     """
 
     def __init__(self, slack_ns: int = SLACK_NS) -> None:
@@ -76,9 +96,7 @@ class Order:
             count = self.rings[run.cpu, run.ring] = RingCount()
         count.received += len(run.offsets)
         if batch:
-            # Not the last one's: a probe that was interrupted writes its number behind higher ones.
-            highest: int = max(map(_seq, batch))
-            count.highest = max(count.highest, highest)
+            count.see(list(map(_seq, batch)))
         self._held += batch
 
     def _heads_of_each(self, run: RingRun) -> list[Held]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import struct
 import time
@@ -14,9 +13,10 @@ from typing import ClassVar, Final, NamedTuple, Protocol, Self
 
 from tracer.model import RING_KINDS, Kind
 from tracer.probes import libbpf, tracefs
-from tracer.probes.libbpf_binding import BpfError, LoadError, MissingLibrary, possible_cpus
+from tracer.probes.libbpf_binding import BpfError, possible_cpus
 from tracer.probes.records import KNOBS, TALLY
 from tracer.probes.rings import RingError, RingSet, Run
+from tracer.probes.unusable import UnusableError, raise_memory_limit, unusable
 
 __all__ = [
     "OPTIONAL",
@@ -79,15 +79,6 @@ _NO_TRACEFS: Final = (
     "no access to tracefs; mount it (mount -t tracefs nodev /sys/kernel/tracing) "
     "and add CAP_DAC_READ_SEARCH, or run as root"
 )
-
-
-class UnusableError(Exception):
-    """The backend can't run here; ``code`` is the exit code that says so (3: privilege, 4: kernel)."""
-
-    def __init__(self, message: str, code: int) -> None:
-        """``message`` is one line with the fix."""
-        super().__init__(message)
-        self.code = code
 
 
 class KernelFilters(NamedTuple):
@@ -166,10 +157,11 @@ class Backend(ABC):
     def __enter__(self) -> Self:
         """Load; raises UnusableError."""
         try:
+            raise_memory_limit()
             self._load()
         except (BpfError, RingError, OSError) as error:
             self.close()
-            raise self._unusable(error) from error
+            raise unusable(error, self._lacking()) from error
         except BaseException:
             self.close()
             raise
@@ -216,23 +208,6 @@ class Backend(ABC):
     def _more_blind(self) -> list[str]:
         """What this backend alone can't see."""
         return []
-
-    def _unusable(self, error: Exception) -> UnusableError:
-        """Say why this backend can't run."""
-        if isinstance(error, MissingLibrary):
-            return UnusableError(str(error), 4)
-        number = getattr(error, "errno", 0) or 0
-        if number in (errno.EPERM, errno.EACCES) and not (isinstance(error, LoadError) and error.program and error.log):
-            return UnusableError(
-                "eBPF needs privilege: run it with sudo, or as a user with the capabilities that `tracer doctor` names",
-                3,
-            )
-        lacking = self._lacking()
-        if lacking:
-            return UnusableError(lacking, 4)
-        if isinstance(error, RingError):
-            return UnusableError(str(error), 3 if "CAP_" in str(error) else 1)
-        return UnusableError(f"the kernel refuses the probes: {error}; see `tracer doctor`", 4)
 
     # Maps and rings.
 
@@ -308,7 +283,7 @@ class Backend(ABC):
                 for hook in OPTIONAL[name]:
                     self._attach_optional(hook, events)
         except BpfError as error:
-            raise self._unusable(error) from error
+            raise unusable(error, self._lacking()) from error
         finally:
             if events is not None:
                 os.close(events)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from tracer.probes import libbpf
 from tracer.probes.backend import OPTIONAL, STREAM, Backend, UnusableError, object_file
+from tracer.probes.cmdlines import with_arguments
 from tracer.probes.libbpf_binding import BpfError
 from tracer.probes.records import HEADER, START, TGID, TID
 
@@ -102,7 +103,8 @@ class Core(Backend):
     # Attaching.
 
     def _more_blind(self) -> list[str]:
-        return [_NO_ARGUMENTS] if _FINDER in self._refused else []
+        # /proc tells them, where it is about the same pids.
+        return [_NO_ARGUMENTS] if _FINDER in self._refused and self.own_pid != os.getpid() else []
 
     def _of(self, program: str) -> libbpf.Object:
         return next(each for each in self._objects.values() if program in each.program_names())
@@ -119,7 +121,9 @@ class Core(Backend):
 
     def processes(self) -> bytes:
         """The processes that run now, as records behind their sizes."""
-        return _run(self._objects["process"], _PLAIN_FINDER if _FINDER in self._refused else _FINDER)
+        if _FINDER not in self._refused:
+            return _run(self._objects["process"], _FINDER)
+        return with_arguments(_run(self._objects["process"], _PLAIN_FINDER))
 
     def sockets(self) -> bytes:
         """The TCP sockets that the probes did not know yet, and the connects still pending."""
