@@ -13,13 +13,13 @@ RANKS = {
     "tracer": 0,  # the package itself: the version and nothing else
     "model": 1,
     "probes": 2,
-    "fallback": 2,
     "confine": 2,
-    "pipeline": 3,
-    "formats": 4,
-    "sinks": 5,
-    "cli": 6,
-    "__main__": 7,
+    "fallback": 3,  # tells what the probes would, in their records
+    "pipeline": 4,
+    "formats": 5,
+    "sinks": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 
 

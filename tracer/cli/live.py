@@ -14,12 +14,15 @@ from typing import Any, Final
 from tracer.cli import facts
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.stream import Stream, make_format, open_output
+from tracer.fallback.procfs import ProcFinder
+from tracer.formats.text import visible
 from tracer.model import SOCKET_KINDS, Kind
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.order import RingRun
 from tracer.pipeline.turns import MAGIC, Found, Input, Known, Start, Turn, pack
 from tracer.pipeline.view import Filters
-from tracer.probes.backend import Coverage, KernelFilters, UnusableError, boottime
+from tracer.probes.backend import Backend, Coverage, KernelFilters, UnusableError, boottime
+from tracer.probes.bcc import Bcc
 from tracer.probes.core import Core
 from tracer.probes.libbpf import BpfError
 from tracer.probes.records import KIND_AT, SIZE
@@ -40,7 +43,8 @@ _CLOSURE_TURNS: Final = 8
 _TIME = struct.Struct("=Q").unpack_from
 # The iterators walk the pid namespace of their reader (task_seq_get_next() in kernel/bpf/task_iter.c).
 _OTHER_NAMESPACES: Final = "processes and sockets outside this pid namespace that were there before"
-BACKENDS: Final = ("auto", "core")
+BACKENDS: Final = ("auto", "core", "bcc")
+_LADDER: Final = ("core", "bcc")  # what auto tries, best first
 
 
 @dataclass
@@ -74,15 +78,37 @@ class Live:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
         try:
-            with Core(self._kernel_filters(), self._options.buffer, _WATERMARK) as core:
-                return self._session(core)
-        except UnusableError as error:
-            raise CommandError(str(error), Exit(error.code)) from error
+            return self._with_backend()
         except (BpfError, RingError) as error:
             raise CommandError(f"the probes failed while tracing: {error}", Exit.FAILURE) from error
         finally:
             if self._recording is not None:
                 os.close(self._recording)
+
+    def _with_backend(self) -> Exit:
+        """Trace with the backend that was asked for, or with the best that really starts here. Raises CommandError."""
+        ladder = _LADDER if self._options.backend == "auto" else (self._options.backend,)
+        steps: list[dict[str, str]] = []
+        for name in ladder:
+            try:
+                with self._backend(name) as backend:
+                    coverage = backend.start()
+                    return self._session(backend, coverage, steps)
+            except UnusableError as error:
+                if self._ending:
+                    return Exit.OK  # the compiler was interrupted, too
+                # Without privilege no other backend of this kind starts either.
+                if name == ladder[-1] or error.code != Exit.UNSUPPORTED:
+                    raise CommandError(str(error), Exit(error.code)) from error
+                steps.append({"backend": name, "reason": str(error)})
+                _tell(f"not with {name}: {error}")
+        raise AssertionError(ladder)
+
+    def _backend(self, name: str) -> Backend:
+        filters, buffer = self._kernel_filters(), self._options.buffer
+        if name == "core":
+            return Core(filters, buffer, _WATERMARK)
+        return Bcc(filters, buffer, _WATERMARK, ProcFinder())
 
     def _stop(self, *_: object) -> None:
         self._ending = True
@@ -104,17 +130,16 @@ class Live:
 
     # The beginning.
 
-    def _session(self, core: Core) -> Exit:
+    def _session(self, core: Backend, coverage: Coverage, steps: list[dict[str, str]]) -> Exit:
         options = self._options
         if options.output is not None and options.record is not None and _same(options.output, options.record):
             raise CommandError(f"--output and --record both name {options.record}: give them two files", Exit.USAGE)
         fd, name = open_output(options.output)
-        session = facts.session("core")
+        session = facts.session(core.name)
         if options.record is not None:
             self._record_to(options.record)
         engine = Engine(session.host.boot_id, options.filters, options.count)
         stream = Stream(engine, make_format(options.format, session, fd), fd, name)
-        coverage = core.start()
         start = Start(
             {
                 "now": boottime(),
@@ -122,7 +147,7 @@ class Live:
                 "session": facts.session_to_json(session),
                 "filters": options.filters.as_json(),
                 "count": options.count,
-                "coverage": _coverage(coverage, self._options),
+                "coverage": _coverage(coverage, self._options) | ({"steps_down": steps} if steps else {}),
                 "started": facts.started(),
             }
         )
@@ -157,12 +182,12 @@ class Live:
                 ) from error
         stream.feed(item)
 
-    def _found(self, core: Core) -> Found:
+    def _found(self, core: Backend) -> Found:
         processes, sockets = core.snapshot()
         now = boottime()
         return Found(now, self._measured_offset(), processes, _without(sockets, Kind.ATTEMPT))
 
-    def _follow(self, core: Core, engine: Engine, stream: Stream) -> None:
+    def _follow(self, core: Backend, engine: Engine, stream: Stream) -> None:
         """With --children the descendants that are there already are followed too, until no new one turns up."""
         filters = self._options.filters
         if not filters.children:
@@ -180,12 +205,11 @@ class Live:
     def _tell_ready(self, coverage: Coverage) -> None:
         blind = len(coverage.refused)
         told = f"; {blind} hook(s) refused, see the coverage record" if blind else ""
-        sys.stderr.write(f"tracer: ready, watching with {coverage.backend}{told}; Ctrl-C ends it\n")
-        sys.stderr.flush()
+        _tell(f"ready, watching with {coverage.backend}{told}; Ctrl-C ends it")
 
     # The loop.
 
-    def _loop(self, core: Core, engine: Engine, stream: Stream) -> Exit:
+    def _loop(self, core: Backend, engine: Engine, stream: Stream) -> Exit:
         options = self._options
         started = boottime()
         deadline = started + int(options.duration * 1e9) if options.duration is not None else None
@@ -217,7 +241,7 @@ class Live:
                 stream.ledger(turn)
         return self._finish(core, stream)
 
-    def _turn(self, core: Core, cut: bool) -> Turn:
+    def _turn(self, core: Backend, cut: bool) -> Turn:
         now = boottime()
         if cut:
             runs, tallies, cut = core.cut()
@@ -230,7 +254,7 @@ class Live:
                 drained_at = min(drained_at, _TIME(run.data, run.offsets[-1])[0])
         return Turn(now, self._measured_offset(), drained_at, _runs(runs), tallies, cut, False, missed)
 
-    def _finish(self, core: Core, stream: Stream) -> Exit:
+    def _finish(self, core: Backend, stream: Stream) -> Exit:
         pending = _only(core.sockets(), Kind.ATTEMPT) if not stream.broken else b""
         runs, tallies, settled = core.cut()
         if not settled:
@@ -271,6 +295,11 @@ def _offset_now() -> int:
         if width < _OFFSET_CLOSE_NS:
             break
     return offset
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"tracer: {visible(line)}\n")
+    sys.stderr.flush()
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -316,6 +345,8 @@ def _coverage(coverage: Coverage, options: Options) -> dict[str, Any]:
         found["costs"] = [f"{taxing} tracepoints of system calls: every call on the machine takes some 30 ns longer"]
     if coverage.refused:
         found["refused"] = coverage.refused
+    if coverage.compiled is not None:
+        found["compiled"] = coverage.compiled
     if coverage.own_pid != os.getpid():
         found["pid_namespace"] = {
             "own_pid": os.getpid(),

@@ -72,7 +72,7 @@ def live(
     count: Annotated[int | None, typer.Option(min=1, help="end after this many events", metavar="N")] = None,
     buffer: Annotated[str, typer.Option(help="bytes of the kernel's buffers, over all CPUs", metavar="SIZE")] = "8M",
     record: Annotated[Path | None, typer.Option(help="keep the raw records for tracer replay", metavar="FILE")] = None,
-    backend: Annotated[str, typer.Option(help="auto or core", metavar="NAME")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, core or bcc", metavar="NAME")] = "auto",
     fail_on_loss: FailOnLoss = False,
     no_snapshot: Annotated[bool, typer.Option("--no-snapshot", help="leave out what was there before")] = False,
 ) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from functools import lru_cache
 from typing import Final
 
-from tracer.model import Image, Parent, Process, entity_id
+from tracer.model import NS_PER_TICK, Image, Parent, Process, entity_id
 from tracer.probes.records import FLAGS, START, TGID, TIME, Record
 
 __all__ = ["ProcessTable"]
@@ -40,6 +40,12 @@ _IDENTITY: Final = (
 )
 
 
+def _same_start(one: int, other: int) -> bool:
+    """Whether two starts of one pid are the same, where one is from /proc, which knows ticks alone."""
+    floor = one - one % NS_PER_TICK
+    return floor == other - other % NS_PER_TICK and floor in (one, other)
+
+
 class ProcessTable:
     """(tgid, start) -> Process. An exited process stays for GRACE_NS, and at most about EXITED_MOST of them."""
 
@@ -61,7 +67,7 @@ class ProcessTable:
     def find(self, tgid: int, start: int) -> Process | None:
         """The process with this identity, if it is known."""
         process = self._living.get(tgid)
-        if process is not None and process.start == start:
+        if process is not None and (process.start == start or _same_start(process.start, start)):
             return process
         return self._exited.get((tgid, start))
 
@@ -69,7 +75,7 @@ class ProcessTable:
         """The process a socket record names, made known with what the record says if it was not."""
         known = self._living.get(tgid)
         if known is None or known.start != start:
-            known = self._exited.get((tgid, start))
+            known = self.find(tgid, start)
         name = _comm(comm)
         if known is not None and known.comm == name and known.uid == uid:
             return known
@@ -87,7 +93,8 @@ class ProcessTable:
             process = Process(tgid, start, entity_id(self._boot, tgid, start), comm)
             process.clock = self.clock
             return process
-        process = Process(tgid, start, known.entity_id, comm)
+        # The exact start, where one of the two is from /proc.
+        process = Process(tgid, max(start, known.start), known.entity_id, comm)
         process.clock = known.clock
         process.image, process.parent, process.exited = known.image, known.parent, known.exited
         return process

@@ -9,22 +9,20 @@ from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
-from typing import ClassVar, Final, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, Self
 
 from tracer.model import RING_KINDS, Kind
 from tracer.probes import libbpf, tracefs
+from tracer.probes.hooks import BLIND, OPTIONAL, STREAM, Hook
 from tracer.probes.libbpf_binding import BpfError, possible_cpus
 from tracer.probes.records import KNOBS, TALLY
 from tracer.probes.rings import RingError, RingSet, Run
 from tracer.probes.unusable import UnusableError, raise_memory_limit, unusable
 
 __all__ = [
-    "OPTIONAL",
-    "STREAM",
     "Backend",
     "Coverage",
     "Cut",
-    "Hook",
     "KernelFilters",
     "UnusableError",
     "boottime",
@@ -40,41 +38,6 @@ _KEY = struct.Struct("=I")
 _START = struct.Struct("=Q")
 
 
-class Hook(NamedTuple):
-    """A program that may be refused, and what can't be seen then."""
-
-    program: str
-    tracepoint: str  # of the category syscalls; empty: the program's section says where it goes
-    blind: str
-
-
-OPTIONAL: Final = {
-    "process": (
-        Hook("exit_execve", "sys_exit_execve", "programs that could not be executed"),
-        Hook("exit_execveat", "sys_exit_execveat", "programs that could not be executed by descriptor"),
-    ),
-    "tcp": (
-        Hook("exit_accept", "sys_exit_accept", "who accepted a connection by accept(2)"),
-        Hook("exit_accept4", "sys_exit_accept4", "who accepted a connection by accept4(2)"),
-        Hook("exit_connect", "sys_exit_connect", "connects that fail before a packet is sent"),
-        Hook("exit_listen", "sys_exit_listen", "listening sockets that were not bound first"),
-        Hook("syn_again", "", "connects that get no answer, until they end"),
-    ),
-}
-"""By the source that holds it: what is attached where the kernel allows it."""
-
-STREAM: Final = {
-    "process": ("process_fork", "process_exec", "process_exit"),
-    "tcp": ("socket_state_change",),
-}
-"""By the source that holds it: what has to be attached."""
-
-# What no hook of this tier shows, on any kernel.
-_BLIND: Final = (
-    "sockets other than TCP",
-    "failed execs and accepts by 32-bit (ia32) system calls",
-    "who accepted a connection through io_uring",
-)
 _NO_TRACEFS: Final = (
     "no access to tracefs; mount it (mount -t tracefs nodev /sys/kernel/tracing) "
     "and add CAP_DAC_READ_SEARCH, or run as root"
@@ -103,6 +66,7 @@ class Coverage(NamedTuple):
     excluded: list[int]  # pids in the initial namespace
     own_pid: int
     buffer: dict[str, int]  # bytes over all CPUs
+    compiled: dict[str, Any] | None = None  # where the probes were compiled on this machine: by what, and how long
 
 
 class Cut(NamedTuple):
@@ -205,6 +169,10 @@ class Backend(ABC):
         """What this machine lacks for this backend, with the fix, when that explains any failure."""
         return None
 
+    def _compiled(self) -> dict[str, Any] | None:
+        """Coverage.compiled of this backend."""
+        return None
+
     def _more_blind(self) -> list[str]:
         """What this backend alone can't see."""
         return []
@@ -288,8 +256,17 @@ class Backend(ABC):
             if events is not None:
                 os.close(events)
         blind = [hook.blind for hooks in OPTIONAL.values() for hook in hooks if hook.program in self._refused]
-        blind += [*self._more_blind(), *_BLIND]
-        return Coverage(self.name, self._attached, self._refused, blind, self.excluded, self.own_pid, self.rings.sizes)
+        blind += [*self._more_blind(), *BLIND]
+        return Coverage(
+            self.name,
+            self._attached,
+            self._refused,
+            blind,
+            self.excluded,
+            self.own_pid,
+            self.rings.sizes,
+            self._compiled(),
+        )
 
     def _attach_optional(self, hook: Hook, events: int | None) -> None:
         if hook.program in self._refused:

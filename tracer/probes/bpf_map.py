@@ -8,14 +8,33 @@ import mmap
 import struct
 from collections.abc import Callable, Iterator
 from ctypes import c_uint32
-from typing import Final
+from typing import Final, NamedTuple
 
 from tracer.probes.libbpf_binding import BpfError, library, possible_cpus, why
 
 _PER_CPU_MAPS: Final = frozenset({5, 6, 10, 21})  # enum bpf_map_type: PERCPU_HASH, _ARRAY, LRU_ and _CGROUP_STORAGE
 _MAP_TYPE_ARRAY: Final = 2
 _MAP_FLAG_MMAPABLE: Final = 1 << 10
+_create_options: Final = struct.Struct("@N6I")  # struct bpf_map_create_opts, to map_flags
 _map_info: Final = struct.Struct("=6I")  # struct bpf_map_info: type, id, key and value size, max_entries, flags
+
+
+class Declaration(NamedTuple):
+    """What a map is made with: enum bpf_map_type, sizes in bytes, elements, BPF_F_ flags."""
+
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int = 0
+
+
+def create_map(name: str, what: Declaration) -> int:
+    """Make a map; the caller closes the descriptor. Raises BpfError."""
+    lib = library()
+    options = ctypes.create_string_buffer(_create_options.pack(_create_options.size, 0, 0, 0, 0, 0, what.flags))
+    made = lib.bpf_map_create(what.type, name.encode(), what.key_size, what.value_size, what.max_entries, options)
+    return lib.check(made, f"making map {name!r}")
 
 
 class Map:

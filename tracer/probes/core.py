@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from tracer.probes import libbpf
-from tracer.probes.backend import OPTIONAL, STREAM, Backend, UnusableError, object_file
+from tracer.probes.backend import Backend, object_file
 from tracer.probes.cmdlines import with_arguments
+from tracer.probes.hooks import OPTIONAL, STREAM
 from tracer.probes.libbpf_binding import BpfError
 from tracer.probes.records import HEADER, START, TGID, TID
+from tracer.probes.unusable import UnusableError
 
 __all__ = ["BTF", "Core"]
 

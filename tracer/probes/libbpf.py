@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from tracer.probes.bpf_map import Map
+from tracer.probes.bpf_map import Declaration, Map
 from tracer.probes.libbpf_binding import (
     BpfError,
     LoadError,
@@ -163,6 +163,13 @@ class Object:
     def map_names(self) -> list[str]:
         """The maps, in the file's order; those of global variables are named as libbpf does (``.rodata.knobs``)."""
         return list(self._map_handles)
+
+    def declaration(self, name: str) -> Declaration:
+        """What a map is to be made with, as the file says. Raises BpfError."""
+        lib = library()
+        handle = self._map(name)
+        fields = ("type", "key_size", "value_size", "max_entries", "map_flags")
+        return Declaration(*(getattr(lib, f"bpf_map__{field}")(handle) for field in fields))
 
     def set_autoload(self, program: str, load: bool) -> None:
         """Choose whether ``program`` is loaded with the rest. Raises BpfError."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +53,21 @@ def tracepoint_id(events_fd: int, category: str, name: str) -> int | None:
         return None
     finally:
         os.close(fd)
+
+
+def field_offset(events_fd: int, category: str, name: str, field: str) -> int | None:
+    """Where a field lies in what a tracepoint hands to its programs, in bytes; None when that can't be read."""
+    try:
+        fd = os.open(f"{category}/{name}/format", os.O_RDONLY | os.O_CLOEXEC, dir_fd=events_fd)
+    except OSError:
+        return None
+    try:
+        found = re.search(rf"field:[^;]*\b{field};\s*offset:(\d+);", os.read(fd, 1 << 16).decode(errors="replace"))
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return int(found[1]) if found else None
 
 
 def open_detached(filesystem: str, path: str, flags: int = os.O_RDONLY | os.O_CLOEXEC) -> int | None:

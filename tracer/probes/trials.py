@@ -6,19 +6,18 @@ the privileges; without them the answer is that it could not be tried.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from tracer.probes import tracefs
 from tracer.probes.backend import KernelFilters, UnusableError
+from tracer.probes.bpf_map import Declaration, create_map
 from tracer.probes.core import BTF, Core
 from tracer.probes.libbpf import Object, read_iterator
-from tracer.probes.libbpf_binding import BpfError, LoadError, MissingLibrary, library, possible_cpus, why
+from tracer.probes.libbpf_binding import BpfError, LoadError, MissingLibrary, possible_cpus, why
 from tracer.probes.privileges import RING_BYTES, Finding, Privileges, Status
 from tracer.probes.rings import RingError, RingSet
 
@@ -44,7 +43,6 @@ _ARRAY: Final = 2
 _PERF_EVENT_ARRAY: Final = 4
 _RING_BUFFER: Final = 27
 _MMAPABLE: Final = 1 << 10
-_map_options = struct.Struct("@N6I")  # struct bpf_map_create_opts, to map_flags
 _REFUSALS: Final = (errno.EPERM, errno.EACCES)
 
 
@@ -104,8 +102,10 @@ def _attach(trial: Object, program: str, name: str, tracepoint: int | None) -> N
 def maps(may: Privileges) -> dict[str, Finding]:
     """The kinds of maps that are not as old as BPF itself."""
     return {
-        "ring_buffer": _map(lambda: _create(_RING_BUFFER, 0, 0, os.sysconf("SC_PAGESIZE")), may),
-        "mmapable_array": _map(lambda: _create(_ARRAY, 4, 8, 1, _MMAPABLE), may),
+        "ring_buffer": _map(
+            lambda: create_map("trial", Declaration(_RING_BUFFER, 0, 0, os.sysconf("SC_PAGESIZE"))), may
+        ),
+        "mmapable_array": _map(lambda: create_map("trial", Declaration(_ARRAY, 4, 8, 1, _MMAPABLE)), may),
     }
 
 
@@ -117,12 +117,6 @@ def _map(create: Callable[[], int], may: Privileges) -> Finding:
     return Finding(Status.OK, "can be created", "", {"errno": None, "step": None})
 
 
-def _create(kind: int, key: int, value: int, count: int, flags: int = 0) -> int:
-    lib = library()
-    options = ctypes.create_string_buffer(_map_options.pack(_map_options.size, 0, 0, 0, 0, 0, flags))
-    return lib.check(lib.bpf_map_create(kind, b"trial", key, value, count, options), "map")
-
-
 def perf_events(may: Privileges, paranoid: int | None) -> Finding:
     """A perf ring on each CPU, of a page and of the size that tracing starts with."""
     facts = {"paranoid": paranoid, "bytes": RING_BYTES}
@@ -131,7 +125,7 @@ def perf_events(may: Privileges, paranoid: int | None) -> Finding:
         return Finding(Status.MISSING, "this kernel has no perf events (CONFIG_PERF_EVENTS)", "", facts)
     step = ""
     try:
-        fd = _create(_PERF_EVENT_ARRAY, 4, 4, possible_cpus())
+        fd = create_map("trial", Declaration(_PERF_EVENT_ARRAY, 4, 4, possible_cpus()))
         try:
             for each, size in (("a ring", 1), (f"{RING_BYTES >> 20} MiB of rings", RING_BYTES)):
                 step = each

@@ -1,0 +1,1 @@
+"""What is known without eBPF: processes and their descriptors as /proc shows them."""
