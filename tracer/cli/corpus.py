@@ -150,7 +150,7 @@ class CorpusRun:
 
     def __enter__(self) -> Self:
         """Start it."""
-        self._log: IO[bytes] = tempfile.TemporaryFile(prefix="tracer-selftest-")
+        self._log: IO[bytes] = tempfile.TemporaryFile(prefix="selftest-")
         reader, writer = os.pipe()
         self._results = os.fdopen(reader, "rb")
         command = [sys.executable, "-P", str(_CHILD), str(writer), str(self._corpus.root), *map(str, self._modules)]
