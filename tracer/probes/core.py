@@ -21,6 +21,7 @@ __all__ = ["BTF", "Core"]
 BTF: Final = Path("/sys/kernel/btf/vmlinux")
 _FINDER: Final = "find_processes"
 _PLAIN_FINDER: Final = "find_processes_plain"  # without arguments, for kernels that refuse the other
+_HIDDEN_INIT: Final = "process 1, which this kernel hides from BPF, and what the network does while it is interrupted"
 _NO_ARGUMENTS: Final = "arguments of processes that ran before the start"
 
 
@@ -92,7 +93,8 @@ class Core(Backend):
         return loaded, refused
 
     def _exclude_tracers(self, process: libbpf.Object, tcp: libbpf.Object) -> None:
-        own = self._headers(process, "whoami")[0]
+        own, *init = self._headers(process, "whoami")
+        self._init_hidden = not init
         others = self._headers(tcp, "find_tracers")
         # Anybody could make a map by that name; root and this very user have no need to.
         trusted = {other[TGID]: other[START] for other in others if other[TID] in (0, os.geteuid())}
@@ -105,8 +107,10 @@ class Core(Backend):
     # Attaching.
 
     def _more_blind(self) -> list[str]:
-        # /proc tells them, where it is about the same pids.
-        return [_NO_ARGUMENTS] if _FINDER in self._refused and self.own_pid != os.getpid() else []
+        if self.own_pid != os.getpid():
+            # The iterators see no more than this pid namespace, so process 1 tells nothing, and /proc has other pids.
+            return [_NO_ARGUMENTS] if _FINDER in self._refused else []
+        return [_HIDDEN_INIT] if self._init_hidden else []
 
     def _of(self, program: str) -> libbpf.Object:
         return next(each for each in self._objects.values() if program in each.program_names())
