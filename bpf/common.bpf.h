@@ -175,10 +175,10 @@ static __always_inline bool next_number(struct numbers *numbers, u64 *seq)
 		note_failure(t, (record)->h.time);						\
 		if (__err == -ENOSPC)								\
 			count(&(t)->no_space);							\
-		else if (__err == -ENOENT || __err == -EOPNOTSUPP)				\
-			count(&(t)->no_ring);							\
 		else if (__err == NO_NUMBER)							\
 			count(&(t)->no_slot);							\
+		else /* ENOENT; EOPNOTSUPP where the CPU was away and its ring stopped */	\
+			count(&(t)->no_ring);							\
 	}											\
 	__err;											\
 })

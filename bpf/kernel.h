@@ -59,7 +59,6 @@ enum { BPF_F_NO_PREALLOC = 1 << 0, BPF_F_MMAPABLE = 1 << 10 };
 #define TCP_LISTEN 10
 #define ENOENT 2
 #define ENOSPC 28
-#define EOPNOTSUPP 95
 #define EISCONN 106
 #define EALREADY 114
 #define EINPROGRESS 115

@@ -190,7 +190,7 @@ struct tally {
 	u64 emitted;
 	u64 failed;		/* the ring or its absence refused it, or there was no slot */
 	u64 no_space;		/* of failed: ENOSPC, the ring was full */
-	u64 no_ring;		/* of failed: ENOENT, this CPU has no ring; EOPNOTSUPP, it was away and its ring stopped */
+	u64 no_ring;		/* of failed: any other error, this CPU has no ring that runs */
 	u64 no_slot;		/* of failed: no scratch slot or no level, so no sequence number either */
 	u64 failed_first;	/* boottime ns, of the newest burst of failures */
 	u64 failed_last;
