@@ -114,8 +114,11 @@ static __always_inline void describe_exe(struct exec_record *r, const struct fil
 		r->h.flags |= FLAG_DELETED;
 }
 
+/* What is compared must be what is added to the pointer: clang may keep them apart, and then the
+ * verifier of 6.1 derives a range from the one and not from the other. */
 #define APPEND_STRING(field, limit, source, too_long) do {					\
 	r->field = 0;										\
+	barrier_var(off);									\
 	if (off <= EXEC_DATA - (limit)) {							\
 		long __n = bpf_probe_read_kernel_str(data + off, limit, source);		\
 		if (__n > 0 && __n <= (limit)) {						\
