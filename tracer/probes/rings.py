@@ -15,6 +15,7 @@ import select
 import struct
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -270,6 +271,7 @@ class RingSet:
                 if new is not None:
                     opened.append(new)
                     if old is not None:
+                        self._unwatch(old.fd)
                         self._retired.append(old)
         return opened
 
@@ -299,8 +301,13 @@ class RingSet:
         events = self._epoll.poll(timeout_ms / 1000)
         for fd, event in events:
             if event & (select.EPOLLHUP | select.EPOLLERR):
-                self._epoll.unregister(fd)  # it would be reported for ever
+                self._unwatch(fd)  # it would be reported for ever
         return bool(events)
+
+    def _unwatch(self, fd: int) -> None:
+        # While the ring is open: the kernel may hold on to the event after that, and go on to report its number.
+        with suppress(FileNotFoundError):  # its end was reported before
+            self._epoll.unregister(fd)
 
     def heads(self) -> list[tuple[Ring, int]]:
         """Each ring with its head of now, for a cut across all rings: read_to() each of them."""
