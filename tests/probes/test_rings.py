@@ -2,8 +2,8 @@
 
 import os
 import resource
-import struct
 import select
+import struct
 import subprocess
 import sys
 from collections import Counter

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections import Counter
@@ -142,10 +143,21 @@ def _text(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 def run(fd: int, root: Path, modules: list[str]) -> int:
     """Run the modules of the corpus at ``root``; returns pytest's exit code."""
+    # Ignored, perhaps, by whoever started all this in the background; it is how a run is ended.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.set_inheritable(fd, False)  # it ends with this process, not with what the tests start
     # Before everything else that is called tests; and the package that this file is a part of.
     sys.path[:0] = [str(root), str(Path(__file__).resolve().parents[2])]
-    arguments = ["-q", "-c", os.devnull, f"--rootdir={root}", f"--confcutdir={root}", "-p", "no:warnings"]
+    arguments = [
+        "-q",
+        "--continue-on-collection-errors",
+        "-c",
+        os.devnull,
+        f"--rootdir={root}",
+        f"--confcutdir={root}",
+        "-p",
+        "no:warnings",
+    ]
     compiled = (root / "tests/traps/programs.tar.xz").exists()
     if compiled:
         # An installation stays as it is.

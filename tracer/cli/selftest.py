@@ -136,6 +136,7 @@ def _coverage(corpus: Corpus, backend: str) -> Tracer:
 def _rows(corpus: Corpus, traps: list[int], backend: str, disruptive: bool, show: Lines | Table) -> Iterator[Row]:
     """The rows of these traps in order, those to come among them."""
     waiting = list(traps)
+    done: dict[int, dict[str, Any]] = {}
     modules = [path for trap in traps for path in corpus.modules.get(trap, ())]
     if modules:
         with CorpusRun(corpus, modules, settings(backend, disruptive=disruptive)) as run:
@@ -143,17 +144,19 @@ def _rows(corpus: Corpus, traps: list[int], backend: str, disruptive: bool, show
                 if "begun" in told:
                     show.running(told["begun"])
                     continue
-                while waiting and waiting[0] not in corpus.modules:
-                    yield _coming(waiting.pop(0))
-                if told["trap"] in waiting:
-                    waiting.remove(told["trap"])
-                    yield _judged(told, backend)
+                # A module that can't be imported is told before all others.
+                done[told["trap"]] = told
+                while waiting and (waiting[0] in done or waiting[0] not in corpus.modules):
+                    trap = waiting.pop(0)
+                    yield _judged(done[trap], backend) if trap in done else _coming(trap)
             code, said = run.ending()
         broken = f"the run ended with code {code} before this trap was done:\n{said}"
     else:
         broken = ""
     for trap in waiting:
-        if trap in corpus.modules:
+        if trap in done:
+            yield _judged(done[trap], backend)
+        elif trap in corpus.modules:
             failure = {"case": "", "message": broken}
             yield _judged({"trap": trap, "cases": {"fail": 1}, "failures": [failure]}, backend)
         else:
