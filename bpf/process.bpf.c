@@ -118,7 +118,7 @@ static __always_inline void describe_exe(struct exec_record *r, const struct fil
  * verifier of 6.1 derives a range from the one and not from the other. */
 #define APPEND_STRING(field, limit, source, too_long) do {					\
 	r->field = 0;										\
-	barrier_var(off);									\
+	asm volatile("" : "+r"(off));								\
 	if (off <= EXEC_DATA - (limit)) {							\
 		long __n = bpf_probe_read_kernel_str(data + off, limit, source);		\
 		if (__n > 0 && __n <= (limit)) {						\

@@ -134,7 +134,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="the same facts as 
 @app.command()
 def selftest(
     trap: Annotated[list[int] | None, typer.Option(help="only this trap, by number (repeatable)", metavar="N")] = None,
-    backend: Annotated[str, typer.Option(help="auto or core", metavar="NAME")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, core or bcc", metavar="NAME")] = "auto",
     disruptive: Annotated[
         bool, typer.Option("--disruptive", help="also what disturbs the machine: step its clock, take a CPU offline")
     ] = False,
