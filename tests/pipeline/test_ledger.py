@@ -335,3 +335,15 @@ def test_sink_losses_are_told_once() -> None:
     assert ledger.sink_losses(T, T + 5) == []
     ledger.sink_lost.update({Kind.EXEC: 2})
     assert [loss.records for loss in ledger.sink_losses(T, T + 9)] == [2]
+
+
+def test_records_without_a_ring_are_told_at_once() -> None:
+    """How many records had no ring is known with the first look at the counters, not when their burst is over."""
+    ledger = Ledger()
+    assert ledger.no_ring == 0
+    failed = {"attempts": 9, "failed": 5, "no_ring": 3, "no_space": 2, "failed_first": T, "failed_last": T}
+    ledger.tallies(wire.tallies({(0, Kind.EXEC): failed, (1, Kind.EXIT): failed}))
+    assert ledger.losses(T, False) == []
+    assert ledger.no_ring == 6
+    assert ledger.losses(T + 1000 * MS, False) != []
+    assert ledger.no_ring == 6

@@ -192,6 +192,17 @@ def test_owner_makes_a_process_known(table: ProcessTable) -> None:
     assert table.find(4000, T) is owner
 
 
+def test_start_keeps_its_clock(table: ProcessTable) -> None:
+    """A process keeps the wall clock by which it was first known, in each of its states; a later one has its own."""
+    table.clock = 1_000
+    assert execute(table, tgid=4000, start=T).clock == 1_000
+    table.clock = 3_600_000
+    assert table.owner(4000, T, b"renamed", 5, T + 1).clock == 1_000
+    assert execute(table, tgid=4000, start=T).clock == 1_000
+    assert leave(table, tgid=4000, start=T).clock == 1_000
+    assert execute(table, tgid=4001, start=T + 5).clock == 3_600_000
+
+
 def test_change_drops_what_was_rendered(table: ProcessTable) -> None:
     """A new program, name or user of a process must be seen in what is written next."""
     process = execute(table, tgid=4000, start=T, comm=b"one")
