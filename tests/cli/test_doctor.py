@@ -41,6 +41,7 @@ def machine(
     uid: int = USER,
     initial: bool = True,
     needed: list[str] | None = None,
+    bcc_code: int | None = None,
     **checks: Finding,
 ) -> Survey:
     """A machine on which everything is well, but for what is given."""
@@ -53,6 +54,7 @@ def machine(
         {name: Finding(Status.OK, "loads and attaches") for name in trials.HOOKS},
         {name: Finding(Status.OK, "can be created") for name in ("ring_buffer", "mmapable_array")},
         Finding((Status.OK, Status.UNKNOWN)[code == 3] if code in (0, 3) else Status.MISSING, "as it is", "", facts),
+        Finding(Status.MISSING if bcc_code == 4 else Status.OK, "as it is", "", facts | {"code": bcc_code}),
     )
 
 
@@ -71,11 +73,32 @@ def test_nothing_to_do_where_all_is_well() -> None:
     assert report.blind == ["sockets other than TCP"]
 
 
+def test_bcc_stands_in_for_core() -> None:
+    """Where core can't run and bcc does, bcc is the backend, its blind spots are told, and nothing has to be done."""
+    no_btf = Finding(Status.MISSING, "no BTF", "boot another kernel")
+    report = doctor.assess(machine(*NEEDED, code=4, bcc_code=0, btf=no_btf))
+    assert (report.backend, report.code) == ("bcc", 0)
+    assert report.blind == ["sockets other than TCP"]
+    assert fixes(report) == {}
+    assert fixes(report, needed=False)["btf"] == "boot another kernel"
+
+
+def test_what_bcc_lacks_is_a_way_out() -> None:
+    """Where neither runs, what bcc lacks is among the things to do; where core runs it is only an offer."""
+    no_headers = Finding(Status.MISSING, "no headers", "apt-get install linux-headers")
+    report = doctor.assess(machine(*NEEDED, code=4, bcc_code=4, headers=no_headers))
+    assert (report.backend, report.code) == (None, 4)
+    assert fixes(report)["headers"] == "sudo apt-get install linux-headers"
+    report = doctor.assess(machine(*NEEDED, headers=no_headers))
+    assert "headers" not in fixes(report)
+    assert fixes(report, needed=False)["headers"] == "sudo apt-get install linux-headers"
+
+
 def test_later_backends_are_not_claimed() -> None:
     """What isn't built is said to be that, also on a machine where all is well."""
     backends = doctor.assess(machine(*NEEDED)).backends
     assert list(backends) == ["core", "bcc", "netlink", "procfs"]
-    assert [(each.status, each.detail) for each in list(backends.values())[1:]] == [("missing", "not built yet")] * 3
+    assert [(each.status, each.detail) for each in list(backends.values())[2:]] == [("missing", "not built yet")] * 2
 
 
 @pytest.mark.parametrize(

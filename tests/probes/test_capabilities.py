@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tracer.probes import capabilities, privileges
+from tests.probes.fake_bcc import interpreter_with
+from tracer.probes import bcc_build, capabilities, privileges
 from tracer.probes.privileges import Privileges, Status
 
 ROOT = Path(__file__).parents[2]
@@ -208,14 +209,13 @@ def test_lockdown_that_cannot_be_read_is_unknown(monkeypatch: pytest.MonkeyPatch
     [
         ("__version__ = '1.0'\nclass Lattice: pass\n", Status.MISSING, "unrelated package"),
         ("raise ImportError('libbcc.so.0: cannot open')\n", Status.MISSING, "libbcc.so.0"),
-        ("raise SystemExit(3)\n", Status.MISSING, "import fails"),
+        ("raise SystemExit(3)\n", Status.MISSING, "ended with code 3"),
         ("__version__ = '9.9'\nclass BPF: pass\n", Status.OK, "9.9"),
     ],
 )
 def test_bcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str, status: Status, words: str) -> None:
     """The binding is known by its class BPF; another package of that name, and one that fails, are said to be that."""
-    (tmp_path / "bcc.py").write_text(module)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(bcc_build, "_INTERPRETERS", (interpreter_with(tmp_path, module),))
     found = capabilities.bcc()
     assert found.status is status
     assert words in found.detail
@@ -224,8 +224,8 @@ def test_bcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str, statu
 
 def test_no_bcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A module that is nowhere is missing, plainly."""
-    (tmp_path / "bcc.py").write_text("raise ModuleNotFoundError(\"No module named 'bcc'\")\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    without = interpreter_with(tmp_path, "raise ModuleNotFoundError(\"No module named 'bcc'\")\n")
+    monkeypatch.setattr(bcc_build, "_INTERPRETERS", (without, "/nonexistent/python3"))
     assert capabilities.bcc().detail == "no module bcc"
 
 

@@ -25,12 +25,13 @@ _NOBODY: Final = 65534
 _TOOLS: Final = ("mount", "sysctl", "apt-get", "dnf", "chmod")  # which take root
 _COMMANDS: Final = (*_TOOLS, "sudo", "pip", "make", "unset")
 
-_LATER: Final = ("bcc", "netlink", "procfs")
+_LATER: Final = ("netlink", "procfs")
 _SYSTEM: Final = ("kernel", "container", "pid_namespace", "user_namespace", "cgroups", "lockdown", "unprivileged_bpf")
 _TRACING: Final = ("btf", "libbpf", "perf_events", "tracefs")
 _USED_HOOKS: Final = ("raw_tp", "tp_btf", "tracepoint", "iter/task", "iter.s/task", "iter/task_file")
 _CONFINEMENT: Final = ("landlock", "seccomp")
-_UNUSED: Final = ("bpffs", "headers", "bcc")
+_FOR_BCC: Final = ("headers", "bcc")
+_UNUSED: Final = ("bpffs", *_FOR_BCC)
 
 _MEANINGS: Final = {
     "CAP_BPF": "load programs and make maps",
@@ -79,7 +80,8 @@ def doctor(
     schema            1
     exit_code         as above
     backend           the one that would run, or null
-    backends          core, bcc, netlink, procfs: findings; core has code, hooks, refused, blind
+    backends          core, bcc, netlink, procfs: findings; core and bcc have code, hooks, refused, blind
+                      (code null: not tried, since compiling takes long)
     kernel btf libbpf perf_events tracefs lockdown unprivileged_bpf pid_namespace user_namespace
     container cgroups bpffs landlock seccomp headers bcc
                       findings
@@ -108,27 +110,30 @@ def doctor(
 
 def assess(found: Survey) -> Report:
     """Draw the conclusions: which backend runs, what it can't see, and what to do."""
-    runs = found.core.facts["code"] == 0
+    tried = {"core": found.core, "bcc": found.bcc}
+    chosen = next((name for name, finding in tried.items() if finding.facts["code"] == 0), None)
+    runs = chosen is not None
+    feeding = tried[chosen or "core"]
     missing = _missing(found)
     core = found.core
     if core.facts["code"] == 3 and missing:
         core = core._replace(detail=f"could not be tried without {', '.join(missing)}")
-    backends = {"core": core}
+    backends = {"core": core, "bcc": found.bcc}
     backends |= {name: Finding(Status.MISSING, "not built yet") for name in _LATER}
-    blind = list(found.core.facts["blind"])
+    blind = list(feeding.facts["blind"])
     if runs and found.checks["pid_namespace"].status is Status.MISSING:
         blind.append("processes and sockets from before the start that are outside this pid namespace")
     if runs and found.checks["cgroups"].status is Status.MISSING:
         blind.append("the control group of a process (no cgroup v2)")
     return Report(
         found,
-        "core" if runs else None,
+        chosen,
         backends,
         missing,
         blind,
-        _fixes(found, missing),
+        _fixes(found, missing, chosen),
         _commands(found),
-        int(found.core.facts["code"]),
+        int(feeding.facts["code"]),
     )
 
 
@@ -146,7 +151,7 @@ def _missing(found: Survey) -> list[str]:
     return absent
 
 
-def _fixes(found: Survey, missing: list[str]) -> list[Fix]:
+def _fixes(found: Survey, missing: list[str], chosen: str | None) -> list[Fix]:
     sudo = "sudo " if found.privileges.uid else ""
 
     def of(names: tuple[str, ...], needed: bool) -> list[Fix]:
@@ -156,9 +161,12 @@ def _fixes(found: Survey, missing: list[str]) -> list[Fix]:
             for name, check in checks
         ]
 
-    fixes = of(("btf", "libbpf"), True)
+    # Where bcc runs instead, core is only wanted; where nothing does, what bcc lacks is one way out.
+    fixes = of(("btf", "libbpf"), chosen is None)
     if found.core.facts["code"] not in (0, 3) and not fixes:
-        fixes.append(Fix("core", found.core.detail, found.core.fix or "see the refusals above", True))
+        fixes.append(Fix("core", found.core.detail, found.core.fix or "see the refusals above", chosen is None))
+    if chosen is None and found.core.facts["code"] == 4:
+        fixes += of(_FOR_BCC, True)
     if missing:
         fix = "run with sudo, or as shown under 'As an ordinary user'"
         fixes.append(Fix("capabilities", f"this process lacks {', '.join(missing)}", fix, True))
@@ -172,7 +180,8 @@ def _fixes(found: Survey, missing: list[str]) -> list[Fix]:
     if "CAP_SYS_ADMIN" in found.needed and found.checks["tracefs"].status is Status.OK:
         reason = "not mounted: an ordinary user needs CAP_SYS_ADMIN"
         fixes.append(Fix("tracefs", reason, f"{sudo}mount -t tracefs nodev /sys/kernel/tracing", False))
-    return fixes + of(("unprivileged_bpf", "landlock", "headers", "bcc"), False)
+    told = {fix.check for fix in fixes}
+    return fixes + of(tuple(name for name in ("unprivileged_bpf", "landlock", *_FOR_BCC) if name not in told), False)
 
 
 def _commands(found: Survey) -> dict[str, list[str]]:
@@ -250,8 +259,9 @@ def table(report: Report, colour: bool = False) -> Iterator[str]:
     yield from _section("Others: nothing depends on them", unused + _rows(found.checks, _UNUSED), colour)
     yield from _section("For confinement", _rows(found.checks, _CONFINEMENT), colour)
     yield from _section("Backends", list(report.backends.items()), colour)
-    if found.core.facts["refused"]:
-        yield from _listed("Refused probes", [f"{name}: {why}" for name, why in found.core.facts["refused"].items()])
+    refused = report.backends[report.backend or "core"].facts["refused"]
+    if refused:
+        yield from _listed("Refused probes", [f"{name}: {why}" for name, why in refused.items()])
     yield from _listed("Not seen", report.blind)
     for title, needed in (("To do", True), ("If you like", False)):
         chosen = [fix for fix in report.fixes if fix.needed is needed]

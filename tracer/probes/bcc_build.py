@@ -140,18 +140,20 @@ def _ask(request: dict[str, Any], seconds: float) -> tuple[dict[str, Any], str, 
     install = (
         "install the distribution's binding (Debian: apt-get install python3-bpfcc; Fedora: dnf install python3-bcc)"
     )
-    wrong = ""
+    reasons: dict[str, str] = {}
     for interpreter in dict.fromkeys(_INTERPRETERS):
         if not Path(interpreter).is_file():
             continue
         given, said = _run(interpreter, request, seconds)
-        if given.get("failure") == "wrong":
-            wrong = str(given["message"])
-        elif given.get("failure") != "missing":
+        failure = given.get("failure", "")
+        if failure not in ("missing", "broken", "wrong"):
             return given, interpreter, said
-    if wrong:
-        raise BuildError(f"{wrong} is the wrong bcc: PyPI's package of that name has nothing to do with BPF", install)
-    raise BuildError("BCC is missing: no module bcc", install)
+        reasons.setdefault(failure, str(given["message"]))
+    if "broken" in reasons:
+        raise BuildError(f"import of bcc fails: {reasons['broken']}", install)
+    if "wrong" in reasons:
+        raise BuildError(f"the wrong bcc: {reasons['wrong']} is PyPI's, an unrelated package without BPF", install)
+    raise BuildError("no module bcc", install)
 
 
 def _run(interpreter: str, request: dict[str, Any], seconds: float) -> tuple[dict[str, Any], str]:

@@ -2,8 +2,8 @@
 
 It imports nothing of ours, so that any Python 3 can run it, and it keeps a compiler out of the tracer's memory. A
 request is one JSON object on stdin: ``source``, ``flags``, ``programs``. The answer is one on stdout: ``version`` and
-``code``, each program's instructions in base64; or ``failure``, one of ``missing``, ``wrong`` and ``compile``, and
-``message``. With an empty request it only answers for the binding. What clang has to say is on stderr.
+``code``, each program's instructions in base64; or ``failure``, one of ``missing``, ``broken``, ``wrong`` and
+``compile``, and ``message``. With an empty request it only answers for the binding. What clang has to say is on stderr.
 """
 
 import base64
@@ -20,8 +20,9 @@ def answer(request: Dict[str, Any]) -> Dict[str, Any]:  # noqa: UP006
     """Answer a request."""
     try:
         import bcc
-    except ImportError as missing:
-        return {"failure": "missing", "message": str(missing)}
+    except ImportError as error:
+        absent = isinstance(error, ModuleNotFoundError) and error.name in (None, "bcc")
+        return {"failure": "missing" if absent else "broken", "message": str(error)}
     if not hasattr(bcc, "BPF"):
         return {"failure": "wrong", "message": str(getattr(bcc, "__file__", "?"))}
     facts = {"version": getattr(bcc, "__version__", "?"), "path": bcc.__file__}

@@ -10,12 +10,11 @@ import errno
 import os
 import platform
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tracer.probes import tracefs, trials
+from tracer.probes import bcc_build, tracefs, trials
 from tracer.probes.libbpf_binding import MissingLibrary, library
 from tracer.probes.privileges import (
     Finding,
@@ -34,18 +33,12 @@ INITIAL_PID_NAMESPACE: Final = 4026531836
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")  # how the mount table writes a blank in a path
 _BTF: Final = Path("/sys/kernel/btf/vmlinux")
 _BTF_MAGIC: Final = 0xEB9F  # include/uapi/linux/btf.h, in the machine's byte order
-_MODULES: Final = Path("/lib/modules")
 _MOUNTS: Final = Path("/proc/self/mounts")
 _SECURITYFS: Final = Path("/sys/kernel/security")
 _LANDLOCK_CREATE_RULESET: Final = 444  # the same on every machine but alpha
 _LANDLOCK_CREATE_RULESET_VERSION: Final = 1
 _PR_SET_SECCOMP: Final = 22
 _SECCOMP_MODE_FILTER: Final = 2
-_BCC_SECONDS: Final = 30  # for an import that maps a whole compiler
-_BCC_PROGRAM: Final = (
-    "import bcc; print(getattr(bcc, '__version__', '?'), hasattr(bcc, 'BPF'), bcc.__file__, sep='\\n')"
-)
-
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
@@ -59,6 +52,7 @@ class Survey(NamedTuple):
     hooks: dict[str, Finding]
     maps: dict[str, Finding]
     core: Finding
+    bcc: Finding
 
 
 class Mount(NamedTuple):
@@ -248,50 +242,24 @@ def bpffs(seen: list[Mount]) -> Finding:
 
 
 def headers() -> Finding:
-    """The kernel's headers, which BCC compiles against."""
+    """The kernel's headers, which BCC compiles against: of exactly this kernel, or none."""
     release = os.uname().release
-    place = _MODULES / release / "build"
-    facts = {"path": str(place)}
-    if (place / "include").is_dir():
-        return Finding(Status.OK, str(place), "", facts)
-    archive = Path("/sys/kernel/kheaders.tar.xz")
-    if archive.exists():
-        return Finding(Status.OK, str(archive), "", {"path": str(archive)})
-    command = package_command(f"linux-headers-{release}", f"kernel-devel-{release}")
-    return Finding(Status.MISSING, f"no {place}", command, facts | {"path": None})
+    try:
+        place = bcc_build.headers()
+    except bcc_build.BuildError as error:
+        command = package_command(f"linux-headers-{release}", f"kernel-devel-{release}")
+        return Finding(Status.MISSING, error.reason, command, {"path": None})
+    return Finding(Status.OK, str(place), "", {"path": str(place)})
 
 
 def bcc() -> Finding:
-    """The BCC binding, imported by an interpreter of its own; PyPI's bcc is another thing of the same name."""
-    install = package_command("python3-bpfcc", "python3-bcc")
-    nothing = {"version": None, "path": None}
+    """The BCC binding, in whichever interpreter has it; PyPI's bcc is another thing of the same name."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", _BCC_PROGRAM],
-            capture_output=True,
-            text=True,
-            errors="backslashreplace",
-            timeout=_BCC_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError) as failed:
-        return Finding(Status.UNKNOWN, f"could not be tried: {type(failed).__name__}", "", nothing)
-    lines = done.stdout.splitlines()
-    if done.returncode != 0 or len(lines) != 3:
-        said = done.stderr.strip().splitlines()
-        absent = bool(said) and said[-1].startswith("ModuleNotFoundError: No module named 'bcc'")
-        return Finding(
-            Status.MISSING,
-            "no module bcc" if absent else f"import fails: {said[-1] if said else done.returncode}",
-            install,
-            nothing,
-        )
-    version, genuine, path = lines
-    facts = {"version": version, "path": path}
-    if genuine != "True":
-        detail = f"the wrong one: {path} is an unrelated package of that name (it has no BPF)"
-        return Finding(Status.MISSING, detail, f"pip uninstall bcc && {install}", facts)
-    return Finding(Status.OK, f"{version}, {path}", "", facts)
+        found = bcc_build.binding()
+    except bcc_build.BuildError as error:
+        nothing = {"version": None, "path": None, "interpreter": None}
+        return Finding(Status.MISSING, error.reason, package_command("python3-bpfcc", "python3-bcc"), nothing)
+    return Finding(Status.OK, f"{found['version']}, {found['path']}", "", found)
 
 
 def pid_namespace() -> Finding:
@@ -366,4 +334,6 @@ def survey() -> Survey:
         )
     tracefs_is_mounted = any(mount.kind == "tracefs" for mount in seen)
     needed = needed_capabilities(may.last, tracefs_is_mounted)
-    return Survey(may, needed, checks, hooks, trials.maps(may), trials.core_backend())
+    core = trials.core_backend()
+    lacking = [checks[name] for name in ("headers", "bcc") if checks[name].status is not Status.OK]
+    return Survey(may, needed, checks, hooks, trials.maps(may), core, trials.bcc_backend(core, lacking))

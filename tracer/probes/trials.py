@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from tracer.probes import tracefs
-from tracer.probes.backend import KernelFilters, UnusableError
+from tracer.probes.backend import Backend, KernelFilters, UnusableError
+from tracer.probes.bcc import Bcc, Holder
 from tracer.probes.bpf_map import Declaration, create_map
 from tracer.probes.core import BTF, Core
 from tracer.probes.libbpf import Object, read_iterator
@@ -43,6 +44,8 @@ _ARRAY: Final = 2
 _PERF_EVENT_ARRAY: Final = 4
 _RING_BUFFER: Final = 27
 _MMAPABLE: Final = 1 << 10
+# No kinds: the probes run, and drop all they see.
+_NOTHING: Final = KernelFilters(frozenset(), frozenset(), False, frozenset(), frozenset(), frozenset(), [])
 _REFUSALS: Final = (errno.EPERM, errno.EACCES)
 
 
@@ -151,12 +154,40 @@ def core_backend() -> Finding:
     Facts: ``code`` is the exit code that tracing would end with (0: it runs), ``hooks`` and ``refused`` are by
     program, ``blind`` is what it can't see.
     """
-    nothing = KernelFilters(
-        frozenset(), frozenset(), False, frozenset(), frozenset(), frozenset(), []
-    )  # no kinds: the probes run, and drop all they see
+    return _backend(Core(_NOTHING, RING_BYTES, RING_BYTES))
+
+
+def bcc_backend(core: Finding, lacking: list[Finding]) -> Finding:
+    """The bcc backend, with facts as those of the core backend, given that one and what is missing to compile.
+
+    Tried only where the core backend can't run: compiling takes seconds. Else ``code`` is None and nothing is known
+    of its hooks.
+    """
+    unknown: dict[str, object] = {"hooks": {}, "refused": {}, "blind": []}
+    if core.facts["code"] == 3:
+        return Finding(Status.UNKNOWN, "not tried: takes privilege", "", {"code": 3, **unknown})
+    if lacking:
+        return Finding(Status.MISSING, "; ".join(each.detail for each in lacking), "", {"code": 4, **unknown})
+    if core.facts["code"] == 0:
+        detail = "can be compiled here: headers and BCC are there (not tried, since core runs)"
+        return Finding(Status.OK, detail, "", {"code": None, **unknown})
+    return _backend(Bcc(_NOTHING, RING_BYTES, RING_BYTES, _Nobody()))
+
+
+class _Nobody:
+    """Finds nothing, since nothing is asked."""
+
+    def processes(self, without: frozenset[int]) -> bytes:  # noqa: ARG002  # as the protocol has it
+        return b""
+
+    def holders(self, without: frozenset[int]) -> Iterator[Holder]:  # noqa: ARG002
+        return iter(())
+
+
+def _backend(backend: Backend) -> Finding:
     try:
-        with Core(nothing, RING_BYTES, RING_BYTES) as core:
-            coverage = core.start()
+        with backend:
+            coverage = backend.start()
     except UnusableError as unusable:
         status = Status.UNKNOWN if unusable.code == 3 else Status.MISSING
         facts = {"code": unusable.code, "hooks": {}, "refused": {}, "blind": ["everything: it does not run"]}
