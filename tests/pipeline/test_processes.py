@@ -304,3 +304,32 @@ def test_child_after_parents_exec_keeps_the_old_image(table: ProcessTable) -> No
     execute(table, b"/bin/two", tgid=4000, start=T)
     assert child.image is not None
     assert child.image.executable == b"/bin/one"
+
+
+@pytest.mark.parametrize("exited", [False, True])
+@pytest.mark.parametrize(("first", "then"), [("tick", "exact"), ("exact", "tick")])
+def test_start_from_proc_is_the_same_process(table: ProcessTable, first: str, then: str, exited: bool) -> None:
+    """A process found in /proc, which knows its start to the tick, is the one of the kernel's records, and the reverse.
+
+    The exact start is kept, wherever it came from, also when it is told after the exit.
+    """
+    starts = {"tick": 123 * NS_PER_TICK, "exact": 123 * NS_PER_TICK + 4_567}
+    process = execute(table, start=starts[first])
+    if exited:
+        leave(table, start=starts[first])
+    found = table.find(process.tgid, starts[then])
+    assert found is not None
+    assert found.image is process.image
+    owner = table.owner(process.tgid, starts[then], b"other\0", 7, T)
+    assert owner.start == starts["exact"]
+    assert (owner.entity_id, owner.image) == (process.entity_id, process.image)
+    assert table.find(process.tgid, starts["exact"]) is table.find(process.tgid, starts["tick"]) is owner
+    assert len(table) == 1
+
+
+def test_exact_starts_in_one_tick_are_two_processes(table: ProcessTable) -> None:
+    """Two starts that the kernel tells exactly are two processes, however near; so are two ticks."""
+    process = execute(table, start=123 * NS_PER_TICK + 1)
+    assert table.find(process.tgid, 123 * NS_PER_TICK + 2) is None
+    assert table.find(process.tgid, 124 * NS_PER_TICK) is None
+    assert table.find(process.tgid, 123 * NS_PER_TICK) is process

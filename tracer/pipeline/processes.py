@@ -41,7 +41,7 @@ _IDENTITY: Final = (
 
 
 def _same_start(one: int, other: int) -> bool:
-    """Whether two starts of one pid are the same, where one is from /proc, which knows ticks alone."""
+    """Whether two starts of one pid are the same, where one is from /proc, which knows whole ticks alone."""
     floor = one - one % NS_PER_TICK
     return floor == other - other % NS_PER_TICK and floor in (one, other)
 
@@ -66,10 +66,10 @@ class ProcessTable:
 
     def find(self, tgid: int, start: int) -> Process | None:
         """The process with this identity, if it is known."""
-        process = self._living.get(tgid)
-        if process is not None and (process.start == start or _same_start(process.start, start)):
-            return process
-        return self._exited.get((tgid, start))
+        for process in (self._living.get(tgid), self._exited.get((tgid, start // NS_PER_TICK))):
+            if process is not None and (process.start == start or _same_start(process.start, start)):
+                return process
+        return None
 
     def owner(self, tgid: int, start: int, comm: bytes, uid: int, time: int) -> Process:
         """The process a socket record names, made known with what the record says if it was not."""
@@ -102,7 +102,7 @@ class ProcessTable:
     def _put(self, process: Process, known: Process | None, time: int) -> None:
         tgid = process.tgid
         if known is not None and known.exited:
-            self._exited[tgid, process.start] = process
+            self._exited[tgid, process.start // NS_PER_TICK] = process
             return
         if known is None:
             before = self._living.pop(tgid, None)
@@ -207,7 +207,7 @@ class ProcessTable:
     def _retire(self, process: Process, time: int) -> None:
         process.exited = time
         exited = self._exited
-        key = process.tgid, process.start
+        key = process.tgid, process.start // NS_PER_TICK
         if key not in exited:
             self._order.append(key)
         exited[key] = process

@@ -1,0 +1,158 @@
+"""How --backend auto comes to a backend: what is tried, what is said on the way, and with which code it ends."""
+
+import signal
+from typing import Any, Self
+
+import pytest
+
+from tracer.cli import live
+from tracer.cli.errors import CommandError, Exit
+from tracer.cli.live import Live, Options
+from tracer.probes.backend import Coverage, UnusableError
+
+NO_BTF = UnusableError("this kernel has no BTF; run another", 4)
+NO_HEADERS = UnusableError("the headers are missing; install them", 4)
+NO_PRIVILEGE = UnusableError("eBPF needs privilege; use sudo", 3)
+NO_RING = UnusableError("no ring of that size", 1)
+
+
+class Fake:
+    """A backend that fails as told, when it is loaded or attached."""
+
+    def __init__(self, name: str, load: Exception | None, attach: Exception | None) -> None:
+        self.name = name
+        self.load = load
+        self.attach = attach
+        self.closed = False
+
+    def __enter__(self) -> Self:
+        if self.load is not None:
+            raise self.load
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+    def start(self) -> Coverage:
+        """As a backend's."""
+        if self.attach is not None:
+            raise self.attach
+        return Coverage(self.name, {}, {}, [], [], 1, {})
+
+
+class Ladder:
+    """A machine on which backends fail as told; ``tried`` are those that were made, ``sessions`` what came of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **failures: Exception | tuple[None, Exception] | None) -> None:
+        self.tried: list[Fake] = []
+        self.sessions: list[tuple[str, list[dict[str, str]]]] = []
+
+        def make(_: Live, name: str) -> Fake:
+            failure = failures.get(name)
+            load, attach = failure if isinstance(failure, tuple) else (failure, None)
+            self.tried.append(Fake(name, load, attach))
+            return self.tried[-1]
+
+        def session(_: Live, backend: Fake, coverage: Coverage, steps: list[dict[str, str]]) -> Exit:
+            assert coverage.backend == backend.name
+            self.sessions.append((backend.name, steps))
+            return Exit.OK
+
+        monkeypatch.setattr(Live, "_backend", make)
+        monkeypatch.setattr(Live, "_session", session)
+
+    def run(self, backend: str) -> Exit:
+        """Trace with this choice."""
+        return Live(Options(backend=backend)).run()
+
+    @property
+    def names(self) -> list[str]:
+        """What was tried, in order."""
+        return [each.name for each in self.tried]
+
+
+@pytest.fixture(name="signals", autouse=True)
+def _signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process of the tests keeps its own."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+def test_best_first(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where core runs nothing else is tried and nothing is said."""
+    ladder = Ladder(monkeypatch)
+    assert ladder.run("auto") == Exit.OK
+    assert ladder.names == ["core"]
+    assert ladder.sessions == [("core", [])]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("failure", [NO_BTF, (None, NO_BTF)], ids=["load", "attach"])
+def test_step_down(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failure: Exception | tuple[None, Exception]
+) -> None:
+    """Where core can't run bcc does: one line with the reason and the fix, and the same for the coverage record."""
+    ladder = Ladder(monkeypatch, core=failure)
+    assert ladder.run("auto") == Exit.OK
+    assert ladder.names == ["core", "bcc"]
+    assert ladder.sessions == [("bcc", [{"backend": "core", "reason": str(NO_BTF)}])]
+    assert capsys.readouterr().err == f"tracer: not with core: {NO_BTF}\n"
+
+
+def test_nothing_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where none runs it ends with 4 and the reason of the last; that of the first was said."""
+    ladder = Ladder(monkeypatch, core=NO_BTF, bcc=NO_HEADERS)
+    with pytest.raises(CommandError, match="headers are missing") as error:
+        ladder.run("auto")
+    assert error.value.code == Exit.UNSUPPORTED
+    assert capsys.readouterr().err == f"tracer: not with core: {NO_BTF}\n"
+    assert ladder.sessions == []
+
+
+@pytest.mark.parametrize(("failure", "code"), [(NO_PRIVILEGE, Exit.PRIVILEGE), (NO_RING, Exit.FAILURE)])
+def test_no_step_that_would_not_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failure: UnusableError, code: Exit
+) -> None:
+    """What the next backend needs just as much ends it at once, with one line."""
+    ladder = Ladder(monkeypatch, core=failure)
+    with pytest.raises(CommandError, match=str(failure)) as error:
+        ladder.run("auto")
+    assert error.value.code == code
+    assert ladder.names == ["core"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("name", "failure"), [("core", NO_BTF), ("bcc", NO_HEADERS)])
+def test_what_was_asked_for_alone(monkeypatch: pytest.MonkeyPatch, name: str, failure: UnusableError) -> None:
+    """A backend that was named is the only one tried."""
+    ladder = Ladder(monkeypatch, **{name: failure})
+    with pytest.raises(CommandError, match=str(failure)):
+        ladder.run(name)
+    assert ladder.names == [name]
+    ladder = Ladder(monkeypatch)
+    assert ladder.run(name) == Exit.OK
+    assert ladder.names == [name]
+
+
+def test_backend_that_failed_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What core had loaded is gone before bcc is tried."""
+    ladder = Ladder(monkeypatch, core=(None, NO_BTF))
+    ladder.run("auto")
+    assert ladder.tried[0].closed
+
+
+def test_interrupted_while_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C reaches the compiler too: that it then failed is no failure of the tracer's."""
+    command = Live(Options(backend="bcc"))
+
+    def make(*_: Any) -> Fake:
+        command._stop()
+        return Fake("bcc", UnusableError("BCC ended by signal 2", 4), None)
+
+    monkeypatch.setattr(Live, "_backend", make)
+    assert command.run() == Exit.OK
+
+
+def test_backends_by_name() -> None:
+    """Each name that can be asked for makes that backend."""
+    for name in live.BACKENDS[1:]:
+        assert Live(Options())._backend(name).name == name
