@@ -41,6 +41,8 @@ class BpfBuildHook(BuildHookInterface[Any]):
             # Named one by one: an object left over from a deleted source is not shipped.
             build_data["artifacts"] += [f"/{path}" for path in objects]
             build_data["force_include"] |= corpus_files(root) | {str(programs): f"{CORPUS}/{ARCHIVE}"}
+            # BCC compiles them again on machines without BTF.
+            build_data["force_include"][str(root / "bpf")] = "tracer/probes/bpf"
             # No Python code is compiled, but the probes are for one architecture.
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"

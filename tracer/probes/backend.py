@@ -196,6 +196,7 @@ class Backend(ABC):
         self._maps, _ = libbpf.load(object_file("maps"), knobs=knobs, optional=(), max_entries=sizes)
         self._stack.callback(self._maps.close)
         self._tallies = self._maps.map("tallies").mmap()
+        self._stack.callback(self._tallies.close)
         return self._maps
 
     def _open_rings(self) -> None:

@@ -44,7 +44,6 @@ _HELD: Final = struct.Struct("=QQQQQ16s")  # struct held_socket
 _MAP_NAME: Final = slice(24, 40)  # of struct bpf_map_info
 _PIDFD_GETFD: Final = 438  # the same on every architecture (5.6)
 _NO_SNAPSHOT: Final = "processes and sockets that were there before: /proc is not that of the first pid namespace"
-_NO_SOCKETS: Final = "sockets that were open before: taking a look at them needs CAP_SYS_PTRACE"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -98,10 +97,9 @@ class Bcc(Backend):
                         fds[name] = self._own_map(name, declared.declaration(name))
         fds[_ANSWER] = self._own_map(_ANSWER, _ANSWER_MAP)
         self._answer: mmap.mmap = Map(_ANSWER, fds[_ANSWER]).mmap()
+        self._stack.callback(self._answer.close)
         self._load_programs(fds)
-        self._ask("whoami")
-        own = HEADER.unpack_from(self._answer)
-        self._exclude((own[TGID], own[START]), self._other_tracers())
+        self._exclude(self._whoami(), self._other_tracers())
         self._fill_filters()
         self._open_rings()
 
@@ -133,6 +131,12 @@ class Bcc(Backend):
     def _ask(self, name: str, arguments: bytes = b"") -> int:
         """Run a program in this process; what it tells is in the map of the answer."""
         return libbpf.run_program(self._loaded[name].fd, arguments=arguments)
+
+    def _whoami(self) -> tuple[int, int]:
+        """This process's pid in the first namespace, and its start in ns."""
+        self._ask("whoami")
+        own = HEADER.unpack_from(self._answer)
+        return own[TGID], own[START]
 
     def _other_tracers(self) -> dict[int, int]:
         """Other running tracers, by pid and start: who holds a map called like ours, and is in it.
@@ -170,7 +174,8 @@ class Bcc(Backend):
     def _more_blind(self) -> list[str]:
         if not self._in_first_namespace:
             return [_NO_SNAPSHOT]
-        return [] if _may_take() else [_NO_SOCKETS]
+        closed = sum(map(_is_closed, _pids()))
+        return [f"sockets that {closed} processes had before: looking into them is refused"] if closed else []
 
     def _section(self, program: str) -> str:
         return f"raw_tp/{_RAW[program]}" if program in _RAW else f"tp/syscalls/{_SYSCALLS[program]}"
@@ -247,11 +252,18 @@ def _take(pidfd: int, descriptor: int) -> int:
     return result if result >= 0 else -number
 
 
-def _may_take() -> bool:
-    """Whether descriptors of other users' processes can be taken: tried with the first process and one it has not."""
-    pidfd = os.pidfd_open(1)
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+
+
+def _is_closed(pid: int) -> bool:
+    """Whether descriptors of a process can't be taken: tried with one that nobody has."""
     try:
-        return _take(pidfd, (1 << 31) - 1) == -errno.EBADF
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return False  # it has ended
+    try:
+        return _take(pidfd, (1 << 31) - 1) == -errno.EPERM
     finally:
         os.close(pidfd)
 
@@ -290,9 +302,8 @@ def _effective_user(process: Path) -> int:
 def _map_holders(ids: set[int]) -> Iterator[tuple[int, int]]:
     """Pids of root and of this user that hold one of these maps, and which."""
     users = {0, os.geteuid()}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
+    for pid in _pids():
+        entry = Path("/proc", str(pid))
         try:
             # Not the owner of the directory: that is root's where the process is not dumpable.
             if _effective_user(entry) not in users:
@@ -303,6 +314,6 @@ def _map_holders(ids: set[int]) -> Iterator[tuple[int, int]]:
                 facts = (entry / "fdinfo" / descriptor.name).read_text()
                 number = next((int(line.split()[1]) for line in facts.splitlines() if line.startswith("map_id:")), 0)
                 if number in ids:
-                    yield int(entry.name), number
+                    yield pid, number
         except OSError:
             continue  # ended meanwhile, or not for us to see
