@@ -144,7 +144,7 @@ class Bcc(Backend):
         Anybody could make a map by that name; root and this very user have no need to.
         """
         own = self._maps.map(_EXCLUDED)
-        maps = {number: fd for number, fd in _maps_named(_EXCLUDED) if number != _map_id(own.fd)}
+        maps = dict(_maps_named(_EXCLUDED, _map_id(own.fd)))
         found = {}
         try:
             for pid, number in _map_holders(set(maps)) if maps else ():
@@ -279,14 +279,17 @@ def _map_id(fd: int) -> int:
     return int(_KEY.unpack_from(_map_info(fd), 4)[0])
 
 
-def _maps_named(name: str) -> Iterator[tuple[int, int]]:
-    """Ids and descriptors (the caller closes them) of the kernel's maps of a name. Takes CAP_SYS_ADMIN, else none."""
+def _maps_named(name: str, without: int) -> Iterator[tuple[int, int]]:
+    """Ids and descriptors (the caller closes them) of the kernel's maps of a name, but the one ``without``.
+
+    Takes CAP_SYS_ADMIN; there are none for others.
+    """
     lib = library()
     number = ctypes.c_uint32(0)
     while lib.bpf_map_get_next_id(number.value, ctypes.byref(number)) == 0:
-        fd = lib.bpf_map_get_fd_by_id(number.value)
+        fd = lib.bpf_map_get_fd_by_id(number.value) if number.value != without else -1
         if fd < 0:
-            continue  # gone, or not for us
+            continue  # ours, gone, or not for us
         if _map_info(fd)[_MAP_NAME].rstrip(b"\0") == name.encode():
             yield number.value, fd
         else:
