@@ -62,7 +62,8 @@ def test_everything_is_attached(monkeypatch: pytest.MonkeyPatch) -> None:
     assert coverage.compiled == {"by": "BCC 9.9", "cached": False, "seconds": 1.25}
     assert descriptors() == before
     with Core(EVERYTHING, 2 << 20, 64 << 10) as core:
-        assert coverage.blind == core.start().blind
+        # Whether the kernel hides process 1 only an iterator tells.
+        assert coverage.blind == [each for each in core.start().blind if "process 1" not in each]
 
 
 def test_optional_program_that_is_refused(compiler: dict[str, bytes]) -> None:
