@@ -41,6 +41,7 @@ PLACEHOLDERS = {
     "tracer.raw": "<field>",
     "tracer.coverage.hooks": "<program>",
     "tracer.coverage.refused": "<program>",
+    "tracer.coverage.steps_down": "<backend>",
     "tracer.coverage.buffer": "<ring>",
     "tracer.loss.causes": "<cause>",
     "tracer.ledger.by_kind": "<kind>",
@@ -57,7 +58,7 @@ TYPES = {
 }
 
 # Places that a document may name by an absolute path; any other is a path of somebody's machine.
-SYSTEM_PATHS = re.compile(r"/(bin|dev|etc|proc|run|srv|sys|tmp|usr|var)(/|$)|/nonexistent/|/(execve|listen)$")
+SYSTEM_PATHS = re.compile(r"/(bin|dev|etc|lib|proc|run|srv|sys|tmp|usr|var)(/|$)|/nonexistent/|/(execve|listen)$")
 
 
 def ledger() -> dict[str, Any]:
@@ -82,9 +83,10 @@ def notices() -> Iterator[Event]:
     rings = {"lifecycle": 4096, "bulk": 4096}
     # A pid that is not this process's own is what another pid namespace looks like.
     found = Coverage("core", hooks, refused, ["sockets other than TCP"], [4242], os.getpid() + 1, rings)
+    found = found._replace(compiled={"by": "BCC 0.26.0", "cached": True, "milliseconds": 4})
     one = frozenset({1})
     filters = Filters(frozenset(Kind), one, True, ["a*"], ["/usr/*"], one, one, ["10.0.0.0/8"], one)
-    coverage = live._coverage(found, live.Options(filters))
+    coverage = live._coverage(found, live.Options(filters), {"core": "no BTF"})
     started = facts.started() | {"loginuid": 1000, "sudo_uid": 1000, "terminal": "/dev/pts/0"}
     loss = Loss("exec", "emit", 3, NOW, NOW + SECOND, [0], {"no_space": 3})
     yield Notice("tracer-coverage", NOW, "state", {"coverage": coverage})

@@ -45,7 +45,7 @@ class Ladder:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **failures: Exception | tuple[None, Exception] | None) -> None:
         self.tried: list[Fake] = []
-        self.sessions: list[tuple[str, list[dict[str, str]]]] = []
+        self.sessions: list[tuple[str, dict[str, str]]] = []
 
         def make(_: Live, name: str) -> Fake:
             failure = failures.get(name)
@@ -53,7 +53,7 @@ class Ladder:
             self.tried.append(Fake(name, load, attach))
             return self.tried[-1]
 
-        def session(_: Live, backend: Fake, coverage: Coverage, steps: list[dict[str, str]]) -> Exit:
+        def session(_: Live, backend: Fake, coverage: Coverage, steps: dict[str, str]) -> Exit:
             assert coverage.backend == backend.name
             self.sessions.append((backend.name, steps))
             return Exit.OK
@@ -82,7 +82,7 @@ def test_best_first(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     ladder = Ladder(monkeypatch)
     assert ladder.run("auto") == Exit.OK
     assert ladder.names == ["core"]
-    assert ladder.sessions == [("core", [])]
+    assert ladder.sessions == [("core", {})]
     assert capsys.readouterr().err == ""
 
 
@@ -94,7 +94,7 @@ def test_step_down(
     ladder = Ladder(monkeypatch, core=failure)
     assert ladder.run("auto") == Exit.OK
     assert ladder.names == ["core", "bcc"]
-    assert ladder.sessions == [("bcc", [{"backend": "core", "reason": str(NO_BTF)}])]
+    assert ladder.sessions == [("bcc", {"core": str(NO_BTF)})]
     assert capsys.readouterr().err == f"tracer: not with core: {NO_BTF}\n"
 
 

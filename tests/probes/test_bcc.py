@@ -59,7 +59,7 @@ def test_everything_is_attached(monkeypatch: pytest.MonkeyPatch) -> None:
     assert coverage.hooks.keys() == STREAM | SYSCALL_HOOKS | {"syn_again"}
     assert coverage.hooks["process_exec"] == "raw_tp/sched_process_exec"
     assert coverage.hooks["exit_accept4"] == "tp/syscalls/sys_exit_accept4"
-    assert coverage.compiled == {"by": "BCC 9.9", "cached": False, "seconds": 1.25}
+    assert coverage.compiled == {"by": "BCC 9.9", "cached": False, "milliseconds": 1250}
     assert descriptors() == before
     with Core(EVERYTHING, 2 << 20, 64 << 10) as core:
         # Whether the kernel hides process 1 only an iterator tells.

@@ -88,7 +88,7 @@ class Live:
     def _with_backend(self) -> Exit:
         """Trace with the backend that was asked for, or with the best that really starts here. Raises CommandError."""
         ladder = _LADDER if self._options.backend == "auto" else (self._options.backend,)
-        steps: list[dict[str, str]] = []
+        steps: dict[str, str] = {}
         for name in ladder:
             try:
                 with self._backend(name) as backend:
@@ -100,7 +100,7 @@ class Live:
                 # Without privilege no other backend of this kind starts either.
                 if name == ladder[-1] or error.code != Exit.UNSUPPORTED:
                     raise CommandError(str(error), Exit(error.code)) from error
-                steps.append({"backend": name, "reason": str(error)})
+                steps[name] = str(error)
                 _tell(f"not with {name}: {error}")
         raise AssertionError(ladder)
 
@@ -130,7 +130,7 @@ class Live:
 
     # The beginning.
 
-    def _session(self, core: Backend, coverage: Coverage, steps: list[dict[str, str]]) -> Exit:
+    def _session(self, core: Backend, coverage: Coverage, steps: dict[str, str]) -> Exit:
         options = self._options
         if options.output is not None and options.record is not None and _same(options.output, options.record):
             raise CommandError(f"--output and --record both name {options.record}: give them two files", Exit.USAGE)
@@ -147,7 +147,7 @@ class Live:
                 "session": facts.session_to_json(session),
                 "filters": options.filters.as_json(),
                 "count": options.count,
-                "coverage": _coverage(coverage, self._options) | ({"steps_down": steps} if steps else {}),
+                "coverage": _coverage(coverage, self._options, steps),
                 "started": facts.started(),
             }
         )
@@ -329,7 +329,7 @@ def _only(data: bytes, kind: Kind) -> bytes:
     return _sorted_out(data, kind, keep=True)
 
 
-def _coverage(coverage: Coverage, options: Options) -> dict[str, Any]:
+def _coverage(coverage: Coverage, options: Options, steps: dict[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "backend": coverage.backend,
         "hooks": coverage.hooks,
@@ -345,6 +345,8 @@ def _coverage(coverage: Coverage, options: Options) -> dict[str, Any]:
         found["costs"] = [f"{taxing} tracepoints of system calls: every call on the machine takes some 30 ns longer"]
     if coverage.refused:
         found["refused"] = coverage.refused
+    if steps:
+        found["steps_down"] = steps
     if coverage.compiled is not None:
         found["compiled"] = coverage.compiled
     if coverage.own_pid != os.getpid():

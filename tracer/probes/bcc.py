@@ -169,7 +169,7 @@ class Bcc(Backend):
         built = self.built
         if built is None:
             return None
-        return {"by": f"BCC {built.version}", "cached": built.cached, "seconds": round(built.seconds, 3)}
+        return {"by": f"BCC {built.version}", "cached": built.cached, "milliseconds": round(built.seconds * 1000)}
 
     def _more_blind(self) -> list[str]:
         if not self._in_first_namespace:
