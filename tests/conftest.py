@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# So that their assertions, too, say what they compared.
+pytest.register_assert_rewrite("tests.traps.checks")
+
 pytest_plugins = ["pytester"]
 if (Path(__file__).parent / "tracing.py").exists():
     pytest_plugins.append("tests.tracing")
