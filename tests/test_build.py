@@ -1,15 +1,18 @@
 """The compile step and the wheel, tried on copies of the project with a program of their own."""
 
+import io
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from scripts import build_bpf
+from scripts import build_bpf, build_corpus
+from tests.traps.compiling import PACKAGES
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,12 +42,16 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project of one BPF program, with the build of this one."""
+    """A project of one BPF program and one trap program, with the build of this one."""
     for name in (
         "pyproject.toml",
         "hatch_build.py",
         "LICENSE",
         "scripts/build_bpf.py",
+        "scripts/build_corpus.py",
+        "tests/__init__.py",
+        "tests/traps/__init__.py",
+        "tests/traps/compiling.py",
         "tracer/__init__.py",
         ".gitignore",
     ):
@@ -55,6 +62,8 @@ def project(tmp_path: Path) -> Path:
         shutil.copy(readme, tmp_path)
     (tmp_path / "bpf").mkdir()
     (tmp_path / "bpf/toy.bpf.c").write_text(TOY)
+    (tmp_path / "tests/traps/programs").mkdir()
+    (tmp_path / "tests/traps/programs/trap_99_toy.c").write_text("int main(void) { return 99; }\n")
     return tmp_path
 
 
@@ -149,11 +158,55 @@ def test_wheel(project: Path, tmp_path: Path) -> None:
     assert "Root-Is-Purelib: false" in metadata
 
 
-def test_wheel_without_compiler(project: Path, tmp_path: Path) -> None:
-    """Without clang no wheel is made, and the reason is one line, not a traceback."""
-    result = build_wheel(project, tmp_path / "out", CLANG="no-such-clang")
+def test_wheel_carries_the_corpus(project: Path, tmp_path: Path) -> None:
+    """The wheel holds the tests and, in one archive, their programs: static, stripped, without the build's paths."""
+    result = build_wheel(project, tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    (wheel,) = (tmp_path / "out").iterdir()
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if name.startswith("tracer/corpus/")}
+        packed = archive.read("tracer/corpus/tests/traps/programs.tar.xz")
+    assert names == {
+        "tracer/corpus/bpf/toy.bpf.c",
+        "tracer/corpus/tests/__init__.py",
+        "tracer/corpus/tests/traps/__init__.py",
+        "tracer/corpus/tests/traps/compiling.py",
+        "tracer/corpus/tests/traps/programs.tar.xz",
+    }
+    with tarfile.open(fileobj=io.BytesIO(packed)) as programs:
+        assert programs.getnames() == ["trap_99_toy"]
+        data = programs.extractfile("trap_99_toy")
+        assert data is not None
+        program = tmp_path / "trap_99_toy"
+        program.write_bytes(data.read())
+        program.chmod(programs.getmember("trap_99_toy").mode)
+    assert subprocess.run([program], check=False).returncode == 99
+    assert not {".interp", ".dynamic", ".symtab", ".debug_info"} & sections(program)
+    assert str(project).encode() not in program.read_bytes()
+    assert not (project / "tracer/corpus").exists()
+
+
+def test_the_same_programs_give_the_same_archive(project: Path, tmp_path: Path) -> None:
+    """Built twice, the archive is the same to the byte: nothing of when or where it was built is in it."""
+    made = []
+    for name in ("one", "two"):
+        build_corpus.pack_programs(project, tmp_path / name, ("gcc",))
+        made.append((tmp_path / name).read_bytes())
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("CLANG", f"no-such-tool is missing; {build_bpf.PACKAGES}"),
+        ("CC", f"the trap programs need a C compiler: no-such-tool: No such file or directory; {PACKAGES}"),
+    ],
+)
+def test_wheel_without_compiler(project: Path, tmp_path: Path, variable: str, message: str) -> None:
+    """Without clang or gcc no wheel is made, and the reason is one line, not a traceback."""
+    result = build_wheel(project, tmp_path / "out", **{variable: "no-such-tool"})
     assert result.returncode != 0
-    assert f"no-such-clang is missing; {build_bpf.PACKAGES}" in result.stdout + result.stderr
+    assert message in result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
 
 

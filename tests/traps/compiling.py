@@ -5,7 +5,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-__all__ = ["FLAGS", "PROGRAMS", "CompileError", "command", "compile_program", "compiler"]
+__all__ = ["FLAGS", "PACKAGES", "PROGRAMS", "CompileError", "command", "compile_program", "compiler"]
 
 PROGRAMS = Path(__file__).parent / "programs"
 # Static, so that the same file runs in a guest that has no libraries.
