@@ -74,6 +74,14 @@ static __always_inline void read_audit(const struct task_struct *task, u32 *logi
 		*session = BPF_CORE_READ(task, sessionid);
 }
 
+/* Some kernels forget the way back when a program is detached from a function that a task
+ * sleeps in, as all do in accept(2), and crash. Those that don't have this struct (5.12,
+ * commit e21aa341785c, and 5.10 since its backport); on others this is not verified. */
+#define SAFE_TO_DETACH do {						\
+	if (!bpf_core_type_exists(struct bpf_tramp_image))		\
+		return ((int (*)(void))0x7fff)();	/* no helper */	\
+} while (0)
+
 #endif /* not TRACER_BCC */
 
 /* At a syscall's exit arm64's regs[0] holds the result; the first argument is kept in orig_x0. */

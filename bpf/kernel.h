@@ -63,6 +63,9 @@ enum { BPF_F_NO_PREALLOC = 1 << 0, BPF_F_MMAPABLE = 1 << 10 };
 #define EALREADY 114
 #define EINPROGRESS 115
 #define ECONNABORTED 103
+#define ECONNRESET 104
+#define ETIMEDOUT 110
+#define ECONNREFUSED 111
 #define SOCK_DEAD 0			/* bit of skc_flags: no file leads to it any more */
 #define SOCK_DONE 1			/* bit of skc_flags: a FIN has come */
 #define ANON_INODE_FS_MAGIC 0x09041934
@@ -111,7 +114,15 @@ struct signal_struct {
 #define PIDTYPE_SID 3
 struct sched_entity { u64 sum_exec_runtime; };
 
+struct thread_info { unsigned long flags; u32 status; };	/* status on x86 alone */
+#if defined(__TARGET_ARCH_x86)
+#define TS_COMPAT 2			/* of status: in a system call of 32 bits */
+#elif defined(__TARGET_ARCH_arm64)
+#define TIF_32BIT 22			/* bit of flags: a process of 32 bits */
+#endif
+
 struct task_struct {
+	struct thread_info thread_info;
 	unsigned int flags;
 	int exit_state;
 	int exit_code;
@@ -177,6 +188,8 @@ struct tcp_sock {
 	u32 total_retrans;
 };
 struct socket { struct sock *sk; };
+struct proto_accept_arg { bool kern; };
+struct bpf_tramp_image { u64 size; };
 struct sk_buff { unsigned int len; };
 
 struct bpf_map { char name[16]; };
@@ -194,7 +207,15 @@ struct trace_entry { int pid; };
 struct trace_event_raw_sys_exit { struct trace_entry ent; long id; long ret; };
 
 #if defined(__TARGET_ARCH_x86)
-struct pt_regs { unsigned long di; unsigned long si; unsigned long dx; unsigned long r10; unsigned long ax; };
+struct pt_regs {
+	unsigned long di;
+	unsigned long si;
+	unsigned long dx;
+	unsigned long r10;
+	unsigned long ax;
+	unsigned long bx;
+	unsigned long cx;
+};
 #elif defined(__TARGET_ARCH_arm64)
 struct pt_regs { u64 regs[31]; u64 orig_x0; };
 #endif

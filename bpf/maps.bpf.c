@@ -3,6 +3,7 @@
  * The maps that all probe objects share, and nothing else: made first, so that the
  * objects with the programs can be loaded side by side.
  */
-#include "common.bpf.h"
+#include "exec.bpf.h"
+#include "socket.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

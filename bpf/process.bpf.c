@@ -3,26 +3,9 @@
  * Processes: exec, failed exec, fork, exit, and the iterator that finds those
  * which ran before the probes did.
  */
-#include "common.bpf.h"
+#include "exec.bpf.h"
 
 LICENSE("Dual BSD/GPL");
-
-/* An exec record is too large for the stack. A slot is claimed, so that whatever
- * interrupts the owner on this CPU takes another one; no free slot is counted loss. */
-#define SLOTS 3
-
-struct slot {
-	u32 busy;
-	u32 zero;		/* always 0, but the verifier does not know it */
-	char bytes[sizeof(struct exec_record) + EXEC_DATA] __attribute__((aligned(8)));
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, SLOTS);
-	__type(key, u32);
-	__type(value, struct slot);
-} slots SEC(".maps");
 
 /* Processes whose exit was reported: two last threads that exit at once both see
  * signal->live at 0 (the tracepoint tells them apart only since 6.16, group_dead). */
@@ -33,31 +16,12 @@ struct {
 	__type(value, u8);
 } exited SEC(".maps");
 
-static __always_inline struct slot *take_slot(void)
-{
-	struct slot *slot;
-
-	for (u32 i = 0; i < SLOTS; i++) {
-		u32 key = i;
-
-		slot = bpf_map_lookup_elem(MAP(slots), &key);
-		if (slot && claim(&slot->busy))
-			return slot;
-	}
-	return NULL;
-}
-
 /* Writes the components of a path from the leaf up, each with its NUL, and returns
  * the bytes written: at most PATH_BYTES, at most PATH_DEPTH components and mounts. The
  * walk goes to the root of the mount namespace, past a chroot.
  *
  * Lengths are u64 everywhere: compilers without 32-bit arithmetic shift a u32 up and down,
- * over which 5.10 loses its bounds.
- *
- * The offset is kept at one range, 0 to 4095, by a mask that the compiler can't see
- * through: else every mix of names and mounts is a state of its own for the verifier. */
-#define ONE_RANGE(x, mask) asm volatile("%0 &= " #mask : "+r"(x))
-
+ * over which 5.10 loses its bounds. */
 static __always_inline u64 write_path(char *to, const struct path *path, u32 zero, u32 *flags, u32 too_long)
 {
 	struct dentry *dentry = BPF_CORE_READ(path, dentry);
@@ -311,87 +275,8 @@ int BPF_PROG(process_exit, struct task_struct *task)
 	return 0;
 }
 
-/* A failed exec never reaches sched_process_exec. Its arguments are still in the
- * caller's registers and memory; they are what was asked for, not evidence of more. */
-static __always_inline int exec_failed(void *ctx, long ret, const char *file, const char *const *argv)
-{
-	struct task_struct *task = (void *)bpf_get_current_task();
-	u64 ids = bpf_get_current_pid_tgid();
-	u32 tgid = ids >> 32;
-	struct exec_failed_record *r;
-	struct tally *t;
-	struct slot *slot;
-	u64 start, off;
-	char *data;
-	long n;
-
-	t = tally_of(KIND_EXEC_FAILED);
-	if (!t)
-		return 0;
-	count(&t->attempts);
-	start = boot_start(BPF_CORE_READ(task, group_leader));
-	if (is_excluded(tgid, start) || !pid_wanted(tgid)) {
-		count(&t->filtered);
-		return 0;
-	}
-	slot = take_slot();
-	if (!slot) {
-		note_failure(t, bpf_ktime_get_boot_ns());
-		count(&t->no_slot);
-		return 0;
-	}
-	r = (void *)slot->bytes;
-	data = r->data;
-	begin(&r->h, KIND_EXEC_FAILED, RING_LIFECYCLE, tgid, (u32)ids, start);
-	identify(&r->id, task);
-	r->file_len = 0;
-	r->args_len = 0;
-	off = slot->zero;
-	if (ret > 0) {
-		/* SECCOMP_RET_KILL_*: the kernel rolls the result register back to the
-		 * syscall's number and a SIGSYS is on its way (5.16, commit 307d522f5eb8). */
-		r->error = 0;
-		r->h.flags |= FLAG_SECCOMP_KILLED;
-	} else {
-		r->error = -ret;
-	}
-	n = bpf_probe_read_user_str(data, FILE_BYTES, file);
-	if (n > 0 && n <= FILE_BYTES) {
-		r->file_len = n;
-		off = n;
-		if (n == FILE_BYTES)
-			r->h.flags |= FLAG_TRUNCATED_FILE;
-	} else {
-		r->h.flags |= FLAG_FAULT_ARGS;
-	}
-	for (int i = 0; i < FAILED_ARGS; i++) {
-		const char *arg = NULL;
-
-		ONE_RANGE(off, 16383);
-		if (bpf_probe_read_user(&arg, sizeof(arg), &argv[i]) || !arg)
-			break;
-		if (off > ARGS_BYTES || i == FAILED_ARGS - 1) {
-			r->h.flags |= FLAG_TRUNCATED_ARGS;
-			break;
-		}
-		n = bpf_probe_read_user_str(data + off, FILE_BYTES, arg);
-		if (n <= 0 || n > FILE_BYTES) {
-			r->h.flags |= FLAG_FAULT_ARGS;
-			break;
-		}
-		if (n == FILE_BYTES)
-			r->h.flags |= FLAG_TRUNCATED_ARGS;
-		off += n;
-	}
-	r->args_len = off - r->file_len;
-	if (r->h.flags & (FLAG_TRUNCATED_ARGS | FLAG_TRUNCATED_FILE | FLAG_FAULT_ARGS))
-		count(&t->truncated);
-	if (off <= EXEC_DATA)
-		emit(ctx, lifecycle, r, sizeof(*r) + off, t);
-	release(&slot->busy);
-	return 0;
-}
-
+/* Not 0 also for SECCOMP_RET_KILL_*: the kernel rolls the result register back to the
+ * syscall's number and a SIGSYS is on its way (5.16, commit 307d522f5eb8). */
 SEC("tp/syscalls/sys_exit_execve")
 int exit_execve(struct trace_event_raw_sys_exit *ctx)
 {
@@ -400,7 +285,7 @@ int exit_execve(struct trace_event_raw_sys_exit *ctx)
 	if (ctx->ret == 0)
 		return 0;
 	regs = user_regs((void *)bpf_get_current_task());
-	return exec_failed(ctx, ctx->ret, (const char *)REGS_ARG1(regs), (const char *const *)REGS_ARG2(regs));
+	return exec_failed(ctx, ctx->ret, (const char *)REGS_ARG1(regs), (const void *)REGS_ARG2(regs), false);
 }
 
 SEC("tp/syscalls/sys_exit_execveat")
@@ -411,7 +296,7 @@ int exit_execveat(struct trace_event_raw_sys_exit *ctx)
 	if (ctx->ret == 0)
 		return 0;
 	regs = user_regs((void *)bpf_get_current_task());
-	return exec_failed(ctx, ctx->ret, (const char *)REGS_ARG2(regs), (const char *const *)REGS_ARG3(regs));
+	return exec_failed(ctx, ctx->ret, (const char *)REGS_ARG2(regs), (const void *)REGS_ARG3(regs), false);
 }
 
 /* Who asks, as the initial namespaces see it: tgid, tid, start. */

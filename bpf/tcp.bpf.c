@@ -7,229 +7,9 @@
  * taken where the owner itself runs: at CLOSE -> SYN_SENT and CLOSE -> LISTEN, and at
  * the return of accept(2); `sockets` carries it to the events that come by softirq.
  */
-#include "common.bpf.h"
+#include "socket.bpf.h"
 
 LICENSE("Dual BSD/GPL");
-
-struct socket_state {
-	u64 flow;
-	u64 opened;
-	u64 established;
-	u64 start;		/* of the owner */
-	u64 cgroup;
-	u32 tgid;		/* of the owner; 0: none yet */
-	u32 tid;
-	u32 uid;
-	u32 error;
-	u8 role;
-	u8 sock_flags;
-	u8 state_at_close;
-	u8 excluded;		/* the owner is a tracer; looked up once */
-	u16 dport;		/* as asked for: a connect that fails for want of a port forgets it */
-	u16 reserved2;
-	char comm[COMM_LEN];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
-	/* The sock's address. An entry ends with its connection. The few that can't (reset before
-	 * accept(2) and never accepted, failed in io_uring) are overwritten by the next connection at
-	 * that address: there are never more of them than there were sockets at once. */
-	__type(key, u64);
-	__type(value, struct socket_state);
-} sockets SEC(".maps");
-
-static __always_inline bool is_tcp(const struct sock *sk, const bool typed)
-{
-	u16 family = FIELD(typed, sk, __sk_common.skc_family);
-
-	return FIELD(typed, sk, sk_protocol) == IPPROTO_TCP && (family == AF_INET || family == AF_INET6);
-}
-
-static __always_inline u64 new_flow(u64 now)
-{
-	/* No CPU makes two in one nanosecond; 2^54 ns are 208 days, then it starts over,
-	 * and what is still open from before is not the same nanosecond and CPU. */
-	return now << 10 | (bpf_get_smp_processor_id() & 1023);
-}
-
-/* The current task becomes the owner: only where it really is. */
-static __always_inline void own(struct socket_state *s)
-{
-	struct task_struct *leader, *task = (void *)bpf_get_current_task();
-	u64 ids = bpf_get_current_pid_tgid();
-
-	s->tgid = ids >> 32;
-	s->tid = ids;
-	s->uid = bpf_get_current_uid_gid();
-	s->cgroup = bpf_get_current_cgroup_id();
-	if (s->tgid == s->tid) {
-		s->start = boot_start(task);
-		bpf_get_current_comm(s->comm, sizeof(s->comm));
-	} else {
-		leader = BPF_CORE_READ(task, group_leader);
-		s->start = boot_start(leader);
-		bpf_core_read(&s->comm, sizeof(s->comm), &leader->comm);
-	}
-	s->excluded = is_excluded(s->tgid, s->start);
-}
-
-/* The beginning of sock_common in one read; the fields lie in it where CO-RE says (the
- * last one, skc_net, at byte 48 since 3.x; were it ever elsewhere, the verifier would say so). */
-#define COMMON_BYTES 64
-#define IN_COMMON(common, type, field) (*(type *)((common) + bpf_core_field_offset(struct sock_common, field)))
-
-static __always_inline void read_addresses(struct socket_record *r, const struct sock *sk, const bool typed)
-{
-	const struct inet_sock *inet = (const void *)sk;
-	u32 local, remote;
-
-	if (typed) {
-		r->family = sk->__sk_common.skc_family;
-		r->netns = sk->__sk_common.skc_net.net->ns.inum;
-		r->dport = __builtin_bswap16(sk->__sk_common.skc_dport);
-		r->sport = sk->__sk_common.skc_num;
-		local = sk->__sk_common.skc_rcv_saddr;
-		remote = sk->__sk_common.skc_daddr;
-	} else {
-		char common[COMMON_BYTES] __attribute__((aligned(8)));
-		const struct net *net;
-
-		bpf_probe_read_kernel(common, sizeof(common), &sk->__sk_common);
-		net = IN_COMMON(common, possible_net_t, skc_net).net;
-		r->family = IN_COMMON(common, u16, skc_family);
-		r->netns = BPF_CORE_READ(net, ns.inum);
-		r->dport = __builtin_bswap16(IN_COMMON(common, u16, skc_dport));
-		r->sport = IN_COMMON(common, u16, skc_num);
-		local = IN_COMMON(common, u32, skc_rcv_saddr);
-		remote = IN_COMMON(common, u32, skc_daddr);
-	}
-	/* skc_num is 0 at SYN_SENT and again at CLOSE, inet_sport is still right there. */
-	if (!r->sport)
-		r->sport = __builtin_bswap16(BPF_CORE_READ(inet, inet_sport));
-	if (r->family == AF_INET6) {
-		bpf_core_read(r->saddr, 16, &sk->__sk_common.skc_v6_rcv_saddr);
-		bpf_core_read(r->daddr, 16, &sk->__sk_common.skc_v6_daddr);
-	} else {
-		r->saddr[10] = r->saddr[11] = r->daddr[10] = r->daddr[11] = 0xff;
-		*(u32 *)(r->saddr + 12) = local;
-		*(u32 *)(r->daddr + 12) = remote;
-	}
-}
-
-static __always_inline void read_totals(struct socket_record *r, const struct sock *sk, const bool typed)
-{
-	const struct tcp_sock *tp = typed ? bpf_skc_to_tcp_sock((void *)sk) : (const void *)sk;
-
-	if (!tp)
-		return;
-	/* bytes_sent counts payload, retransmissions included (4.19, commit ba113c3aa79a). */
-	r->sent = FIELD(typed, tp, bytes_sent) - FIELD(typed, tp, bytes_retrans);
-	/* bytes_received follows rcv_nxt, so it counts a FIN (tcp_rcv_nxt_update() in net/ipv4/tcp_input.c). */
-	r->received = FIELD(typed, tp, bytes_received);
-	if (r->received && FIELD(typed, sk, __sk_common.skc_flags) >> SOCK_DONE & 1)
-		r->received--;
-	r->retransmits = FIELD(typed, tp, total_retrans);
-	r->rtt_us = FIELD(typed, tp, srtt_us) >> 3;
-}
-
-static __always_inline void fill_at(struct socket_record *r, u64 now, const struct socket_state *s, u32 kind)
-{
-	__builtin_memset(r, 0, sizeof(*r));
-	begin_at(&r->h, now, kind, RING_BULK, s->tgid, s->tid, s->start);
-	r->flow = s->flow;
-	r->opened = s->opened;
-	r->established = s->established;
-	r->cgroup = s->cgroup;
-	r->uid = s->uid;
-	r->role = s->role;
-	r->sock_flags = s->sock_flags;
-	__builtin_memcpy(r->comm, s->comm, COMM_LEN);
-}
-
-static __always_inline void fill(struct socket_record *r, const struct socket_state *s, u32 kind)
-{
-	fill_at(r, bpf_ktime_get_boot_ns(), s, kind);
-}
-
-static __always_inline bool address_wanted(const u8 *address)
-{
-	struct cidr_key key = { .bits = 128 };
-
-	__builtin_memcpy(key.address, address, 16);
-	return bpf_map_lookup_elem(MAP(filter_cidrs), &key);
-}
-
-static __always_inline bool wanted(const struct socket_record *r)
-{
-	u32 port;
-
-	if (!pid_wanted(r->h.tgid))
-		return false;
-	if (!(KNOB(kinds) & 1U << r->h.kind))
-		return false;
-	if (KNOB(filters) & FILTER_UID && !bpf_map_lookup_elem(MAP(filter_uids), &r->uid))
-		return false;
-	if (KNOB(filters) & FILTER_NETNS && !bpf_map_lookup_elem(MAP(filter_netns), &r->netns))
-		return false;
-	if (KNOB(filters) & FILTER_PORT) {
-		port = r->sport;
-		if (!bpf_map_lookup_elem(MAP(filter_ports), &port)) {
-			port = r->dport;
-			if (!bpf_map_lookup_elem(MAP(filter_ports), &port))
-				return false;
-		}
-	}
-	if (KNOB(filters) & FILTER_CIDR && !address_wanted(r->saddr) && !address_wanted(r->daddr))
-		return false;
-	return true;
-}
-
-static __always_inline void ship(void *ctx, struct socket_record *r, const struct socket_state *s, struct tally *t)
-{
-	count(&t->attempts);
-	if (s->excluded || !wanted(r)) {
-		count(&t->filtered);
-		return;
-	}
-	emit(ctx, bulk, r, sizeof(*r), t);
-}
-
-static __always_inline void report_at(void *ctx, u64 now, struct socket_state *s, const struct sock *sk, u32 kind,
-				      u8 state, u32 error, const bool typed)
-{
-	struct tally *t = tally_of(kind);
-	struct socket_record r;
-
-	if (!t)
-		return;
-	fill_at(&r, now, s, kind);
-	read_addresses(&r, sk, typed);
-	if (!r.dport)
-		r.dport = s->dport;
-	if (kind != KIND_ACCEPT)
-		read_totals(&r, sk, typed);
-	r.state = state;
-	r.error = error;
-	ship(ctx, &r, s, t);
-}
-
-static __always_inline void report(void *ctx, struct socket_state *s, const struct sock *sk, u32 kind, u8 state,
-				   u32 error, const bool typed)
-{
-	report_at(ctx, bpf_ktime_get_boot_ns(), s, sk, kind, state, error, typed);
-}
-
-static __always_inline void remember(u64 key, struct socket_state *s, u32 kind)
-{
-	if (bpf_map_update_elem(MAP(sockets), &key, s, BPF_ANY)) {
-		struct tally *t = tally_of(kind);
-
-		if (t)
-			count(&t->map_full);
-	}
-}
 
 /* A connect(2) begins: current is the caller, or its io_uring thread. */
 static __always_inline void connect_begins(const struct sock *sk, u64 key)
@@ -265,7 +45,7 @@ static __always_inline void listen_begins(void *ctx, const struct sock *sk, u64 
 	read_addresses(&r, sk, TYPED);
 	r.backlog = FIELD(TYPED, sk, sk_max_ack_backlog);
 	r.state = TCP_CLOSE;
-	ship(ctx, &r, &s, t);
+	ship(ctx, &r, s.excluded, t);
 }
 
 /* The peer has answered, in softirq. An active open gets its outcome; a passive one
@@ -303,18 +83,18 @@ static __always_inline void closed(void *ctx, const struct sock *sk, u64 key, in
 	if (oldstate == TCP_LISTEN) {
 		bpf_map_delete_elem(MAP(sockets), &key);
 	} else if (s->sock_flags & SOCK_ESTABLISHED) {
-		if (!s->tgid && s->role == ROLE_ACCEPT) {
-			/* In its listener's queue it has no file and is no orphan: reset there, accept(2) may
-			 * still return it. Else it was accepted in a way that isn't seen, or its listener went. */
-			if (!FIELD(TYPED, sk, sk_socket) && !(FIELD(TYPED, sk, __sk_common.skc_flags) >> SOCK_DEAD & 1)) {
-				s->sock_flags |= SOCK_CLOSED;
-				s->state_at_close = oldstate;
-				s->error = error;
+		/* In its listener's queue it has no file and is no orphan: reset there, accept(2) may
+		 * still return it. Else it was accepted in a way that isn't seen, or its listener went. */
+		if (!s->tgid && s->role == ROLE_ACCEPT && !FIELD(TYPED, sk, sk_socket) &&
+		    !(FIELD(TYPED, sk, __sk_common.skc_flags) >> SOCK_DEAD & 1)) {
+			s->state_at_close = oldstate;
+			s->error = error;
+			*(volatile u8 *)&s->sock_flags |= SOCK_CLOSED;
+			/* Accepted in this very moment it may not have seen the flag. */
+			if (!*(volatile u32 *)&s->tgid)
 				return;
-			}
 		}
-		report(ctx, s, sk, KIND_CLOSE, oldstate, error, TYPED);
-		bpf_map_delete_elem(MAP(sockets), &key);
+		report_last(ctx, s, sk, key, oldstate, error, TYPED);
 	} else if (s->role == ROLE_CONNECT && !(s->sock_flags & SOCK_REPORTED)) {
 		if (!error && s->sock_flags & SOCK_IN_CONNECT && s->tid == (u32)bpf_get_current_pid_tgid()) {
 			/* EADDRNOTAVAIL and the like: only the syscall's result tells. */
@@ -399,123 +179,45 @@ static __always_inline struct sock *tcp_of(struct file *file, const bool is_sock
 
 /* accept(2) has returned: the new descriptor leads to the very socket, in the
  * accepting process. */
-static __always_inline int accepted(void *ctx, long fd)
+static __always_inline int accepted_as(void *ctx, long fd)
 {
-	struct socket_state fresh = {}, *s;
-	struct sock *sk;
-	u64 key;
+	struct sock *sk = fd < 0 ? NULL : tcp_of(file_of(fd), true);
 
-	if (fd < 0)
-		return 0;
-	sk = tcp_of(file_of(fd), true);
-	if (!sk)
-		return 0;
-	key = (u64)sk;
-	s = bpf_map_lookup_elem(MAP(sockets), &key);
-	if (!s) {
-		/* Established before the probes were, or the map was full then. */
-		fresh.opened = bpf_ktime_get_boot_ns();
-		fresh.flow = new_flow(fresh.opened);
-		fresh.role = ROLE_ACCEPT;
-		fresh.sock_flags = SOCK_ESTABLISHED;
-		own(&fresh);
-		remember(key, &fresh, KIND_ACCEPT);
-		report(ctx, &fresh, sk, KIND_ACCEPT, TCP_SYN_RECV, 0, false);
-		return 0;
-	}
-	own(s);
-	report(ctx, s, sk, KIND_ACCEPT, TCP_SYN_RECV, 0, false);
-	if (s->sock_flags & SOCK_CLOSED) {
-		report(ctx, s, sk, KIND_CLOSE, s->state_at_close, s->error, false);
-		bpf_map_delete_elem(MAP(sockets), &key);
-	}
+	if (sk)
+		accepted(ctx, sk, false);
 	return 0;
 }
 
 SEC("tp/syscalls/sys_exit_accept")
 int exit_accept(struct trace_event_raw_sys_exit *ctx)
 {
-	return accepted(ctx, ctx->ret);
+	return accepted_as(ctx, ctx->ret);
 }
 
 SEC("tp/syscalls/sys_exit_accept4")
 int exit_accept4(struct trace_event_raw_sys_exit *ctx)
 {
-	return accepted(ctx, ctx->ret);
-}
-
-/* A connect that failed before any state changed; the peer as the caller asked. */
-static __always_inline void refused_at_once(void *ctx, const struct sock *sk, const void *address, u32 error)
-{
-	struct tally *t = tally_of(KIND_CONNECT);
-	struct socket_state s = {};
-	struct socket_record r;
-	u16 family = 0, port = 0;
-
-	if (!t)
-		return;
-	s.opened = bpf_ktime_get_boot_ns();
-	s.flow = new_flow(s.opened);
-	s.role = ROLE_CONNECT;
-	own(&s);
-	fill(&r, &s, KIND_CONNECT);
-	read_addresses(&r, sk, false);
-	bpf_probe_read_user(&family, sizeof(family), address);
-	bpf_probe_read_user(&port, sizeof(port), address + 2);
-	r.dport = __builtin_bswap16(port);
-	if (family == AF_INET6) {
-		bpf_probe_read_user(r.daddr, 16, address + 8);
-	} else if (family == AF_INET) {
-		__builtin_memset(r.daddr, 0, 16);
-		r.daddr[10] = r.daddr[11] = 0xff;
-		bpf_probe_read_user(r.daddr + 12, 4, address + 4);
-	} else {
-		r.dport = 0;
-	}
-	r.state = TCP_CLOSE;
-	r.error = error;
-	ship(ctx, &r, &s, t);
+	return accepted_as(ctx, ctx->ret);
 }
 
 SEC("tp/syscalls/sys_exit_connect")
 int exit_connect(struct trace_event_raw_sys_exit *ctx)
 {
 	const struct pt_regs *regs;
-	struct socket_state *s;
 	struct file *file;
 	struct sock *sk;
 	long ret = ctx->ret;
-	u64 key;
+	bool gave_up;
 
 	if (!ret)
-		return 0;	/* ESTABLISHED has said it all */
+		return 0;
 	regs = user_regs((void *)bpf_get_current_task());
 	file = file_of((int)REGS_ARG1(regs));
 	sk = tcp_of(file, false);
 	if (!sk)
 		return 0;
-	key = (u64)sk;
-	s = bpf_map_lookup_elem(MAP(sockets), &key);
-	if (!s) {
-		/* A second connect(2) on one socket asks for its state, it opens nothing. */
-		if (ret < 0 && ret != -EISCONN && ret != -EALREADY && ret != -EINPROGRESS)
-			refused_at_once(ctx, sk, (const void *)REGS_ARG2(regs), -ret);
-		return 0;
-	}
-	if (s->role != ROLE_CONNECT)
-		return 0;
-	if (s->sock_flags & SOCK_DEFERRED) {
-		report(ctx, s, sk, KIND_CONNECT, TCP_SYN_SENT, ret < 0 ? -ret : ECONNABORTED, false);
-		bpf_map_delete_elem(MAP(sockets), &key);
-		return 0;
-	}
-	if (s->sock_flags & SOCK_REPORTED && !(s->sock_flags & SOCK_ESTABLISHED)) {
-		bpf_map_delete_elem(MAP(sockets), &key);
-		return 0;
-	}
-	s->sock_flags &= ~SOCK_IN_CONNECT;
-	if (ret == -EINPROGRESS && !(BPF_CORE_READ(file, f_flags) & O_NONBLOCK))
-		s->sock_flags |= SOCK_SEND_TIMEOUT;
+	gave_up = ret == -EINPROGRESS && !(BPF_CORE_READ(file, f_flags) & O_NONBLOCK);
+	connect_returned(ctx, sk, ret, (const void *)REGS_ARG2(regs), true, gave_up, false);
 	return 0;
 }
 
@@ -523,29 +225,14 @@ SEC("tp/syscalls/sys_exit_listen")
 int exit_listen(struct trace_event_raw_sys_exit *ctx)
 {
 	const struct pt_regs *regs;
-	struct socket_state *s;
-	struct socket_record r;
-	struct tally *t;
 	struct sock *sk;
-	u64 key;
 
 	if (ctx->ret)
 		return 0;
 	regs = user_regs((void *)bpf_get_current_task());
 	sk = tcp_of(file_of((int)REGS_ARG1(regs)), false);
-	key = (u64)sk;
-	if (!sk)
-		return 0;
-	s = bpf_map_lookup_elem(MAP(sockets), &key);
-	t = tally_of(KIND_LISTEN);
-	if (!s || !t || s->role != ROLE_LISTEN || !(s->sock_flags & SOCK_DEFERRED))
-		return 0;
-	s->sock_flags &= ~SOCK_DEFERRED;
-	fill(&r, s, KIND_LISTEN);
-	read_addresses(&r, sk, false);
-	r.backlog = BPF_CORE_READ(sk, sk_max_ack_backlog);
-	r.state = TCP_CLOSE;
-	ship(ctx, &r, s, t);
+	if (sk)
+		listen_returned(ctx, sk, false);
 	return 0;
 }
 

@@ -35,6 +35,13 @@ int try_fentry(const void *ctx __attribute__((unused)))
 	return 0;
 }
 
+SEC("fexit/inet_listen")
+int try_fexit(const void *ctx __attribute__((unused)))
+{
+	SAFE_TO_DETACH;
+	return 0;
+}
+
 SEC("kprobe/inet_csk_accept")
 int try_kprobe(const void *ctx __attribute__((unused)))
 {

@@ -31,8 +31,8 @@ EVERYTHING = KernelFilters(frozenset(SOCKET_KINDS), frozenset(), False, frozense
 
 
 def make(**filters: Any) -> Core:
-    """A backend with these filters in the kernel."""
-    return Core(EVERYTHING._replace(**filters), BUFFER, 64 << 10)
+    """A backend with these filters in the kernel, on tracepoints (test_returns.py has the others)."""
+    return Core(EVERYTHING._replace(**filters), BUFFER, 64 << 10, hooks="tracepoints")
 
 
 @pytest.fixture(name="started")

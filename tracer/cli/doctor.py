@@ -28,7 +28,7 @@ _COMMANDS: Final = (*_TOOLS, "sudo", "pip", "make", "unset")
 _LATER: Final = ("netlink", "procfs")
 _SYSTEM: Final = ("kernel", "container", "pid_namespace", "user_namespace", "cgroups", "lockdown", "unprivileged_bpf")
 _TRACING: Final = ("btf", "libbpf", "perf_events", "tracefs")
-_USED_HOOKS: Final = ("raw_tp", "tp_btf", "tracepoint", "iter/task", "iter.s/task", "iter/task_file")
+_USED_HOOKS: Final = ("raw_tp", "tp_btf", "tracepoint", "fexit", "iter/task", "iter.s/task", "iter/task_file")
 _CONFINEMENT: Final = ("landlock", "seccomp")
 _FOR_BCC: Final = ("headers", "bcc")
 _UNUSED: Final = ("bpffs", *_FOR_BCC)
@@ -85,7 +85,7 @@ def doctor(
     kernel btf libbpf perf_events tracefs lockdown unprivileged_bpf pid_namespace user_namespace
     container cgroups bpffs landlock seccomp headers bcc
                       findings
-    hooks             findings by kind of hook: raw_tp, tp_btf, tracepoint, fentry, kprobe, lsm,
+    hooks             findings by kind of hook: raw_tp, tp_btf, tracepoint, fentry, fexit, kprobe, lsm,
                       iter/task, iter.s/task, iter/task_file
     maps              findings: ring_buffer, mmapable_array
     capabilities      uid; held, needed, missing: names; usable: whether those held are enough for BPF

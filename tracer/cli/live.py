@@ -23,13 +23,13 @@ from tracer.pipeline.turns import MAGIC, Found, Input, Known, Start, Turn, pack
 from tracer.pipeline.view import Filters
 from tracer.probes.backend import Backend, Coverage, KernelFilters, UnusableError, boottime
 from tracer.probes.bcc import Bcc
-from tracer.probes.core import Core
+from tracer.probes.core import HOOKS, Core
 from tracer.probes.libbpf import BpfError
 from tracer.probes.records import KIND_AT, SIZE
 from tracer.probes.rings import RingError, Run
 from tracer.sinks.output import OutputError, open_file
 
-__all__ = ["BACKENDS", "Live", "Options"]
+__all__ = ["BACKENDS", "HOOKS", "Live", "Options"]
 
 LEDGER_NS: Final = 10_000_000_000
 _WATERMARK: Final = 64 << 10
@@ -53,6 +53,7 @@ class Options:
 
     filters: Filters = field(default_factory=Filters)
     backend: str = "auto"
+    hooks: str = "auto"
     format: str | None = None
     output: Path | None = None
     duration: float | None = None
@@ -107,7 +108,7 @@ class Live:
     def _backend(self, name: str) -> Backend:
         filters, buffer = self._kernel_filters(), self._options.buffer
         if name == "core":
-            return Core(filters, buffer, _WATERMARK)
+            return Core(filters, buffer, _WATERMARK, self._options.hooks)
         return Bcc(filters, buffer, _WATERMARK, ProcFinder())
 
     def _stop(self, *_: object) -> None:

@@ -73,6 +73,9 @@ def live(
     buffer: Annotated[str, typer.Option(help="bytes of the kernel's buffers, over all CPUs", metavar="SIZE")] = "8M",
     record: Annotated[Path | None, typer.Option(help="keep the raw records for tracer replay", metavar="FILE")] = None,
     backend: Annotated[str, typer.Option(help="auto, core or bcc", metavar="NAME")] = "auto",
+    hooks: Annotated[
+        str, typer.Option(help="auto, or tracepoints: those of system calls even where others do", metavar="KIND")
+    ] = "auto",
     fail_on_loss: FailOnLoss = False,
     no_snapshot: Annotated[bool, typer.Option("--no-snapshot", help="leave out what was there before")] = False,
 ) -> None:
@@ -84,6 +87,8 @@ def live(
 
     if backend not in command.BACKENDS:
         raise CommandError(f"--backend {backend!r}: give one of {', '.join(command.BACKENDS)}", Exit.USAGE)
+    if hooks not in command.HOOKS:
+        raise CommandError(f"--hooks {hooks!r}: give one of {', '.join(command.HOOKS)}", Exit.USAGE)
     asked = command.Options(
         filters=options.filters(
             pid=pid or (),
@@ -97,6 +102,7 @@ def live(
             netns=netns or (),
         ),
         backend=backend,
+        hooks=hooks,
         format=_format(form, json),
         output=output,
         duration=options.duration("--duration", duration) if duration is not None else None,

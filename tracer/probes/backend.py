@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Protocol, Self
 
 from tracer.model import RING_KINDS, Kind
 from tracer.probes import libbpf, tracefs
-from tracer.probes.hooks import BLIND, OPTIONAL, STREAM, Hook
+from tracer.probes.hooks import OPTIONAL, RETURNS, STREAM, Hook, blind_spots
 from tracer.probes.libbpf_binding import BpfError, possible_cpus
 from tracer.probes.records import KNOBS, TALLY
 from tracer.probes.rings import RingError, RingSet, Run
@@ -115,6 +115,7 @@ class Backend(ABC):
         self._attached: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._programs: dict[str, int] = {}
+        self._returns: set[str] = set()  # programs of hooks.RETURNS that are loaded
         self.own_pid = os.getpid()
         self.excluded: list[int] = []
 
@@ -244,30 +245,56 @@ class Backend(ABC):
 
     def start(self) -> Coverage:
         """Attach the probes and tell what they cover. Raises UnusableError."""
-        events = tracefs.open_events()
+        events = None
         try:
-            for name, programs in STREAM.items():
+            for programs in STREAM.values():
                 for program in programs:
                     self._keep(program, self._attach(program, None))
-                for hook in OPTIONAL[name]:
-                    self._attach_optional(hook, events)
+            replaced = self._attach_returns()
+            wanted = [hook for hooks in OPTIONAL.values() for hook in hooks if hook.program not in replaced]
+            if any(hook.tracepoint for hook in wanted):
+                events = tracefs.open_events()
+            for hook in wanted:
+                self._attach_optional(hook, events)
         except BpfError as error:
             raise unusable(error, self._lacking()) from error
         finally:
             if events is not None:
                 os.close(events)
-        blind = [hook.blind for hooks in OPTIONAL.values() for hook in hooks if hook.program in self._refused]
-        blind += [*self._more_blind(), *BLIND]
         return Coverage(
             self.name,
             self._attached,
             self._refused,
-            blind,
+            [*self._more_blind(), *blind_spots(self._attached)],
             self.excluded,
             self.own_pid,
             self.rings.sizes,
             self._compiled(),
         )
+
+    def _attach_returns(self) -> set[str]:
+        """Attach what this backend has loaded of RETURNS; the programs that need not be attached then."""
+        replaced: set[str] = set()
+        for returns in RETURNS:
+            if not set(returns.programs) <= self._returns:
+                continue
+            links: dict[str, Attached] = {}
+            for program in returns.programs:
+                try:
+                    links[program] = self._attach(program, None)
+                except BpfError as refused:
+                    self._refused[program] = str(refused)
+            if len(links) < len(returns.programs):
+                for link in links.values():
+                    link.destroy()
+                continue
+            for program, link in links.items():
+                self._keep(program, link)
+            replaced.update(returns.replaces)
+            for program, _ in returns.more:
+                if program in self._returns:
+                    self._attach_optional(Hook(program, "", ""), None)
+        return replaced
 
     def _attach_optional(self, hook: Hook, events: int | None) -> None:
         if hook.program in self._refused:

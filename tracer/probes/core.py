@@ -9,26 +9,42 @@ from pathlib import Path
 from typing import Any, Final
 
 from tracer.probes import libbpf
-from tracer.probes.backend import Backend, object_file
+from tracer.probes.backend import Backend, KernelFilters, object_file
 from tracer.probes.cmdlines import with_arguments
-from tracer.probes.hooks import OPTIONAL, STREAM
-from tracer.probes.libbpf_binding import BpfError
+from tracer.probes.hooks import OPTIONAL, RETURNS, STREAM
+from tracer.probes.libbpf_binding import BpfError, LoadError
+from tracer.probes.program import fexit_refusal
 from tracer.probes.records import HEADER, START, TGID, TID
 from tracer.probes.unusable import UnusableError
 
-__all__ = ["BTF", "Core"]
+__all__ = ["BTF", "HOOKS", "Core"]
 
 BTF: Final = Path("/sys/kernel/btf/vmlinux")
+HOOKS: Final = ("auto", "tracepoints")
+_RETURNS: Final = "returns"
 _FINDER: Final = "find_processes"
 _PLAIN_FINDER: Final = "find_processes_plain"  # without arguments, for kernels that refuse the other
 _HIDDEN_INIT: Final = "process 1, which this kernel hides from BPF, and what the network does while it is interrupted"
 _NO_ARGUMENTS: Final = "arguments of processes that ran before the start"
 
 
+_OPTIONAL: Final = {name: {hook.program for hook in hooks} for name, hooks in OPTIONAL.items()} | {
+    # Without the first the others are of no use: it is the one that looks whether they are safe here.
+    _RETURNS: {name for returns in RETURNS for name in (*returns.programs, *(each for each, _ in returns.more))}
+    - {RETURNS[0].programs[0]}
+}
+_OPTIONAL["process"].add(_FINDER)
+
+
 class Core(Backend):
     """The probes as CO-RE objects, compiled when the program was built."""
 
     name = "core"
+
+    def __init__(self, filters: KernelFilters, buffer_bytes: int, watermark: int, hooks: str = "auto") -> None:
+        """As the other backends; ``hooks`` is one of HOOKS: tracepoints even where fexit would do."""
+        super().__init__(filters, buffer_bytes, watermark)
+        self._hooks = hooks
 
     def _lacking(self) -> str | None:
         if BTF.exists():
@@ -56,29 +72,43 @@ class Core(Backend):
         loaded: dict[str, tuple[libbpf.Object, dict[str, str]]] = {}
 
         def load(name: str) -> None:
-            optional = {hook.program for hook in OPTIONAL[name]}
             loaded[name] = self._load_object(
-                object_file(name),
-                knobs={".rodata.knobs": self._knobs()},
-                optional=optional | {_FINDER} if name == "process" else optional,
-                share=share,
+                object_file(name), knobs={".rodata.knobs": self._knobs()}, optional=_OPTIONAL[name], share=share
             )
 
         def try_to_load(name: str) -> None:
             with suppress(BpfError):  # told by the second try, alone with libbpf's log
                 load(name)
 
-        threads = [threading.Thread(target=try_to_load, args=(name,)) for name in STREAM]
+        names = [*STREAM, *([_RETURNS] if self._may_use_returns() else [])]
+        threads = [threading.Thread(target=try_to_load, args=(name,)) for name in names]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        for name in STREAM:
-            if name not in loaded:
-                load(name)
-            self._objects[name], refused = loaded[name]
+        for name in names:
+            try:
+                if name not in loaded:
+                    load(name)
+            except LoadError as refused:
+                if name != _RETURNS:
+                    raise
+                self._refused[RETURNS[0].programs[0]] = str(refused)
+                continue
+            self._objects[name], refusals = loaded[name]
             self._stack.callback(self._objects[name].close)
-            self._refused |= refused
+            self._refused |= refusals
+            if name == _RETURNS:
+                self._returns = set(self._objects[name].program_names()) - refusals.keys()
+
+    def _may_use_returns(self) -> bool:
+        """Whether it is worth trying; where the kernel says no at once, that costs nothing."""
+        if self._hooks == "tracepoints":
+            return False
+        refusal = fexit_refusal()
+        if refusal is not None:
+            self._refused["fexit"] = str(refusal)
+        return refusal is None
 
     @staticmethod
     def _load_object(path: Path, **options: Any) -> tuple[libbpf.Object, dict[str, str]]:

@@ -1,10 +1,13 @@
-"""Say which programs feed the stream, which may be refused, and what can't be seen then."""
+"""Say which programs feed the stream, which take the place of others, and what can't be seen without them."""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
-__all__ = ["BLIND", "OPTIONAL", "STREAM", "Hook"]
+__all__ = ["BLIND", "OPTIONAL", "RETURNS", "STREAM", "Hook", "Returns", "blind_spots"]
 
 
 class Hook(NamedTuple):
@@ -36,9 +39,75 @@ STREAM: Final = {
 }
 """By the source that holds it: what has to be attached."""
 
-BLIND: Final = (
-    "sockets other than TCP",
-    "failed execs and accepts by 32-bit (ia32) system calls",
-    "who accepted a connection through io_uring",
+
+class Returns(NamedTuple):
+    """Programs at the return of kernel functions (fexit, bpf/returns.bpf.c), and the tracepoints they replace."""
+
+    programs: tuple[str, ...]  # all of them, or the tracepoints stay
+    replaces: tuple[str, ...]
+    more: tuple[tuple[str, str], ...]  # beside them: a program, and what can't be seen without it
+    blind: tuple[str, ...]  # what the tracepoints don't see
+
+
+_IA32_EXECS: Final = "failed execs by 32-bit (ia32) system calls"
+_KILLED: Final = "execs for which seccomp killed the process"
+_KILLED_SEEN_SINCE: Final = (5, 16)  # by tracepoints: commit 307d522f5eb8
+
+RETURNS: Final = (
+    Returns(
+        ("accept_returns",),
+        ("exit_accept", "exit_accept4"),
+        (),
+        (
+            "who accepted a connection by a 32-bit (ia32) system call",
+            "who accepted a connection through io_uring",
+        ),
+    ),
+    Returns(
+        ("connect_returns",),
+        ("exit_connect",),
+        (("connect_denied", "connects that a security module (such as Landlock) refuses"),),
+        ("connects through io_uring that fail before a packet is sent",),
+    ),
+    Returns(("listen_returns",), ("exit_listen",), (), ()),
+    Returns(
+        ("execve_returns", "execveat_returns"),
+        ("exit_execve", "exit_execveat"),
+        (
+            ("compat_execve_returns", _IA32_EXECS),
+            ("compat_execveat_returns", _IA32_EXECS),
+            ("exec_killed", _KILLED),
+        ),
+        (_IA32_EXECS,),
+    ),
 )
-"""What no hook of this tier shows, on any kernel."""
+"""What is attached in place of tracepoints where the kernel allows it; the first of all is the one that is tried."""
+
+BLIND: Final = ("sockets other than TCP",)
+"""What no hook shows, on any kernel."""
+
+
+def blind_spots(attached: Collection[str]) -> list[str]:
+    """What can't be seen with these programs alone, by the eBPF backends."""
+    found = [hook.blind for hook in _hooks() if hook.program not in attached and not _replaced(hook.program, attached)]
+    for returns in RETURNS:
+        if set(returns.programs) <= set(attached):
+            found += [blind for program, blind in returns.more if program not in attached]
+        else:
+            found += returns.blind
+            if "exit_execve" in returns.replaces and _release() < _KILLED_SEEN_SINCE:
+                found.append(_KILLED)
+    return [*dict.fromkeys(found), *BLIND]
+
+
+def _hooks() -> list[Hook]:
+    return [hook for hooks in OPTIONAL.values() for hook in hooks]
+
+
+def _replaced(program: str, attached: Collection[str]) -> bool:
+    return any(program in returns.replaces and set(returns.programs) <= set(attached) for returns in RETURNS)
+
+
+def _release() -> tuple[int, ...]:
+    """The kernel's release, for what can only be told of it, not tried."""
+    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])

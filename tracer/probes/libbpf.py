@@ -319,10 +319,10 @@ def load(
 ) -> tuple[Object, dict[str, str]]:
     """Open, adjust and load the object at ``path``, without those of the ``optional`` programs that are refused.
 
-    ``knobs`` are contents of maps of global variables, ``share`` descriptors of existing maps to use, and
-    ``max_entries`` counts of elements, all by map name; ``disabled`` programs are not tried. Returns the loaded
-    object and, by program, one line for each refusal. Raises LoadError when a program that isn't optional (or
-    anything else) is refused, BpfError for names that the object doesn't have, MissingLibrary.
+    ``knobs`` are contents of maps of global variables, ``share`` descriptors of existing maps to use where the object
+    has one of that name, ``max_entries`` counts of elements, all by map name; ``disabled`` programs are not tried.
+    Returns the loaded object and, by program, one line for each refusal. Raises LoadError when a program that isn't
+    optional (or anything else) is refused, BpfError for other names that the object doesn't have, MissingLibrary.
     """
     refused: dict[str, str] = {}
     while True:  # each turn refuses one more program, so it ends
@@ -334,8 +334,9 @@ def load(
                 candidate.set_map_bytes(name, data)
             for name, count in (max_entries or {}).items():
                 candidate.set_max_entries(name, count)
-            for name, fd in (share or {}).items():
-                candidate.reuse(name, fd)
+            for name in candidate.map_names():
+                if share and name in share:
+                    candidate.reuse(name, share[name])
             candidate.load()
         except LoadError as error:
             candidate.close()

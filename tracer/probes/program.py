@@ -6,6 +6,7 @@ The encoding of instructions is that of the kernel's include/uapi/linux/bpf.h, s
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import struct
@@ -21,12 +22,18 @@ __all__ = [
     "Descriptor",
     "attach_raw_tracepoint",
     "attach_tracepoint",
+    "fexit_refusal",
     "load",
     "place_maps",
 ]
 
 TRACEPOINT: Final = 5  # enum bpf_prog_type
 RAW_TRACEPOINT: Final = 17
+_TRACING: Final = 26
+_TRACE_FEXIT: Final = 25  # enum bpf_attach_type
+_NO_FUNCTION: Final = 0xFFFFFF  # a number of BTF that no kernel has
+_MOVE: Final = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
+_EXIT: Final = 0x95  # BPF_JMP | BPF_EXIT
 _LOAD_64: Final = 0x18  # BPF_LD | BPF_IMM | BPF_DW: takes two instructions
 _MAP_SOURCES: Final = (1, 2)  # BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE
 _SET_BPF: Final = 0x40042408  # PERF_EVENT_IOC_SET_BPF
@@ -92,6 +99,24 @@ def load(name: str, kind: int, code: bytes) -> Descriptor:
             raise _refused(name, -fd, log.value.decode(errors="backslashreplace"))
     ctypes.set_errno(0)
     return Descriptor(fd)
+
+
+def fexit_refusal() -> BpfError | None:
+    """Why this kernel lets no program run at the return of its functions, if it says so at once.
+
+    It takes microseconds, where a real program takes all of the kernel's BTF: the function is one that can't be, so
+    EINVAL is the answer of a kernel that would look at the program.
+    """
+    lib = library()
+    options = ProgLoadOpts(
+        sz=ctypes.sizeof(ProgLoadOpts), attempts=1, expected_attach_type=_TRACE_FEXIT, attach_btf_id=_NO_FUNCTION
+    )
+    code = _instruction.pack(_MOVE, 0, 0, 0) + _instruction.pack(_EXIT, 0, 0, 0)
+    number = -lib.bpf_prog_load(_TRACING, b"try_fexit", b"GPL", code, 2, ctypes.byref(options))
+    ctypes.set_errno(0)
+    if number == errno.EINVAL:
+        return None
+    return BpfError(f"programs at the return of kernel functions (fexit) are refused with {why(number)}", number)
 
 
 def _refused(name: str, number: int, log: str) -> LoadError:

@@ -30,6 +30,7 @@ HOOKS: Final = {
     "tp_btf": "try_tp_btf",
     "tracepoint": "try_tp",
     "fentry": "try_fentry",
+    "fexit": "try_fexit",
     "kprobe": "try_kprobe",
     "lsm": "try_lsm",
     "iter/task": "try_iter_task",

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Where an exec record is built, and the record of one that failed: for the probes of
+ * process.bpf.c and of returns.bpf.c alike.
+ */
+#ifndef EXEC_BPF_H
+#define EXEC_BPF_H
+
+#include "common.bpf.h"
+
+/* An exec record is too large for the stack. A slot is claimed, so that whatever
+ * interrupts the owner on this CPU takes another one; no free slot is counted loss. */
+#define SLOTS 3
+
+struct slot {
+	u32 busy;
+	u32 zero;		/* always 0, but the verifier does not know it */
+	char bytes[sizeof(struct exec_record) + EXEC_DATA] __attribute__((aligned(8)));
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SLOTS);
+	__type(key, u32);
+	__type(value, struct slot);
+} slots SEC(".maps");
+
+static __always_inline struct slot *take_slot(void)
+{
+	struct slot *slot;
+
+	for (u32 i = 0; i < SLOTS; i++) {
+		u32 key = i;
+
+		slot = bpf_map_lookup_elem(MAP(slots), &key);
+		if (slot && claim(&slot->busy))
+			return slot;
+	}
+	return NULL;
+}
+
+/* Keeps an offset in one range by a mask that the compiler can't see through: else every mix
+ * of lengths is a state of its own for the verifier. */
+#define ONE_RANGE(x, mask) asm volatile("%0 &= " #mask : "+r"(x))
+
+/* A failed exec never reaches sched_process_exec. Its arguments are still in the
+ * caller's registers and memory; they are what was asked for, not evidence of more.
+ * In a `compat` call argv holds pointers of 32 bits. */
+static __always_inline int exec_failed(void *ctx, long ret, const char *file, const void *argv, bool compat)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	u64 ids = bpf_get_current_pid_tgid();
+	u32 tgid = ids >> 32;
+	struct exec_failed_record *r;
+	struct tally *t;
+	struct slot *slot;
+	u64 start, off;
+	char *data;
+	long n;
+
+	t = tally_of(KIND_EXEC_FAILED);
+	if (!t)
+		return 0;
+	count(&t->attempts);
+	start = boot_start(BPF_CORE_READ(task, group_leader));
+	if (is_excluded(tgid, start) || !pid_wanted(tgid)) {
+		count(&t->filtered);
+		return 0;
+	}
+	slot = take_slot();
+	if (!slot) {
+		note_failure(t, bpf_ktime_get_boot_ns());
+		count(&t->no_slot);
+		return 0;
+	}
+	r = (void *)slot->bytes;
+	data = r->data;
+	begin(&r->h, KIND_EXEC_FAILED, RING_LIFECYCLE, tgid, (u32)ids, start);
+	identify(&r->id, task);
+	r->file_len = 0;
+	r->args_len = 0;
+	off = slot->zero;
+	if (ret > 0) {
+		r->error = 0;
+		r->h.flags |= FLAG_SECCOMP_KILLED;
+	} else {
+		r->error = -ret;
+	}
+	n = bpf_probe_read_user_str(data, FILE_BYTES, file);
+	if (n > 0 && n <= FILE_BYTES) {
+		r->file_len = n;
+		off = n;
+		if (n == FILE_BYTES)
+			r->h.flags |= FLAG_TRUNCATED_FILE;
+	} else {
+		r->h.flags |= FLAG_FAULT_ARGS;
+	}
+	for (int i = 0; i < FAILED_ARGS; i++) {
+		u64 arg = 0;
+
+		ONE_RANGE(off, 16383);
+		if (bpf_probe_read_user(&arg, compat ? 4 : 8, argv + i * (compat ? 4 : 8)) || !arg)
+			break;
+		if (off > ARGS_BYTES || i == FAILED_ARGS - 1) {
+			r->h.flags |= FLAG_TRUNCATED_ARGS;
+			break;
+		}
+		n = bpf_probe_read_user_str(data + off, FILE_BYTES, (const void *)arg);
+		if (n <= 0 || n > FILE_BYTES) {
+			r->h.flags |= FLAG_FAULT_ARGS;
+			break;
+		}
+		if (n == FILE_BYTES)
+			r->h.flags |= FLAG_TRUNCATED_ARGS;
+		off += n;
+	}
+	r->args_len = off - r->file_len;
+	if (r->h.flags & (FLAG_TRUNCATED_ARGS | FLAG_TRUNCATED_FILE | FLAG_FAULT_ARGS))
+		count(&t->truncated);
+	if (off <= EXEC_DATA)
+		emit(ctx, lifecycle, r, sizeof(*r) + off, t);
+	release(&slot->busy);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,251 @@
+"""Programs at the return of kernel functions: which take the place of tracepoints, when, and what is blind then."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.probes.test_core import BUFFER, EVERYTHING, SYSCALL_HOOKS
+from tracer.probes import core, hooks, libbpf, tracefs
+from tracer.probes.core import Core
+from tracer.probes.hooks import BLIND, OPTIONAL, RETURNS, STREAM, blind_spots
+from tracer.probes.libbpf_binding import BpfError, LoadError
+from tracer.probes.privileges import Privileges
+from tracer.probes.program import fexit_refusal
+from tracer.probes.trials import hooks as tried_hooks
+
+ROOT = Path(__file__).parents[2]
+HOOKS = {hook.program for hooks_of in OPTIONAL.values() for hook in hooks_of}
+MAIN = {program for returns in RETURNS for program in returns.programs}
+MORE = {program for returns in RETURNS for program, _ in returns.more}
+REPLACED = {program for returns in RETURNS for program in returns.replaces}
+ALWAYS = {"syn_again"}
+
+
+@pytest.fixture(autouse=True)
+def _newer_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told by the kernel's release alone is that of a newer one."""
+    monkeypatch.setattr(hooks, "_release", lambda: (6, 18))
+
+
+# The tables.
+
+
+def test_tables_are_about_programs_that_there_are() -> None:
+    """Every program in the table is in the source, at the function that its name tells, and replaces a tracepoint."""
+    source = (ROOT / "bpf/returns.bpf.c").read_text()
+    programs = set(re.findall(r"\b(?:int |BPF_PROG\(|EXEC_RETURNS\()(\w+_(?:returns|denied|killed))\b", source))
+    assert programs == MAIN | MORE
+    assert {hook.program for hooks_of in OPTIONAL.values() for hook in hooks_of if hook.tracepoint} == REPLACED
+    assert sum(len(returns.replaces) for returns in RETURNS) == len(REPLACED)
+    assert not (MAIN | MORE) & (HOOKS | {program for programs in STREAM.values() for program in programs})
+
+
+def test_nothing_attached_is_all_blind() -> None:
+    """Without any of them each thing that one of them sees is a blind spot, told once."""
+    found = blind_spots([])
+    assert len(set(found)) == len(found)
+    for hooks_of in OPTIONAL.values():
+        assert {hook.blind for hook in hooks_of} <= set(found)
+    for returns in RETURNS:
+        assert set(returns.blind) <= set(found)
+    assert set(BLIND) < set(found)
+
+
+def test_all_returns_leave_nothing_blind() -> None:
+    """With all of them, and without a tracepoint of system calls, only what no hook shows is left."""
+    assert blind_spots(MAIN | MORE | ALWAYS) == list(BLIND)
+
+
+def test_tracepoints_see_less() -> None:
+    """With the tracepoints in their place, what only the functions' returns show is blind: io_uring and ia32."""
+    found = blind_spots(HOOKS)
+    assert set(found) == {blind for returns in RETURNS for blind in returns.blind} | set(BLIND)
+    assert any("io_uring" in each for each in found)
+    assert any("ia32" in each for each in found)
+
+
+@pytest.mark.parametrize("program", sorted(MORE))
+def test_each_addition_is_missed(program: str) -> None:
+    """One of those beside them that is missing is one blind spot more."""
+    found = blind_spots((MAIN | MORE | ALWAYS) - {program})
+    assert len(found) == len(BLIND) + 1
+
+
+@pytest.mark.parametrize("release", ["5.10.0-32-cloud-amd64", "5.15.200", "4.18.0-553.el8"])
+def test_killed_execs_on_older_kernels(monkeypatch: pytest.MonkeyPatch, release: str) -> None:
+    """Before 5.16 the tracepoints don't see execs that seccomp kills; the other way does."""
+    monkeypatch.undo()
+    real = os.uname()
+    monkeypatch.setattr(os, "uname", lambda: type(real)((*real[:2], release, *real[3:])))
+    assert any("seccomp" in each for each in blind_spots(HOOKS))
+    assert not any("seccomp" in each for each in blind_spots(MAIN | MORE | ALWAYS))
+
+
+# The choice.
+
+
+class FakeLink:
+    """A program that is attached until it is destroyed."""
+
+    def __init__(self, attached: set[str], program: str) -> None:
+        self._attached, self._program = attached, program
+        attached.add(program)
+
+    def destroy(self) -> None:
+        """As a link's."""
+        self._attached.discard(self._program)
+
+
+class FakeReturns:
+    """The object of returns.bpf.c on a kernel that refuses to attach some of it."""
+
+    def __init__(self, refuses: Collection[str]) -> None:
+        self.attached: set[str] = set()
+        self.refuses = refuses
+
+    def program_names(self) -> list[str]:
+        """All of them."""
+        return sorted(MAIN | MORE)
+
+    def sections(self) -> dict[str, str]:
+        """Any."""
+        return {name: f"fexit/{name}" for name in MAIN | MORE}
+
+    def program_fd(self, program: str) -> int:
+        """A number for each; nobody looks behind it."""
+        return 1000 + self.program_names().index(program)
+
+    def attach(self, program: str) -> FakeLink:
+        """Unless it is refused."""
+        if program in self.refuses:
+            raise BpfError(f"attaching {program!r}: EBUSY", errno.EBUSY)
+        return FakeLink(self.attached, program)
+
+    def close(self) -> None:
+        """Nothing is left to close."""
+
+
+def on_kernel(
+    monkeypatch: pytest.MonkeyPatch, unloadable: Collection[str] = (), refuses: Collection[str] = ()
+) -> FakeReturns:
+    """As on a kernel that runs these programs, but for some that it does not load or not attach."""
+    fake = FakeReturns(refuses)
+    real = libbpf.load
+
+    def load(path: Path, **options: Any) -> tuple[Any, dict[str, str]]:
+        if path.name != "returns.bpf.o":
+            return real(path, **options)
+        for program in unloadable:
+            if program not in options["optional"]:
+                raise LoadError(f"program {program!r} refused", errno.EINVAL, program, "log")
+        return fake, dict.fromkeys(unloadable, "not this kernel")
+
+    monkeypatch.setattr(core, "fexit_refusal", lambda: None)
+    monkeypatch.setattr(libbpf, "load", load)
+    return fake
+
+
+def backend(hooks_wanted: str = "auto") -> Core:
+    """A backend that asks for everything."""
+    return Core(EVERYTHING, BUFFER, 64 << 10, hooks=hooks_wanted)
+
+
+@pytest.mark.live
+def test_they_take_the_place_of_all_tracepoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all load and attach, no tracepoint of a system call is attached, and nobody looks for tracefs."""
+    fake = on_kernel(monkeypatch)
+    monkeypatch.setattr(tracefs, "open_events", lambda: pytest.fail("tracefs is not needed"))
+    with backend() as chosen:
+        coverage = chosen.start()
+        assert fake.attached == MAIN | MORE
+        chosen.detach()
+        assert fake.attached == set()
+    assert coverage.hooks.keys() >= MAIN | MORE
+    assert not coverage.hooks.keys() & SYSCALL_HOOKS
+    assert coverage.refused == {}
+    assert coverage.blind == list(BLIND)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("how", ["unloadable", "refuses"])
+@pytest.mark.parametrize("program", ["connect_returns", "execveat_returns"])
+def test_one_that_is_refused_leaves_its_tracepoints(monkeypatch: pytest.MonkeyPatch, program: str, how: str) -> None:
+    """A refusal, at load or attach, leaves what it would have replaced in place, and the other choices as they are."""
+    fake = on_kernel(monkeypatch, **{how: [program]})
+    mine = next(returns for returns in RETURNS if program in returns.programs)
+    with backend() as chosen:
+        coverage = chosen.start()
+        others = {name for each in RETURNS if each is not mine for name in (*each.programs, *dict(each.more))}
+        assert fake.attached == others
+    assert coverage.hooks.keys() & SYSCALL_HOOKS == set(mine.replaces)
+    assert set(coverage.refused) == {program}
+    assert set(coverage.blind) == {*mine.blind, *BLIND}
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("program", sorted(MORE))
+@pytest.mark.parametrize("how", ["unloadable", "refuses"])
+def test_additions_are_not_needed(monkeypatch: pytest.MonkeyPatch, program: str, how: str) -> None:
+    """One of those beside them that is refused is a blind spot, and no tracepoint comes back for it."""
+    on_kernel(monkeypatch, **{how: [program]})
+    with backend() as chosen:
+        coverage = chosen.start()
+    assert not coverage.hooks.keys() & SYSCALL_HOOKS
+    assert set(coverage.refused) == {program}
+    assert len(coverage.blind) == len(BLIND) + 1
+
+
+@pytest.mark.live
+def test_first_one_refused_is_all_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the first can't be loaded, for it looks whether they are safe here, all tracepoints stay."""
+    first = RETURNS[0].programs[0]
+    fake = on_kernel(monkeypatch, unloadable=[first])
+    with backend() as chosen:
+        coverage = chosen.start()
+        assert fake.attached == set()
+    assert coverage.hooks.keys() >= SYSCALL_HOOKS
+    assert set(coverage.refused) == {first}
+
+
+@pytest.mark.live
+def test_tracepoints_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for tracepoints, nothing else is tried, and nothing is refused."""
+    fake = on_kernel(monkeypatch)
+    with backend("tracepoints") as chosen:
+        coverage = chosen.start()
+        assert fake.attached == set()
+    assert coverage.hooks.keys() >= SYSCALL_HOOKS
+    assert coverage.refused == {}
+
+
+@pytest.mark.live
+def test_refusal_at_once_is_what_a_real_try_gives() -> None:
+    """The quick question and a program that is really loaded agree about this kernel, and one line tells of it."""
+    refusal = fexit_refusal()
+    may = Privileges(frozenset({"CAP_SYS_ADMIN"}), 40, True, 0)
+    tried = tried_hooks(may)["fexit"]
+    if refusal is not None:
+        assert tried.facts["errno"] == errno.errorcode[refusal.errno]
+    with backend() as chosen:
+        coverage = chosen.start()
+    assert ("fexit" in coverage.refused) is (refusal is not None)
+    if refusal is None:
+        assert tried.facts["step"] is None or RETURNS[0].programs[0] in coverage.refused
+    else:
+        assert coverage.hooks.keys() >= SYSCALL_HOOKS
+
+
+@pytest.mark.live
+def test_hooks_that_are_unknown_are_a_mistake_of_usage() -> None:
+    """Another word for --hooks is answered with those that there are, and code 2."""
+    command = [sys.executable, "-m", "tracer", "live", "--hooks", "kprobes"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 2
+    assert "auto, tracepoints" in done.stderr
