@@ -85,9 +85,6 @@ struct sys_exit_of_this_kernel {
 #define bpf_core_field_offset(type, field) __builtin_offsetof(type, field)
 #define bpf_core_type_size(type) sizeof(type)
 
-/* libbpf's: the compiler is to forget what it knows of a variable. */
-#define barrier_var(var) asm volatile("" : "+r"(var))
-
 /* The arguments of a raw tracepoint, with their types. */
 #define ARGUMENT1(ctx, ...) (void *)ctx[0]
 #define ARGUMENT2(ctx, ...) ARGUMENT1(ctx), (void *)ctx[1]

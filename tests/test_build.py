@@ -143,7 +143,7 @@ def build_wheel(project: Path, out: Path, **environment: str) -> subprocess.Comp
 
 
 def test_wheel(project: Path, tmp_path: Path) -> None:
-    """The wheel is for Linux on this architecture and every Python 3, and holds the objects of today's sources."""
+    """The wheel is for Linux on this architecture and every Python 3, and holds today's sources and their objects."""
     stale = project / "tracer/probes/objects/gone.bpf.o"
     stale.parent.mkdir(parents=True)
     stale.touch()
@@ -155,6 +155,7 @@ def test_wheel(project: Path, tmp_path: Path) -> None:
         names = archive.namelist()
         metadata = next(archive.read(name).decode() for name in names if name.endswith("/WHEEL"))
     assert [name for name in names if name.endswith(".o")] == ["tracer/probes/objects/toy.bpf.o"]
+    assert "tracer/probes/bpf/toy.bpf.c" in names
     assert "Root-Is-Purelib: false" in metadata
 
 

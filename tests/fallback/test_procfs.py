@@ -176,7 +176,7 @@ def test_leader_that_ended_first_is_there() -> None:
 
 
 def test_unreadable_is_not_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process whose files may not be read is told with what is known; one whose stat may not be is counted hidden."""
+    """A process whose files may not be read is told, with what is known."""
     real = Path.read_bytes
     denied: set[str] = {"status", "cgroup", "loginuid", "sessionid"}
 
@@ -186,15 +186,33 @@ def test_unreadable_is_not_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return real(self)
 
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
-    finder = ProcFinder()
-    record = finder.record(os.getpid())
+    record = ProcFinder().record(os.getpid())
     assert record is not None
     fields = facts(decode(record, 0))
     assert (fields["vpid"], fields["cgroup"], fields["loginuid"]) == (os.getpid(), 0, 0xFFFFFFFF)
-    assert finder.hidden == set()
-    denied.add("stat")
-    assert finder.record(os.getpid()) is None
-    assert finder.hidden == {os.getpid()}
+
+
+HIDDEN = """
+import os, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+from tracer.fallback.procfs import ProcFinder
+finder = ProcFinder()
+print(finder.hidden() > 0, finder.record(os.getppid()) is None, finder.record(os.getpid()) is not None)
+"""
+
+
+def test_hidden_processes_are_counted() -> None:
+    """Where procfs hides the processes of others they are told as hidden, not as gone; what may be seen is told."""
+    script = 'mount -t proc -o hidepid=1 proc /proc && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", sys.executable, "-c", HIDDEN],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert (done.stdout, done.stderr) == ("True True True\n", "")
+    assert ProcFinder().hidden() == 0
 
 
 def test_holders_have_their_sockets() -> None:

@@ -243,6 +243,18 @@ def test_missing_libbpf_is_one_line() -> None:
     assert_refused(run([*LIVE, "--backend", "core"], TRACER_LIBBPF=absent), UNUSABLE, "libbpf", absent)
 
 
+def test_without_btf_and_headers(tmp_path: Path) -> None:
+    """On a kernel without BTF auto goes on to bcc; without headers that ends with 4, a line each, with the fix."""
+    hide = f"mount --bind {tmp_path} /sys/kernel/btf; [ ! -d /lib/modules ] || mount -t tmpfs tmpfs /lib/modules"
+    finished = in_mount_namespace(hide, [*LIVE, "--backend", "auto"])
+    assert finished.returncode == UNUSABLE, finished.stderr
+    core, bcc = finished.stderr.splitlines()
+    assert "not with core" in core
+    assert "BTF" in core
+    assert f"linux-headers-{os.uname().release}" in bcc
+    assert finished.stdout == ""
+
+
 def test_missing_btf_is_one_line(tmp_path: Path) -> None:
     """On a kernel without BTF the core backend ends with 4 and says so."""
     finished = in_mount_namespace(f"mount --bind {tmp_path} /sys/kernel/btf", [*LIVE, "--backend", "core"])

@@ -31,7 +31,7 @@ STREAM = {"process_exec", "process_fork", "process_exit", "socket_state_change"}
 def _compiler(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """The code that the compiler gives for each program; a test may change it."""
     code = dict.fromkeys(bcc._PROGRAMS, RETURN_7)
-    monkeypatch.setattr(bcc, "build", lambda *_: Built(dict(code), "9.9", 1.25, False))
+    monkeypatch.setattr(bcc, "build", lambda *_, **__: Built(dict(code), "9.9", 1.25, False))
     monkeypatch.setattr(Bcc, "_whoami", lambda _: (os.getpid(), 1))
     return code
 
@@ -87,10 +87,27 @@ def test_stream_program_that_is_refused(compiler: dict[str, bytes]) -> None:
     assert descriptors() == before
 
 
+@pytest.mark.parametrize("program", ["process_exec", "exit_accept4"])
+def test_kept_code_that_is_refused(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    """Code from the cache that the kernel refuses is compiled anew, once, when nothing works without it."""
+    asked = []
+
+    def build(*_: Any, fresh: bool) -> Built:
+        asked.append(fresh)
+        code = dict.fromkeys(bcc._PROGRAMS, RETURN_7)
+        return Built(code if fresh else code | {program: EXIT}, "9.9", 0.0, not fresh)
+
+    monkeypatch.setattr(bcc, "build", build)
+    with make() as backend:
+        coverage = backend.start()
+    assert asked == ([False, True] if program == "process_exec" else [False])
+    assert (program in coverage.hooks) is (program == "process_exec")
+
+
 def test_nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """What BCC lacks, or clang's first error, is the reason, with code 4."""
 
-    def fail(*_: Any) -> Built:
+    def fail(*_: Any, **__: Any) -> Built:
         raise BuildError("no module bcc", "install it")
 
     monkeypatch.setattr(bcc, "build", fail)
@@ -103,7 +120,8 @@ def test_maps_and_layout_reach_the_compiler(monkeypatch: pytest.MonkeyPatch) -> 
     """Every map that the sources name has a number of its own, and the position of a result is the kernel's."""
     seen: list[Any] = []
 
-    def note(*arguments: Any) -> Built:
+    def note(*arguments: Any, fresh: bool) -> Built:
+        assert not fresh
         seen.append(arguments)
         return Built(dict.fromkeys(bcc._PROGRAMS, RETURN_7), "9.9", 0.0, True)
 

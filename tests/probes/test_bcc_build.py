@@ -192,6 +192,8 @@ def test_second_build_comes_from_the_cache(bcc: Bcc) -> None:
     second = built()
     assert (first.cached, second.cached) == (False, True)
     assert (second.code, second.version) == (first.code, first.version)
+    with pytest.raises(BuildError, match="compiled again"):
+        build(MAPS, PROGRAMS, 16, fresh=True)
 
 
 @pytest.mark.parametrize("what", ["maps", "programs", "position", "source", "release", "version"])

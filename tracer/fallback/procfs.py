@@ -65,8 +65,6 @@ class ProcFinder:
         self._proc = proc
         self._ahead = _boottime_offset(proc)
         self._cgroups: dict[bytes, int] = {}
-        self.hidden: set[int] = set()
-        """Processes that are there, but of which not even the start may be read (procfs mounted with hidepid)."""
 
     def _pids(self, without: frozenset[int]) -> list[int]:
         pids = (int(entry.name) for entry in self._proc.iterdir() if entry.name.isdecimal())
@@ -76,6 +74,10 @@ class ProcFinder:
         """The processes that run now but those ``without``, as records (struct exec_record) behind their sizes."""
         records = filter(None, map(self.record, self._pids(without)))
         return b"".join(SIZE.pack(len(record)) + record for record in records)
+
+    def hidden(self) -> int:
+        """How many processes there are of which nothing may be read, not even when they began (hidepid of procfs)."""
+        return sum(not os.access(self._proc / str(pid) / "stat", os.R_OK) for pid in self._pids(frozenset()))
 
     def holders(self, without: frozenset[int]) -> Iterator[Holder]:
         """The processes that have sockets, but those ``without``."""
@@ -151,8 +153,7 @@ class ProcFinder:
         try:
             stat = _stat(place)
         except PermissionError:
-            self.hidden.add(int(place.name))
-            return None
+            return None  # one of hidden()
         # A leader that has ended stays a zombie while other threads run on.
         return None if stat is None or (stat.state in (b"Z", b"X") and stat.threads <= 1) else stat
 

@@ -71,6 +71,10 @@ class Finder(Protocol):
         """The processes that have sockets, but those ``without``."""
         ...
 
+    def hidden(self) -> int:
+        """How many processes there are of which nothing can be told."""
+        ...
+
 
 class Bcc(Backend):
     """The probes as BCC compiles them; what was there before comes from ``finder``."""
@@ -109,9 +113,17 @@ class Bcc(Backend):
         return fd
 
     def _load_programs(self, fds: dict[str, int]) -> None:
+        try:
+            self._try_to_load(fds, fresh=False)
+        except LoadError:
+            if self.built is None or not self.built.cached:
+                raise
+            self._try_to_load(fds, fresh=True)  # what was kept is of no use any more
+
+    def _try_to_load(self, fds: dict[str, int], *, fresh: bool) -> None:
         numbers = {name: _FIRST_NUMBER + index for index, name in enumerate(sorted(fds))}
         try:
-            self.built = build(numbers, _PROGRAMS, _result_position())
+            self.built = build(numbers, _PROGRAMS, _result_position(), fresh=fresh)
         except BuildError as error:
             raise UnusableError(str(error), 4) from error
         places = {number: fds[name] for name, number in numbers.items()}
@@ -125,6 +137,7 @@ class Bcc(Backend):
                     raise
                 self._refused[name] = str(refused)
             else:
+                self._refused.pop(name, None)
                 self._stack.callback(loaded.destroy)
                 self._loaded[name] = loaded
 
@@ -174,8 +187,9 @@ class Bcc(Backend):
     def _more_blind(self) -> list[str]:
         if not self._in_first_namespace:
             return [_NO_SNAPSHOT]
-        closed = sum(map(_is_closed, _pids()))
-        return [f"sockets that {closed} processes had before: looking into them is refused"] if closed else []
+        hidden, closed = self._finder.hidden(), sum(map(_is_closed, _pids()))
+        blind = [f"{hidden} processes that were there before, which /proc hides"] if hidden else []
+        return blind + ([f"sockets that {closed} processes had before: looking into them is refused"] if closed else [])
 
     def _section(self, program: str) -> str:
         return f"raw_tp/{_RAW[program]}" if program in _RAW else f"tp/syscalls/{_SYSCALLS[program]}"

@@ -30,7 +30,7 @@ _SOURCE_PLACES: Final = (Path(__file__).with_name("bpf"), Path(__file__).parents
 _SOURCES: Final = ("process.bpf.c", "tcp.bpf.c")
 _INTERPRETERS: Final = (sys.executable, "/usr/bin/python3", "/usr/libexec/platform-python")
 _COMPILE_SECONDS: Final = 600  # on an emulated machine it takes half a minute
-_BINDING_SECONDS: Final = 60
+_BINDING_SECONDS: Final = 120
 _ARCHITECTURES: Final = {"x86_64": "x86", "aarch64": "arm64"}
 _WARNINGS: Final = ("-Wno-int-conversion",)  # BPF_PROG casts a context's words to what they are
 _ERROR: Final = re.compile(r"^(.*?\b(?:fatal )?error: .*)$", re.MULTILINE)
@@ -90,8 +90,8 @@ def binding() -> dict[str, str]:
     return {"version": str(given["version"]), "path": str(given["path"]), "interpreter": interpreter}
 
 
-def build(maps: Mapping[str, int], programs: Sequence[str], sys_exit_ret: int) -> Built:
-    """Compile ``programs``, or take them from the cache. Raises BuildError.
+def build(maps: Mapping[str, int], programs: Sequence[str], sys_exit_ret: int, *, fresh: bool = False) -> Built:
+    """Compile ``programs``, or unless they are to be ``fresh`` take them from the cache. Raises BuildError.
 
     ``maps`` are the numbers that stand for the maps in the code (program.place_maps), ``sys_exit_ret`` is the position
     of the result in what the tracepoints of a system call's end hand over, in bytes.
@@ -108,7 +108,7 @@ def build(maps: Mapping[str, int], programs: Sequence[str], sys_exit_ret: int) -
     flags += [f"-DFD_{name}={number}" for name, number in maps.items()]
     key = _key(place, flags, programs)
     directory = code_cache.place()
-    kept = code_cache.load(directory, key)
+    kept = None if fresh else code_cache.load(directory, key)
     if kept is not None:
         given = json.loads(kept)
     else:

@@ -184,6 +184,9 @@ class _Nobody:
     def holders(self, without: frozenset[int]) -> Iterator[Holder]:  # noqa: ARG002
         return iter(())
 
+    def hidden(self) -> int:
+        return 0
+
 
 def _backend(backend: Backend) -> Finding:
     try:
