@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from scripts.attribution.compare import Comparison, TruthError, compare, load_truth
 
@@ -28,22 +29,30 @@ class CheckError(Exception):
     """The measurement could not be made: no compiler, or the generator or the tracer failed."""
 
 
-def build(directory: Path) -> Path:
-    """Compiles the generator into `directory`, under the three names it is run by, and returns its path.
+def build(directory: Path, compiled: Path | None = None) -> Path:
+    """Puts the generator into `directory`, under the three names it is run by, and returns its path.
 
-    Raises CheckError with the compiler's message, or if there is no C compiler ($CC, cc, gcc or clang).
+    It is compiled, unless `compiled` is that already. Raises CheckError with the compiler's message, or if there is no
+    C compiler ($CC, cc, gcc or clang).
     """
+    storm = directory / "storm"
+    if compiled is None:
+        _compile(storm)
+    else:
+        shutil.copy(compiled, storm)
+    for name in ("client", "noise"):
+        (directory / name).hardlink_to(storm)
+    return storm
+
+
+def _compile(storm: Path) -> None:
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
     if compiler is None:
         raise CheckError("no C compiler: install clang or gcc")
-    storm = directory / "storm"
     flags = ("-std=gnu17", "-O2", "-Wall", "-Wextra", "-Werror")
     made = subprocess.run([compiler, *flags, "-o", storm, SOURCE], capture_output=True, text=True, check=False)
     if made.returncode:
         raise CheckError(made.stderr)
-    for name in ("client", "noise"):
-        (directory / name).hardlink_to(storm)
-    return storm
 
 
 def run_storm(storm: Path, truth: Path, processes: int, parallel: int, noise: int) -> float:
@@ -57,12 +66,14 @@ def run_storm(storm: Path, truth: Path, processes: int, parallel: int, noise: in
 
 
 @contextlib.contextmanager
-def tracing(output: Path) -> Iterator[None]:
+def tracing(output: Path, options: Sequence[str] = ()) -> Iterator[None]:
     """Traces the whole machine into `output` while the block runs; drained and ended when it leaves.
+
+    `options` are more of the command's.
 
     Raises CheckError with the tracer's stderr when it never gets ready or ends with anything but 0.
     """
-    command = [sys.executable, "-m", "tracer", "live", "--json", "--output", str(output)]
+    command = [sys.executable, "-m", "tracer", "live", "--json", "--output", str(output), *options]
     said = output.with_suffix(".stderr")
     with said.open("w") as stderr, subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=stderr) as tracer:
         try:
@@ -80,14 +91,23 @@ def tracing(output: Path) -> Iterator[None]:
         raise CheckError(f"the tracer ended with {code}: {said.read_text()}")
 
 
-def measure(directory: Path, processes: int, parallel: int, noise: int) -> tuple[Comparison, float]:
+def measure(  # noqa: PLR0913, PLR0917 - a check has as many parameters
+    directory: Path,
+    processes: int,
+    parallel: int,
+    noise: int,
+    options: Sequence[str] = (),
+    generator: Path | None = None,
+) -> tuple[Comparison, float]:
     """Generates, traces and compares, with every file in `directory`; also returns the generator's run time in seconds.
+
+    `options` are for the tracer, `generator` is the compiled one if there is one.
 
     Raises CheckError when one of the programs failed, TruthError when the generator's own file is incomplete.
     """
-    storm = build(directory)
+    storm = build(directory, generator)
     output, truth = directory / "output.ndjson", directory / "truth.ndjson"
-    with tracing(output):
+    with tracing(output, options):
         seconds = run_storm(storm, truth, processes, parallel, noise)
     return compare_files(output, truth, processes), seconds
 
@@ -121,6 +141,21 @@ def report(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """The same for machines: a list of rows, up to five mistakes of both sorts, the ledger's terms and the problems."""
+    names = ("kind", "expected", "seen", "matched", "recall", "precision")
+    total = comparison.ledger.get("total", {})
+    return {
+        "passed": comparison.passed,
+        "rows": [{name: getattr(row, name) for name in names} for row in comparison.rows],
+        "missing": [str(fact) for fact in list(comparison.missing)[:SHOWN]],
+        "extra": [str(fact) for fact in list(comparison.extra)[:SHOWN]],
+        "ledger": {term: total[term] for term in LEDGER_TERMS if term in total},
+        "events": comparison.events,
+        "problems": list(comparison.problems),
+    }
+
+
 def _share(part: int, whole: int, share: float) -> str:
     # Only exactness may print as 1.0; one wrong record in a million may not round up to it.
     return "1.0" if part == whole else f"{min(share, 0.999999):.6f}"
@@ -132,6 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=10007, help="clients to generate (default: %(default)s)")
     parser.add_argument("--parallel", type=int, default=4, help="how many at a time (default: %(default)s)")
     parser.add_argument("--noise", type=int, default=64, help="as many beside them (default: %(default)s)")
+    parser.add_argument("--backend", help="the tracer's backend (default: what it chooses)")
+    parser.add_argument("--generator", type=Path, help="the compiled generator (default: compile it)")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--file", type=Path, help="compare this output of the tracer instead of running it")
     parser.add_argument("--truth", type=Path, help="the generator's file that belongs to --file")
     options = parser.parse_args(arguments)
@@ -142,14 +180,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             comparison = compare_files(options.file, options.truth, options.processes)
         else:
             with tempfile.TemporaryDirectory(prefix="check-attribution-") as directory:
-                comparison, seconds = measure(Path(directory), options.processes, options.parallel, options.noise)
-            at_once = f"{options.parallel} at a time beside {options.noise}"
-            clients = " and ".join(f"{count} {side}" for side, count in sorted(comparison.clients.items()))
-            print(f"{clients} processes, {at_once}, in {seconds:.1f} s")
+                comparison, seconds = measure(
+                    Path(directory),
+                    options.processes,
+                    options.parallel,
+                    options.noise,
+                    ("--backend", options.backend) if options.backend else (),
+                    options.generator,
+                )
+            if not options.json:
+                at_once = f"{options.parallel} at a time beside {options.noise}"
+                clients = " and ".join(f"{count} {side}" for side, count in sorted(comparison.clients.items()))
+                print(f"{clients} processes, {at_once}, in {seconds:.1f} s")
     except (CheckError, TruthError, OSError) as error:
         print(f"check-attribution: {error}", file=sys.stderr)
         return 1
-    print(report(comparison))
+    print(json.dumps(as_json(comparison)) if options.json else report(comparison))
     return 0 if comparison.passed else 1
 
 

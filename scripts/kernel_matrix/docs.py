@@ -1,0 +1,85 @@
+"""Writes docs/kernels.md from the results of a run of the matrix."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from scripts.kernel_matrix.results import COMING, NONE, Results
+from scripts.kernel_matrix.table import cell, headings, traps_of
+
+DATA = Path("docs/kernels.json")
+PAGE = Path("docs/kernels.md")
+_INTRODUCTION = """\
+# Kernels
+
+What holds on which kernel, with which backend. `make matrix` boots these kernels under QEMU and runs the trap corpus
+(`tests/traps`) in each; `make matrix ARGS=--write-docs` writes this page from what came of it, and the results themselves
+into `kernels.json`. A test compares the two, and the list of kernels is `vagrant/matrix.toml`. To see the same rows for your
+own kernel, run `sudo tracer selftest`.
+
+`ok`: every case of the trap came out right. `none`: the kernel has no means for it, and the guest itself said which; the
+reasons are below. `…`: the trap is not traced yet.
+"""
+
+
+def page(results: Results) -> str:
+    """The page, whole."""
+    return "\n".join([_INTRODUCTION, *_traps(results), "", *_kernels(results), *_missing(results), *_cost(results)]) + "\n"
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _traps(results: Results) -> Iterator[str]:
+    columns = results.columns
+    yield _row(["#", "trap", *(" ".join(headings(column)) for column in columns)])
+    yield _row(["---"] * (len(columns) + 2))
+    ran, coming = traps_of(results)
+    for trap in sorted([*ran, *coming]):
+        yield _row([str(trap), results.titles.get(trap, ""), *(cell(column, trap) for column in columns)])
+    yield _row(["", "1,009 short connections, each with its process", *(column.attribution for column in columns)])
+
+
+def _kernels(results: Results) -> Iterator[str]:
+    yield "## The kernels\n"
+    yield _row(["kernel", "version", "backend", "ready after", "corpus and check", "hooks refused"])
+    yield _row(["---"] * 6)
+    for column in results.columns:
+        release = f"{column.release} ({column.version})" if column.version else column.release
+        refused = ", ".join(f"`{hook}`" for hook in sorted(column.refused)) or "none"
+        ready = f"{column.ready_s:.0f} s" if column.ready_s else ""
+        taken = f"{column.seconds - column.ready_s:.0f} s"
+        yield _row([column.kernel, release, column.backend, ready, taken, refused])
+    yield ""
+
+
+def _missing(results: Results) -> Iterator[str]:
+    found: dict[tuple[int, str], list[str]] = {}
+    for column in results.columns:
+        for trap, row in column.rows.items():
+            for reason in row.reasons if row.result != COMING else ():
+                found.setdefault((trap, reason), []).append(" ".join(headings(column)))
+    if not found:
+        return
+    yield "## What kernels have no means for\n"
+    yield f"Cases that count as `{NONE}`, or that other cases of the same trap stand beside:\n"
+    yield _row(["trap", "where", "what the guest said"])
+    yield _row(["---"] * 3)
+    for (trap, reason), names in sorted(found.items()):
+        yield _row([str(trap), ", ".join(names), reason])
+    yield ""
+
+
+def _cost(results: Results) -> Iterator[str]:
+    yield "## What a run costs\n"
+    yield _row(["", "fetched", "fetching", "making images", "guests", "in all"])
+    yield _row(["---"] * 6)
+    for name, label in (("first", "first time, nothing in the cache"), ("", "with everything in the cache")):
+        cost = {key: results.cost.get(f"{name}_{key}" if name else key, 0.0) for key in _COSTS}
+        if any(cost.values()):
+            mib = cost["fetched_bytes"] / (1 << 20)
+            seconds = [f"{cost[key]:.0f} s" for key in _COSTS[1:]]
+            yield _row([label, f"{mib:.0f} MiB", *seconds])
+
+
+_COSTS = ("fetched_bytes", "fetch_s", "build_s", "run_s", "total_s")
