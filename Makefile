@@ -13,7 +13,9 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),$(shell command -v sudo 2>/dev/null)
 # sudo drops this one, and who set it wants it kept.
 AS_ROOT = $(SUDO) $(if $(SUDO),$(if $(NO_COLOR),env NO_COLOR=1))
 
-OBJECTS := $(patsubst bpf/%.bpf.c,tracer/probes/objects/%.bpf.o,$(wildcard bpf/*.bpf.c))
+# What the probes and the wheel are built for. Who builds kernels may have an ARCH of theirs in the environment.
+ARCH := $(or $(TRACER_ARCH),$(shell uname -m))
+OBJECTS := $(patsubst bpf/%.bpf.c,tracer/probes/objects/$(ARCH)/%.bpf.o,$(wildcard bpf/*.bpf.c))
 
 .PHONY: help setup setup-tests live bpf test lint check-attribution bench wheel clean
 
@@ -38,8 +40,8 @@ live: ## set up, then watch: make live ARGS="--duration 10"
 bpf: $(OBJECTS) ## compile the BPF programs that changed
 	@:
 
-tracer/probes/objects/%.bpf.o: bpf/%.bpf.c $(wildcard bpf/*.h) scripts/build_bpf.py
-	@$(PYTHON) scripts/build_bpf.py $<
+tracer/probes/objects/$(ARCH)/%.bpf.o: bpf/%.bpf.c $(wildcard bpf/*.h) scripts/build_bpf.py
+	@TRACER_ARCH=$(ARCH) $(PYTHON) scripts/build_bpf.py $<
 
 test: lint ## install what the tests need, then run everything: make test ARGS="-k ecs"
 	$(VENV)/python -m pytest $(ARGS)
@@ -55,8 +57,8 @@ check-attribution: setup-tests ## compare 10,007 short connections with what the
 bench: setup-tests ## measure the cost of tracing beside other tools
 	@$(AS_ROOT) $(VENV)/python -m scripts.bench $(ARGS)
 
-wheel: setup-tests ## build the wheel, with the compiled probes and trap programs, into dist/
-	@$(VENV)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+wheel: setup-tests ## build the wheel, with the compiled probes and trap programs, into dist/: make wheel ARCH=aarch64
+	@TRACER_ARCH=$(ARCH) $(VENV)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## remove what was built; the environment in .venv stays
 	rm -rf tracer/probes/objects dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

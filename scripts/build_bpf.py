@@ -1,4 +1,8 @@
-"""Compile the BPF programs of bpf/ into the objects that the loader opens: for `make bpf` and for the wheel."""
+"""Compile the BPF programs of bpf/ into the objects that the loader opens: for `make bpf` and for the wheel.
+
+The objects are for this machine's architecture, or for that of TRACER_ARCH in the environment (as uname -m names it):
+clang needs no other compiler for that. Each architecture's objects have a directory of their own.
+"""
 
 import os
 import platform
@@ -21,9 +25,17 @@ class BuildError(Exception):
     """The objects could not be built; the message says why, and the fix where it is known."""
 
 
-def object_of(source: Path) -> Path:
+def target_machine() -> str:
+    """Return the architecture to build for: TRACER_ARCH, or this machine. Raises BuildError for an unknown one."""
+    machine = os.environ.get("TRACER_ARCH") or platform.machine()
+    if machine not in TARGET_ARCH:
+        raise BuildError(f"no probes for machine {machine}: only {', '.join(TARGET_ARCH)}")
+    return machine
+
+
+def object_of(source: Path, machine: str) -> Path:
     """Return where the object of a source goes, relative to the root of the project."""
-    return OBJECTS / f"{source.name.removesuffix('.c')}.o"
+    return OBJECTS / machine / f"{source.name.removesuffix('.c')}.o"
 
 
 def sources(root: Path) -> list[Path]:
@@ -32,22 +44,22 @@ def sources(root: Path) -> list[Path]:
 
 
 def include_flags(machine: str) -> list[str]:
-    """Return the flags by which clang finds asm/types.h: Debian keeps it apart per architecture, and bpf is none."""
-    return ["-isystem", f"/usr/include/{machine}-linux-gnu"]
+    """Return the flags by which clang finds asm/types.h: Debian keeps it apart per architecture, and bpf is none.
+
+    The second place is that of the packages for cross building; a place that is not there does no harm.
+    """
+    return ["-isystem", f"/usr/include/{machine}-linux-gnu", "-isystem", f"/usr/{machine}-linux-gnu/include"]
 
 
 def compile_bpf(root: Path, source: Path) -> Path:
     """Compile one program and return its object, both relative to `root`.
 
-    The object is for this machine's architecture. It keeps its BTF, which the loader needs, and loses its DWARF. It
-    replaces an older one in one step, so that two builds at once, or a program that is just loading it, never see half
-    an object.
+    The object is for target_machine(). It keeps its BTF, which the loader needs, and loses its DWARF. It replaces an
+    older one in one step, so that two builds at once, or a program that is just loading it, never see half an object.
 
     Raises BuildError when a tool or header is missing, when the machine is not supported, and when clang refuses.
     """
-    machine = platform.machine()
-    if machine not in TARGET_ARCH:
-        raise BuildError(f"no probes for machine {machine}: only {', '.join(TARGET_ARCH)}")
+    machine = target_machine()
     clang = _tool("CLANG", "clang")
     strip = _tool("LLVM_STRIP", "llvm-strip")
     flags = ["-target", "bpf", "-mcpu=v3", f"-D__TARGET_ARCH_{TARGET_ARCH[machine]}"]
@@ -58,7 +70,7 @@ def compile_bpf(root: Path, source: Path) -> Path:
 
     # BTF carries the names of source files: keep the place of the checkout out of the object.
     flags += ["-g", "-O2", "-Wall", "-Wextra", "-Werror", f"-ffile-prefix-map={root.resolve()}=."]
-    target = object_of(source)
+    target = object_of(source, machine)
     (root / target).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=(root / target).parent, prefix=".build-") as scratch:
         built = Path(scratch) / target.name

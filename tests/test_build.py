@@ -2,7 +2,9 @@
 
 import io
 import os
+import platform
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from scripts import build_bpf, build_corpus
+from tests.probes.btf import Btf, section
 from tests.traps.compiling import PACKAGES
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +70,25 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+# A program that names a register of the caller, which only the right architecture's types have.
+REGISTERS = """
+#include "kernel.h"
+#include "tracer.h"
+#include "compat.h"
+
+SEC("tp/syscalls/sys_exit_execve")
+int first_argument(struct trace_event_raw_sys_exit *ctx)
+{
+	const struct pt_regs *regs = user_regs((void *)bpf_get_current_task());
+
+	(void)ctx;
+	return REGS_ARG1(regs) == 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+"""
+
+
 def sections(path: Path) -> set[str]:
     """Return the names of the sections of an object file."""
     lines = subprocess.run(["llvm-readelf", "-S", "-W", path], capture_output=True, text=True, check=True).stdout
@@ -76,7 +98,7 @@ def sections(path: Path) -> set[str]:
 def test_object(project: Path) -> None:
     """The object has the BTF that a loader needs, no DWARF, and nothing of where it was built."""
     target = project / build_bpf.compile_bpf(project, Path("bpf/toy.bpf.c"))
-    assert target == project / "tracer/probes/objects/toy.bpf.o"
+    assert target == project / f"tracer/probes/objects/{platform.machine()}/toy.bpf.o"
     assert {".BTF", ".BTF.ext", ".maps"} <= sections(target)
     assert not any(name.startswith((".debug", ".rel.debug")) for name in sections(target))
     assert str(project).encode() not in target.read_bytes()
@@ -93,6 +115,23 @@ def test_warnings_stop_the_build(project: Path) -> None:
         build_bpf.compile_bpf(project, Path("bpf/toy.bpf.c"))
     assert target.read_bytes() == before
     assert [path.name for path in target.parent.iterdir()] == ["toy.bpf.o"]
+
+
+@pytest.mark.parametrize(("machine", "field", "foreign"), [("x86_64", "di", "orig_x0"), ("aarch64", "orig_x0", "di")])
+def test_other_architecture(
+    project: Path, monkeypatch: pytest.MonkeyPatch, machine: str, field: str, foreign: str
+) -> None:
+    """Any machine compiles for each architecture, with the registers of that one, and keeps them apart."""
+    for name in ("kernel.h", "tracer.h", "compat.h"):
+        shutil.copy(ROOT / "bpf" / name, project / "bpf")
+    (project / "bpf/toy.bpf.c").write_text(REGISTERS)
+    monkeypatch.setenv("TRACER_ARCH", machine)
+    target = build_bpf.compile_bpf(project, Path("bpf/toy.bpf.c"))
+    assert target == Path(f"tracer/probes/objects/{machine}/toy.bpf.o")
+    btf = Btf(section((project / target).read_bytes(), ".BTF"))
+    members = {member.name for member in btf.struct("pt_regs").members}
+    assert field in members
+    assert foreign not in members
 
 
 @pytest.mark.parametrize("variable", ["CLANG", "LLVM_STRIP"])
@@ -123,9 +162,12 @@ def test_missing_header(project: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert str(caught.value) == f"bpf/bpf_helpers.h, a header of libbpf, is missing; {build_bpf.PACKAGES}"
 
 
-def test_unknown_machine(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine whose registers the probes do not know is refused by name."""
-    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+@pytest.mark.parametrize("asked", [False, True])
+def test_unknown_machine(project: Path, monkeypatch: pytest.MonkeyPatch, asked: bool) -> None:
+    """A machine whose registers the probes do not know is refused by name, this one or one that was asked for."""
+    monkeypatch.setattr("platform.machine", lambda: "x86_64" if asked else "riscv64")
+    if asked:
+        monkeypatch.setenv("TRACER_ARCH", "riscv64")
     with pytest.raises(build_bpf.BuildError, match="no probes for machine riscv64: only x86_64, aarch64"):
         build_bpf.compile_bpf(project, Path("bpf/toy.bpf.c"))
 
@@ -142,21 +184,68 @@ def build_wheel(project: Path, out: Path, **environment: str) -> subprocess.Comp
     )
 
 
-def test_wheel(project: Path, tmp_path: Path) -> None:
-    """The wheel is for Linux on this architecture and every Python 3, and holds today's sources and their objects."""
-    stale = project / "tracer/probes/objects/gone.bpf.o"
-    stale.parent.mkdir(parents=True)
-    stale.touch()
-    result = build_wheel(project, tmp_path / "out")
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_wheel(project: Path, tmp_path: Path, machine: str) -> None:
+    """The wheel is for Linux on its architecture and every Python 3, and holds its objects of today's sources alone."""
+    for stale in ("toy.bpf.o", "x86_64/gone.bpf.o", "aarch64/gone.bpf.o", "riscv64/toy.bpf.o"):
+        left = project / "tracer/probes/objects" / stale
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.touch()
+    result = build_wheel(project, tmp_path / "out", TRACER_ARCH=machine)
     assert result.returncode == 0, result.stderr
     (wheel,) = (tmp_path / "out").iterdir()
-    assert wheel.name.endswith(f"-py3-none-linux_{os.uname().machine}.whl")
+    assert wheel.name.endswith(f"-py3-none-linux_{machine}.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         metadata = next(archive.read(name).decode() for name in names if name.endswith("/WHEEL"))
-    assert [name for name in names if name.endswith(".o")] == ["tracer/probes/objects/toy.bpf.o"]
+        assert machines(archive) == {"trap_99_toy": {"x86_64": 62, "aarch64": 183}[machine]}
+    assert [name for name in names if name.endswith(".o")] == [f"tracer/probes/objects/{machine}/toy.bpf.o"]
     assert "tracer/probes/bpf/toy.bpf.c" in names
     assert "Root-Is-Purelib: false" in metadata
+    assert f"Tag: py3-none-linux_{machine}\n" in metadata
+
+
+def machines(archive: zipfile.ZipFile) -> dict[str, int]:
+    """The trap programs that a wheel carries, and the e_machine of each one's ELF header (elf.h)."""
+    with (
+        archive.open("tracer/corpus/tests/traps/programs.tar.xz") as packed,
+        tarfile.open(fileobj=packed, mode="r:xz") as programs,
+    ):
+        heads = {entry.name: programs.extractfile(entry) for entry in programs}
+        return {name: struct.unpack("<18xH", head.read(20))[0] for name, head in heads.items() if head is not None}
+
+
+def test_whole_wheel_for_the_other_architecture(tmp_path: Path) -> None:
+    """This project's own wheel for the architecture that is not this one: each object and program is for that one."""
+    other, register, number = {"x86_64": ("aarch64", "orig_x0", 183), "aarch64": ("x86_64", "di", 62)}[
+        platform.machine()
+    ]
+    project = tmp_path / "project"
+    for name in ("tracer", "bpf", "scripts", "tests"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__", "objects"))
+    for name in ("pyproject.toml", "hatch_build.py", "LICENSE", "README.md", ".gitignore"):
+        shutil.copy(ROOT / name, project)
+    result = build_wheel(project, tmp_path / "out", TRACER_ARCH=other, CC="")
+    assert result.returncode == 0, result.stderr
+    (wheel,) = (tmp_path / "out").iterdir()
+    assert wheel.name.endswith(f"-py3-none-linux_{other}.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        objects = {name for name in archive.namelist() if name.endswith(".o")}
+        names = {path.name.removesuffix(".c") for path in (ROOT / "bpf").glob("*.bpf.c")}
+        assert objects == {f"tracer/probes/objects/{other}/{name}.o" for name in names}
+        btf = Btf(section(archive.read(f"tracer/probes/objects/{other}/process.bpf.o"), ".BTF"))
+        programs = machines(archive)
+    assert register in {member.name for member in btf.struct("pt_regs").members}
+    sources = {path.stem for path in (ROOT / "tests/traps/programs").glob("*.c")}
+    assert programs == dict.fromkeys(sources, number)
+
+
+def test_wheel_of_two_architectures(project: Path, tmp_path: Path) -> None:
+    """A compiler that compiles for another machine than the wheel is for makes no wheel, and is named."""
+    other = {"x86_64": "aarch64", "aarch64": "x86_64"}[platform.machine()]
+    result = build_wheel(project, tmp_path / "out", TRACER_ARCH=other, CC="gcc")
+    assert result.returncode != 0
+    assert f"gcc does not compile for {other}" in result.stdout + result.stderr
 
 
 def test_wheel_carries_the_corpus(project: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tracer.probes import libbpf, tracefs
+from tracer.probes.backend import OBJECTS
 
 __all__ = ["OTHERS", "CannotRun", "Other", "reason"]
 
@@ -116,7 +117,7 @@ def _tcpconnect(directory: Path) -> Iterator[list[str]]:
 @contextmanager
 def _floor(_: Path) -> Iterator[list[str]]:
     """A program that does nothing, on the return of one system call that the workload does not make."""
-    path = Path(libbpf.__file__).parent / "objects" / "trial.bpf.o"
+    path = OBJECTS / "trial.bpf.o"
     with libbpf.Object.open(path) as closed:
         others = [name for name in closed.program_names() if name != "try_tp"]
     events = tracefs.open_events()

@@ -13,6 +13,7 @@ from scripts.kernel_matrix.cache import Cache
 from scripts.kernel_matrix.disks import make_disk
 from scripts.kernel_matrix.errors import MatrixError
 from scripts.kernel_matrix.userland import MACHINES, compile_python
+from tests.traps.compiling import CompileError, compile_program, compiler
 
 FORMAT = "1"  # of what is made here: part of every key
 LABEL = "program"
@@ -22,8 +23,11 @@ STORM = Path("scripts/attribution/storm.c")
 _BUILD_S = 600
 
 # All that the disk depends on, relative to the source tree.
-_SOURCES = ("tracer", "bpf", "tests", "scripts/attribution", "vagrant/guest", "scripts/build_bpf.py", "hatch_build.py")
-_SOURCES += ("pyproject.toml", "README.md", "LICENSE")
+_SOURCES = (
+    *("tracer", "bpf", "tests/__init__.py", "tests/conftest.py", "tests/tracing.py", "tests/traps"),
+    *("scripts/attribution", "scripts/build_bpf.py", "scripts/build_corpus.py", "hatch_build.py"),
+    *("vagrant/guest", "pyproject.toml", "README.md", "LICENSE"),
+)
 _MADE = ("__pycache__", "objects")  # the wheel makes its own objects
 _KINDS = (".py", ".c", ".h", ".toml", ".md", ".txt", ".typed", "")
 
@@ -63,7 +67,7 @@ def build_wheel(tree: Path, place: Path, machine: str) -> Path:
         text=True,
         check=False,
         timeout=_BUILD_S,
-        env={**os.environ, "TRACER_ARCH": machine, "CC": compiler_of(machine)},
+        env={**os.environ, "TRACER_ARCH": machine},
     )
     wheels = list(place.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
@@ -71,22 +75,12 @@ def build_wheel(tree: Path, place: Path, machine: str) -> Path:
     return wheels[0]
 
 
-def compiler_of(machine: str) -> str:
-    """The C compiler for a machine: the system's own, or a cross compiler."""
-    return "gcc" if machine == os.uname().machine else f"{machine}-linux-gnu-gcc"
-
-
 def build_storm(tree: Path, target: Path, machine: str) -> None:
     """Compile the generator of the attribution check, static. Raises MatrixError with the compiler's message."""
-    flags = ("-std=gnu17", "-O2", "-static", "-Wall", "-Wextra", "-Werror")
     try:
-        done = subprocess.run(
-            [compiler_of(machine), *flags, "-o", target, tree / STORM], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        raise MatrixError(f"{compiler_of(machine)} is missing: apt-get install gcc-{machine.replace('_', '-')}-linux-gnu") from None
-    if done.returncode:
-        raise MatrixError(f"{STORM} does not compile: {done.stderr}")
+        compile_program(tree / STORM, target, compiler(machine), "-std=gnu17", "-O2", machine=machine)
+    except CompileError as error:
+        raise MatrixError(str(error)) from error
 
 
 def make_program(cache: Cache, tree: Path, arch: str) -> Path:

@@ -15,10 +15,10 @@ from tests.probes.btf import Btf, Leaf, section
 from tracer import model
 from tracer.model import Kind
 from tracer.probes import records
+from tracer.probes.backend import OBJECTS
 from tracer.probes.records import DecodeError, Tally, decode, frames, read_tallies
 
 ROOT = Path(__file__).parents[2]
-OBJECTS = ROOT / "tracer/probes/objects"
 STRUCTS = {
     "header": (records.HEADER, wire.HEADER),
     "exec_record": (records.EXEC, wire.EXEC),
@@ -57,7 +57,6 @@ def _btf(tmp_path_factory: pytest.TempPathFactory) -> Btf:
     lines += [f"enum {name} an_{name};" for name in ENUMS]
     source = build_bpf.SOURCES / "layouts.bpf.c"
     (root / source).write_text("\n".join(lines) + "\n")
-    (root / build_bpf.OBJECTS).mkdir(parents=True)
     return Btf(section((root / build_bpf.compile_bpf(root, source)).read_bytes(), ".BTF"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import struct
 import time
 from abc import ABC, abstractmethod
@@ -20,6 +21,7 @@ from tracer.probes.rings import RingError, RingSet, Run
 from tracer.probes.unusable import UnusableError, raise_memory_limit, unusable
 
 __all__ = [
+    "OBJECTS",
     "Backend",
     "Coverage",
     "Cut",
@@ -29,6 +31,8 @@ __all__ = [
     "object_file",
 ]
 
+OBJECTS: Final = Path(__file__).parent / "objects" / platform.machine()
+"""Where the build puts the programs that it compiles for this machine, in the tree and in the wheel."""
 _KINDS: Final = len(RING_KINDS)
 _RINGS: Final = ("lifecycle", "bulk")
 _CUT_TRIES: Final = 200
@@ -90,7 +94,7 @@ class Attached(Protocol):
 
 def object_file(name: str) -> Path:
     """A compiled object; it lies beside this module, also in an installed wheel. Raises UnusableError."""
-    path = Path(__file__).parent / "objects" / f"{name}.bpf.o"
+    path = OBJECTS / f"{name}.bpf.o"
     if not path.exists():
         raise UnusableError(f"the probes are not built ({path.name} is missing): run `make bpf`", 4)
     return path

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tracer.probes import tracefs
-from tracer.probes.backend import Backend, KernelFilters, UnusableError
+from tracer.probes.backend import OBJECTS, Backend, KernelFilters, UnusableError
 from tracer.probes.bcc import Bcc, Holder
 from tracer.probes.bpf_map import Declaration, create_map
 from tracer.probes.core import BTF, Core
@@ -21,9 +21,6 @@ from tracer.probes.libbpf import Object, read_iterator
 from tracer.probes.libbpf_binding import BpfError, LoadError, MissingLibrary, possible_cpus, why
 from tracer.probes.privileges import RING_BYTES, Finding, Privileges, Status
 from tracer.probes.rings import RingError, RingSet
-
-OBJECTS: Final = Path(__file__).parent / "objects"
-"""Where the build puts the compiled programs."""
 
 HOOKS: Final = {
     "raw_tp": "try_raw_tp",
