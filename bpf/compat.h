@@ -38,22 +38,34 @@ static __always_inline u64 boot_start(const struct task_struct *task)
 	return BPF_CORE_READ(task, start_boottime);
 }
 
-/* The user registers of the current task: they keep a syscall's arguments until it has
- * returned. They lie at the top of the kernel stack; bpf_task_pt_regs is 5.15+, this is
- * the same address on every kernel. x86_64 and arm64 stacks are 16 KiB (no KASAN); arm64
- * and, since 6.9 with FRED, x86 may keep more above them, so the helper goes first. */
-#define STACK_BYTES 16384UL
+/* Bytes of a kernel stack: 16 KiB, more with arm64's pages of 64 KiB or with KASAN. Where
+ * stacks are mapped pages (x86_64 4.9+, arm64 4.14+, by default) the task tells: such an
+ * area's size counts its pages and one more, which guards it. */
+static __always_inline u64 stack_bytes(const struct task_struct *task)
+{
+	if (bpf_core_field_exists(task->stack_vm_area)) {
+		const struct vm_struct *area = BPF_CORE_READ(task, stack_vm_area);
+		u64 size = BPF_CORE_READ(area, size), pages = BPF_CORE_READ(area, nr_pages);
+
+		if (pages)
+			return size - size / (pages + 1);
+	}
+	return 16384;
+}
 
 enum bpf_func_id___helpers {
 	BPF_FUNC_task_pt_regs___helpers = 1,
 	BPF_FUNC_get_current_task_btf___helpers = 2,
 };
 
+/* The user registers of the current task: they keep a syscall's arguments until it has
+ * returned. bpf_task_pt_regs is 5.15+. Before, they are at the very top of the kernel
+ * stack; since 6.9 with FRED x86 may keep more above them, so the helper goes first. */
 static __always_inline const struct pt_regs *user_regs(const struct task_struct *task)
 {
 	if (bpf_core_enum_value_exists(enum bpf_func_id___helpers, BPF_FUNC_task_pt_regs___helpers))
 		return (const void *)bpf_task_pt_regs((void *)bpf_get_current_task_btf());
-	return BPF_CORE_READ(task, stack) + STACK_BYTES - bpf_core_type_size(struct pt_regs);
+	return BPF_CORE_READ(task, stack) + stack_bytes(task) - bpf_core_type_size(struct pt_regs);
 }
 
 /* The descriptor table of the current process: direct loads where the current task can
@@ -129,6 +141,23 @@ struct bpf_verifier_state {
 #define REGS_ARG2(regs) BPF_CORE_READ(regs, regs[1])
 #define REGS_ARG3(regs) BPF_CORE_READ(regs, regs[2])
 #endif
+
+/* The result of an exec(2), above 0 where seccomp has killed the call. Its registers are
+ * put back as they were then, so the result's holds what it held before the call: on x86_64
+ * the call's number, on arm64 the first argument, of which execveat's may also be 0 or
+ * AT_FDCWD (-100). A new image has begun with nothing but zeros. */
+static __always_inline long exec_result(long ret)
+{
+#if defined(__TARGET_ARCH_arm64)
+	if (ret == 0 || ret == -100) {
+		const struct pt_regs *regs = user_regs((void *)bpf_get_current_task());
+
+		if (ret == (long)REGS_ARG1(regs) && REGS_ARG2(regs))
+			return 1;
+	}
+#endif
+	return ret;
+}
 
 /* Add, then look whether nobody else has: two that interleave may both fail, but never
  * both succeed. Fetching atomics, which would be simpler, are 5.12+ (commits 5ffa25502b5a,

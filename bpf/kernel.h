@@ -144,7 +144,9 @@ struct task_struct {
 	kuid_t loginuid;
 	unsigned int sessionid;
 	void *stack;
+	struct vm_struct *stack_vm_area;	/* with CONFIG_VMAP_STACK */
 };
+struct vm_struct { unsigned long size; unsigned int nr_pages; };
 
 struct linux_binprm {
 	struct file *file;

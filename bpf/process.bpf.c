@@ -295,23 +295,25 @@ int BPF_PROG(process_exit, struct task_struct *task)
 SEC("tp/syscalls/sys_exit_execve")
 int exit_execve(struct trace_event_raw_sys_exit *ctx)
 {
+	long ret = exec_result(ctx->ret);
 	const struct pt_regs *regs;
 
-	if (ctx->ret == 0)
+	if (ret == 0)
 		return 0;
 	regs = user_regs((void *)bpf_get_current_task());
-	return exec_failed(ctx, ctx->ret, (const char *)REGS_ARG1(regs), (const void *)REGS_ARG2(regs), false);
+	return exec_failed(ctx, ret, (const char *)REGS_ARG1(regs), (const void *)REGS_ARG2(regs), false);
 }
 
 SEC("tp/syscalls/sys_exit_execveat")
 int exit_execveat(struct trace_event_raw_sys_exit *ctx)
 {
+	long ret = exec_result(ctx->ret);
 	const struct pt_regs *regs;
 
-	if (ctx->ret == 0)
+	if (ret == 0)
 		return 0;
 	regs = user_regs((void *)bpf_get_current_task());
-	return exec_failed(ctx, ctx->ret, (const char *)REGS_ARG2(regs), (const void *)REGS_ARG3(regs), false);
+	return exec_failed(ctx, ret, (const char *)REGS_ARG2(regs), (const void *)REGS_ARG3(regs), false);
 }
 
 /* Who asks, as the initial namespaces see it: tgid, tid, start. */

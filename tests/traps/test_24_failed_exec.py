@@ -49,10 +49,11 @@ def test_failed_exec(seen: Seen, label: str) -> None:
     assert actions(events, line["pid"]) == {EXEC_FAILED: 1, "process-exited": 1}
 
 
-def test_exec_killed_by_seccomp(seen: Seen) -> None:
+@pytest.mark.parametrize("label", ["seccomp-kill", "seccomp-kill-at", "seccomp-kill-at-0"])
+def test_exec_killed_by_seccomp(seen: Seen, label: str) -> None:
     """No exec happened; the failure says so without an errno, and the one exit has the signal."""
     truth, events = seen
-    ended = only(truth, "ended", label="seccomp-kill")
+    ended = only(truth, "ended", label=label)
     check_exit(truth, events, ended)
     assert one(events, "process-exited", ended["pid"])["tracer"]["process"]["signal_name"] == "SIGSYS"
     failed = one(events, EXEC_FAILED, ended["pid"])

@@ -635,6 +635,9 @@ static inline void say_exec(const char *label, char **arguments)
 {
 	char path[4096], directory[4096], comm[16];
 	ssize_t length = CHECK(readlink("/proc/self/exe", path, sizeof(path)));
+	/* First, and not in the call below: it takes all of hex()'s buffers, and a compiler may evaluate arguments in any
+	 * order. */
+	const char *given = hex_arguments(arguments);
 	struct stat found;
 
 	CHECK(stat("/proc/self/exe", &found));
@@ -647,7 +650,7 @@ static inline void say_exec(const char *label, char **arguments)
 	    label, getpid(), own_tid(), getppid(), getsid(0), getuid(), getgid(), hex(path, (size_t)length),
 	    major(found.st_dev), minor(found.st_dev), (uint64_t)found.st_ino, hex(directory, strlen(directory)),
 	    hex(comm, strlen(comm)), start_ticks(getpid()), namespace_inode("net"), namespace_inode("pid"), boot_ns(),
-	    hex_arguments(arguments));
+	    given);
 }
 
 #endif

@@ -1,5 +1,6 @@
-/* Trap 24: execs that fail, each for a reason of its own, and one that seccomp answers with death. Each case is a
+/* Trap 24: execs that fail, each for a reason of its own, and some that seccomp answers with death. Each case is a
  * process that tries once and ends with a code of its own. */
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
@@ -7,13 +8,15 @@
 #include "trap.h"
 
 #define EXIT_CODE 24
+#define NO_AT (-1) /* execve instead of an execveat */
 
-/* From now on every execve of this process ends as the action says; nothing else is touched. */
+/* From now on every exec of this process ends as the action says; nothing else is touched. */
 static void forbid_exec(unsigned action)
 {
 	struct sock_filter rules[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_execve, 0, 1),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_execve, 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_execveat, 0, 1),
 		BPF_STMT(BPF_RET | BPF_K, action),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
@@ -23,7 +26,7 @@ static void forbid_exec(unsigned action)
 	CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program));
 }
 
-static void attempt(const char *label, const char *path, int expected, unsigned action)
+static void attempt_at(const char *label, int at, const char *path, int expected, unsigned action)
 {
 	struct rlimit none = {0, 0};
 	uint64_t before;
@@ -38,7 +41,10 @@ static void attempt(const char *label, const char *path, int expected, unsigned 
 			forbid_exec(action);
 		before = boot_ns();
 		errno = 0;
-		execve(path, arguments, environment);
+		if (at == NO_AT)
+			execve(path, arguments, environment);
+		else
+			syscall(SYS_execveat, at, path, arguments, environment, 0);
 		if (errno != expected)
 			die(label, __LINE__);
 		say("{\"what\":\"failed\",\"label\":\"%s\",\"pid\":%d,\"errno\":%d,\"path\":\"%s\""
@@ -48,6 +54,11 @@ static void attempt(const char *label, const char *path, int expected, unsigned 
 	}
 	status = wait_for(pid);
 	say("{\"what\":\"ended\",\"label\":\"%s\",\"pid\":%d,\"status\":%d}", label, pid, status);
+}
+
+static void attempt(const char *label, const char *path, int expected, unsigned action)
+{
+	attempt_at(label, NO_AT, path, expected, action);
 }
 
 int main(void)
@@ -76,6 +87,9 @@ int main(void)
 	attempt("bad-pointer", (const char *)8, EFAULT, SECCOMP_RET_ALLOW);
 	attempt("seccomp-errno", own_path(), EPERM, SECCOMP_RET_ERRNO | EPERM);
 	attempt("seccomp-kill", own_path(), 0, SECCOMP_RET_KILL_PROCESS);
+	/* A killed call keeps its first argument where the result would be, on arm64. */
+	attempt_at("seccomp-kill-at", AT_FDCWD, own_path(), 0, SECCOMP_RET_KILL_PROCESS);
+	attempt_at("seccomp-kill-at-0", 0, own_path(), 0, SECCOMP_RET_KILL_PROCESS);
 
 	CHECK(unlink(plain));
 	CHECK(unlink(garbage));
