@@ -17,7 +17,7 @@ AS_ROOT = $(SUDO) $(if $(SUDO),$(if $(NO_COLOR),env NO_COLOR=1))
 ARCH := $(or $(TRACER_ARCH),$(shell uname -m))
 OBJECTS := $(patsubst bpf/%.bpf.c,tracer/probes/objects/$(ARCH)/%.bpf.o,$(wildcard bpf/*.bpf.c))
 
-.PHONY: help setup setup-tests live bpf test lint check-attribution bench wheel clean
+.PHONY: help setup setup-tests live bpf test lint matrix check-attribution bench wheel clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -43,13 +43,17 @@ bpf: $(OBJECTS) ## compile the BPF programs that changed
 tracer/probes/objects/$(ARCH)/%.bpf.o: bpf/%.bpf.c $(wildcard bpf/*.h) scripts/build_bpf.py
 	@TRACER_ARCH=$(ARCH) $(PYTHON) scripts/build_bpf.py $<
 
-test: lint ## install what the tests need, then run everything: make test ARGS="-k ecs"
+test: lint ## install what the tests need, then run everything, or some: make test ARGS="-k ecs"
 	$(VENV)/python -m pytest $(ARGS)
+	$(if $(ARGS),,$(VENV)/python -m scripts.kernel_matrix --tested)
 
 lint: setup-tests ## ruff and mypy
 	$(VENV)/python -m ruff check .
 	$(VENV)/python -m ruff format --check .
 	$(VENV)/python -m mypy
+
+matrix: setup-tests ## boot other kernels and run the trap corpus in each: make matrix ARGS="--kernel 6.1"
+	@$(VENV)/python -m scripts.kernel_matrix $(ARGS)
 
 check-attribution: setup-tests ## compare 10,007 short connections with what the stream says of them
 	@$(AS_ROOT) $(VENV)/python -m scripts.attribution.check $(ARGS)

@@ -91,7 +91,7 @@ def tracing(output: Path, options: Sequence[str] = ()) -> Iterator[None]:
         raise CheckError(f"the tracer ended with {code}: {said.read_text()}")
 
 
-def measure(  # noqa: PLR0913, PLR0917 - a check has as many parameters
+def measure(
     directory: Path,
     processes: int,
     parallel: int,

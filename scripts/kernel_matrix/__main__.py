@@ -12,6 +12,7 @@ from scripts.kernel_matrix.cache import VARIABLE, Cache, default_place
 from scripts.kernel_matrix.config import BACKENDS, load
 from scripts.kernel_matrix.docs import DATA, PAGE, page
 from scripts.kernel_matrix.errors import MatrixError
+from scripts.kernel_matrix.guests import Limits
 from scripts.kernel_matrix.matrix import Plan, Wanted, run_matrix
 from scripts.kernel_matrix.results import from_json
 from scripts.kernel_matrix.table import cost, table
@@ -34,8 +35,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="kernel-matrix", description=__doc__, epilog=EPILOGUE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kernel", action="append", default=[], metavar="NAME[/BACKEND]", help="only this one; may be repeated")
+    parser.add_argument(
+        "--kernel", action="append", default=[], metavar="NAME[/BACKEND]", help="only this one; may be repeated"
+    )
     parser.add_argument("--backend", action="append", default=[], choices=BACKENDS, help="only this one")
+    parser.add_argument("--tested", action="store_true", help="only what `make test` runs, without this machine")
     parser.add_argument("--trap", action="append", default=[], type=int, metavar="N", help="only this one")
     parser.add_argument("--run", default="", metavar="COMMAND", help="a shell command in place of the corpus")
     parser.add_argument("--no-host", action="store_true", help="leave this machine out")
@@ -43,9 +47,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--source", type=Path, default=ROOT, help="the tree that is tested (default: this one)")
     parser.add_argument("--at-once", type=int, default=2, metavar="N", help="guests at a time (default: %(default)s)")
     parser.add_argument("--ready", type=float, default=180, metavar="S", help="limit of a boot (default: %(default)s)")
-    parser.add_argument("--limit", type=float, default=1800, metavar="S", help="limit of a guest (default: %(default)s)")
-    parser.add_argument("--silent", type=float, default=120, metavar="S", help="without a sign of life (default: %(default)s)")
-    parser.add_argument("--accel", default=os.environ.get("TRACER_MATRIX_ACCEL", "tcg"), choices=("tcg", "kvm"), help="kvm only where it boots a guest (default: %(default)s)")
+    parser.add_argument(
+        "--limit", type=float, default=1800, metavar="S", help="limit of a guest (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--silent", type=float, default=120, metavar="S", help="without a sign of life (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--accel",
+        default=os.environ.get("TRACER_MATRIX_ACCEL", "tcg"),
+        choices=("tcg", "kvm"),
+        help="kvm only where it boots a guest (default: %(default)s)",
+    )
     parser.add_argument("--refresh", action="store_true", help="ask the mirror even if that was done today")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     parser.add_argument("--write-docs", action="store_true", help=f"write {DATA} and {PAGE}")
@@ -65,16 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             plan = Plan(
                 source=options.source.resolve(),
                 at_once=options.at_once,
-                limits=(options.ready, options.silent, options.limit),
+                limits=Limits(options.ready, options.silent, options.limit),
                 accel=options.accel,
                 refresh=options.refresh,
-                host=not options.no_host,
+                host=not (options.no_host or options.tested or options.kernel or options.backend),
                 attribution=not options.no_attribution,
                 run=options.run,
                 traps=tuple(options.trap),
             )
             matrix = load(options.source / "vagrant/matrix.toml")
-            wanted = Wanted(tuple(options.kernel), tuple(options.backend))
+            wanted = Wanted(tuple(options.kernel), tuple(options.backend), options.tested)
             results = run_matrix(Cache(default_place()), matrix, wanted, plan)
     except MatrixError as error:
         print(f"kernel-matrix: {error}", file=sys.stderr)

@@ -107,7 +107,9 @@ class Apt:
                 env={**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
             )
         except FileNotFoundError:
-            raise MatrixError(f"{tool} is missing: the kernels come from Debian's archive, by its package client") from None
+            raise MatrixError(
+                f"{tool} is missing: the kernels come from Debian's archive, by its package client"
+            ) from None
         except subprocess.TimeoutExpired:
             raise MatrixError(f"{self.suite}: {tool} {rest[-1]} took longer than {limit:.0f} s") from None
         if done.returncode:
@@ -124,9 +126,9 @@ class Apt:
         mirror = system_mirror()
         text = f"deb [arch={self.arch} signed-by={mirror.keyring}] {mirror.uri} {self.suite} main\n"
         sources = self.base / "sources.list"
-        if sources.exists() and sources.read_text() == text and stamp.exists():
-            if time.time() - stamp.stat().st_mtime < fresh_s:
-                return
+        age_s = time.time() - stamp.stat().st_mtime if stamp.exists() else float("inf")
+        if age_s < fresh_s and sources.exists() and sources.read_text() == text:
+            return
         sources.write_text(text)
         begin = time.monotonic()
         self._run("apt-get", "-qq", "-oAPT::Update::Error-Mode=any", "update", limit=UPDATE_S)

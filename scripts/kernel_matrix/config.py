@@ -14,7 +14,7 @@ CAPABILITIES = {"btf": bool, "headers": bool, "fentry": bool, "kprobe": bool, "l
 
 
 class Kernel(NamedTuple):
-    """One kernel of the matrix: the metapackages of a suite, and what it is expected to offer."""
+    """One kernel of the matrix: metapackages of a suite, backends (`tested`: by `make test`), what it must offer."""
 
     name: str
     suite: str
@@ -22,6 +22,7 @@ class Kernel(NamedTuple):
     packages: tuple[str, ...]
     headers: tuple[str, ...]
     backends: tuple[str, ...]
+    tested: tuple[str, ...]
     hide_btf: bool
     capabilities: Mapping[str, bool | int]
 
@@ -96,6 +97,7 @@ def _kernel(entry: dict[str, Any]) -> Kernel:
         _texts(entry, "packages"),
         _texts(entry, "headers"),
         _texts(entry, "backends"),
+        _texts(entry, "tested") if "tested" in entry else (),
         bool(entry.get("hide_btf", False)),
         entry.get("capabilities", {}),
     )
@@ -103,6 +105,8 @@ def _kernel(entry: dict[str, Any]) -> Kernel:
         raise MatrixError(f"kernel {name}: arch {kernel.arch} is none of {', '.join(ARCHES)}")
     if not kernel.backends or {*kernel.backends} - {*BACKENDS}:
         raise MatrixError(f"kernel {name}: backends must be some of {', '.join(BACKENDS)}")
+    if {*kernel.tested} - {*kernel.backends}:
+        raise MatrixError(f"kernel {name}: tested must be some of its backends")
     _known(f"the capabilities of kernel {name}", kernel.capabilities, {*CAPABILITIES})
     for capability, value in kernel.capabilities.items():
         if type(value) is not CAPABILITIES[capability]:

@@ -12,18 +12,20 @@ _INTRODUCTION = """\
 # Kernels
 
 What holds on which kernel, with which backend. `make matrix` boots these kernels under QEMU and runs the trap corpus
-(`tests/traps`) in each; `make matrix ARGS=--write-docs` writes this page from what came of it, and the results themselves
-into `kernels.json`. A test compares the two, and the list of kernels is `vagrant/matrix.toml`. To see the same rows for your
-own kernel, run `sudo tracer selftest`.
+(`tests/traps`) in each; `make matrix ARGS=--write-docs` writes this page from what came of it, and the results
+themselves into `kernels.json`. A test compares the two. The list of kernels is `vagrant/matrix.toml`. To see the same
+rows for your own kernel, run `sudo tracer selftest`.
 
-`ok`: every case of the trap came out right. `none`: the kernel has no means for it, and the guest itself said which; the
-reasons are below. `…`: the trap is not traced yet.
+`ok`: every case of the trap came out right. `none`: the kernel has no means for it, and the guest itself said which;
+the reasons are below. `…`: the trap is not traced yet.
 """
 
 
 def page(results: Results) -> str:
     """The page, whole."""
-    return "\n".join([_INTRODUCTION, *_traps(results), "", *_kernels(results), *_missing(results), *_cost(results)]) + "\n"
+    return (
+        "\n".join([_INTRODUCTION, *_traps(results), "", *_kernels(results), *_missing(results), *_cost(results)]) + "\n"
+    )
 
 
 def _row(cells: list[str]) -> str:

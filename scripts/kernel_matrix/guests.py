@@ -1,4 +1,4 @@
-"""Runs guests, several at once: reads what they report, bounds their time, and tells a lost guest from one that ended."""
+"""Runs guests, several at once: reads what they report, bounds their time, tells a lost guest from one that ended."""
 
 import contextlib
 import json
@@ -200,22 +200,22 @@ class Guests:
             running.kill()
             running.close()
 
-    def run(self, jobs: Iterable[Job], over: Callable[[Outcome, bool], None]) -> list[Outcome]:
+    def run(self, jobs: Iterable[Job], over: Callable[[Outcome, bool], None], *, boots: int = BOOTS) -> list[Outcome]:
         """Run all jobs and return their outcomes in the order of the jobs.
 
-        A guest that is lost before its program runs is booted again, five times in all: emulation itself crashes some
-        kernels while they boot. What is lost later is lost.
+        A guest that is lost before its program runs is booted again, `boots` times in all: emulation itself crashes
+        some kernels while they boot. What is lost later is lost.
         """
         waiting = deque((job, 1) for job in jobs)
         order = [job.name for job, _ in waiting]
         done: dict[str, Outcome] = {}
         while waiting or self._running:
             while waiting and self._fits(waiting[0][0]):
-                job, boots = waiting.popleft()
-                self._running.append(_Running(job, self._place, boots))
+                job, turn = waiting.popleft()
+                self._running.append(_Running(job, self._place, turn))
             for running in self._turn():
                 outcome = running.outcome
-                again = bool(outcome.lost) and not outcome.was_ready and outcome.boots < BOOTS
+                again = bool(outcome.lost) and not outcome.was_ready and outcome.boots < boots
                 over(outcome, again)
                 if again:
                     waiting.appendleft((running.job, outcome.boots + 1))

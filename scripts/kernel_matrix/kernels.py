@@ -1,4 +1,4 @@
-"""Fetches the kernels of Debian's suites and makes of each what a guest boots from: image, initramfs and module disk."""
+"""Fetches the kernels of Debian's suites and makes of each what a guest boots from: image, initramfs, module disk."""
 
 import hashlib
 import lzma
@@ -28,7 +28,7 @@ _FOLLOWED = re.compile(r"linux-(image|binary|modules|base|headers)-")
 
 
 class Tree(NamedTuple):
-    """Unpacked packages: `version` is that of the first one; `stale` says why newer ones could not be had, or nothing."""
+    """Unpacked packages, the version of the first one, and why newer ones could not be had, or nothing."""
 
     root: Path
     key: str

@@ -1,4 +1,4 @@
-"""Tells how the guests get on: on a terminal a line for each that is rewritten, elsewhere a line as each trap is done."""
+"""Tells how the guests get on: on a terminal a line for each that is rewritten, elsewhere a line for each trap."""
 
 import sys
 import time

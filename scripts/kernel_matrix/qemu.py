@@ -12,7 +12,7 @@ CPUS = 2  # order across CPUs is one of the traps
 
 
 class Machine(NamedTuple):
-    """How QEMU emulates an architecture: program, package, machine, processor, console and what else the kernel is told."""
+    """How QEMU emulates an architecture: its program and package, machine, processor, console, kernel parameters."""
 
     program: str
     package: str
@@ -47,7 +47,7 @@ class Drive(NamedTuple):
 
 
 class Guest(NamedTuple):
-    """What to boot: an architecture, kernel image, initramfs and disks, the memory, and the guest script's arguments."""
+    """What to boot: architecture, kernel image, initramfs and disks, the memory, and the guest script's arguments."""
 
     arch: str
     image: Path

@@ -154,8 +154,10 @@ def check_capabilities(kernel: Kernel, doctor: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _plain(value: object) -> str:
-    return {True: "yes", False: "no", None: "nothing"}.get(value, str(value)) if not isinstance(value, int) or isinstance(value, bool) else str(value)
+def _plain(value: bool | int | None) -> str:
+    if value is None:
+        return "nothing"
+    return str(value) if type(value) is int else ("yes" if value else "no")
 
 
 def capabilities(doctor: Mapping[str, Any]) -> dict[str, bool | int]:

@@ -1,4 +1,4 @@
-"""Shows results: a table of traps by kernel and backend in 100 columns, what is wrong under it, and the same as Markdown."""
+"""Shows results: a table of traps by kernel and backend, 100 cells wide, and under it what is wrong."""
 
 from collections.abc import Iterator, Sequence
 

@@ -2,6 +2,7 @@
 
 import compileall
 import hashlib
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 from scripts.kernel_matrix.apt import Apt, Fetched, Package, digest_of, unpack
 from scripts.kernel_matrix.cache import Cache
-from scripts.kernel_matrix.disks import make_disk, size_of
+from scripts.kernel_matrix.disks import make_disk
 from scripts.kernel_matrix.errors import MatrixError
 
 FORMAT = "1"  # of what is made here: part of every key
@@ -25,7 +26,14 @@ _MANYLINUX = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux20
 _PIP_S = 600
 
 # Nothing runs these in a guest, and they are a third of the image.
-_UNUSED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian", "usr/share/i18n")
+_UNUSED = (
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/info",
+    "usr/share/lintian",
+    "usr/share/i18n",
+)
 
 
 class Userland(NamedTuple):
@@ -79,7 +87,7 @@ def _fetch(cache: Cache, apt: Apt, names: Sequence[str], wanted: Sequence[str], 
     return key
 
 
-def _make(  # noqa: PLR0913, PLR0917 - all that the image is made of
+def _make(
     cache: Cache, apt: Apt, names: Sequence[str], packages: list[Package], wanted: Sequence[str], target: Path
 ) -> None:
     paths = apt.download(names, packages, closure=True)
@@ -167,10 +175,5 @@ def compile_python(place: Path, name: str) -> None:
             stripdir=str(place),
             prependdir=name,
             workers=0,
-            invalidation_mode=compileall.py_compile.PycInvalidationMode.UNCHECKED_HASH,
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
         )
-
-
-def describe(disk: Path) -> str:
-    """How large an image is, for people."""
-    return f"{size_of(disk.parent)[0] >> 20} MiB"
