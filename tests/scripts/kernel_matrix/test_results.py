@@ -136,7 +136,11 @@ def test_capabilities() -> None:
         "landlock": {"status": "ok", "abi": 6},
     }
     assert capabilities(doctor) == {
-        "btf": True, "headers": False, "fentry": True, "kprobe": False, "lsm": False,
+        "btf": True,
+        "headers": False,
+        "fentry": True,
+        "kprobe": False,
+        "lsm": False,
         "landlock_abi": 6,
     }
     expected = {"btf": True, "kprobe": True, "lsm": False, "landlock_abi": 0}
