@@ -17,14 +17,14 @@ from tracer.probes.program import fexit_refusal
 from tracer.probes.records import HEADER, START, TGID, TID
 from tracer.probes.unusable import UnusableError
 
-__all__ = ["BTF", "HOOKS", "Core"]
+__all__ = ["BTF", "HIDDEN_INIT", "HOOKS", "Core"]
 
 BTF: Final = Path("/sys/kernel/btf/vmlinux")
 HOOKS: Final = ("auto", "tracepoints")
 _RETURNS: Final = "returns"
 _FINDER: Final = "find_processes"
 _PLAIN_FINDER: Final = "find_processes_plain"  # without arguments, for kernels that refuse the other
-_HIDDEN_INIT: Final = "process 1, which this kernel hides from BPF, and what the network does while it is interrupted"
+HIDDEN_INIT: Final = "process 1, which this kernel hides from BPF, and what the network does while it is interrupted"
 _NO_ARGUMENTS: Final = "arguments of processes that ran before the start"
 
 
@@ -140,7 +140,7 @@ class Core(Backend):
         if self.own_pid != os.getpid():
             # The iterators see no more than this pid namespace, so process 1 tells nothing, and /proc has other pids.
             return [_NO_ARGUMENTS] if _FINDER in self._refused else []
-        return [_HIDDEN_INIT] if self._init_hidden else []
+        return [HIDDEN_INIT] if self._init_hidden else []
 
     def _of(self, program: str) -> libbpf.Object:
         return next(each for each in self._objects.values() if program in each.program_names())
