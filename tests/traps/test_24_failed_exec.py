@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from tests.tracing import ABSENT, actions, one, shorten, value
+from tests.tracing import ABSENT, actions, find, one, shorten, value
 from tests.traps.checks import EXEC_FAILED, check_exit, check_time, only, thread_id
 from tests.traps.conftest import MakeTrace, Run, Seen, see
 
@@ -18,8 +18,8 @@ LABELS = [
     "not-a-directory",
     "loop",
     "bad-pointer",
-    "seccomp-errno",
 ]
+ANSWERED = "seccomp-errno"
 
 
 @pytest.fixture(name="seen", scope="module")
@@ -30,6 +30,21 @@ def _seen(trace: MakeTrace, run: Run) -> Seen:
 @pytest.mark.parametrize("label", LABELS)
 def test_failed_exec(seen: Seen, label: str) -> None:
     """One failure with the errno, by the process that goes on as what it was, and no exec."""
+    check_failed(seen, label)
+
+
+def test_exec_that_seccomp_answers(trace: MakeTrace, run: Run, seen: Seen) -> None:
+    """The same where seccomp answers for the system call: with its tracepoint, else it is a blind spot that is told."""
+    check_failed(see(trace, run, "trap_24_failed_exec", "--hooks", "tracepoints"), ANSWERED)
+    (coverage,) = find(seen.events, "tracer-coverage")
+    if any("seccomp filter answers" in each for each in coverage["tracer"]["coverage"]["blind"]):
+        assert find(seen.events, EXEC_FAILED, only(seen.truth, "failed", label=ANSWERED)["pid"]) == []
+    else:
+        check_failed(seen, ANSWERED)
+
+
+def check_failed(seen: Seen, label: str) -> None:
+    """One failure of a case, as it should be."""
     truth, events = seen
     line = only(truth, "failed", label=label)
     program = only(truth, "program")
@@ -40,7 +55,7 @@ def test_failed_exec(seen: Seen, label: str) -> None:
     assert event["tracer"]["exec"]["errno"] == line["errno"]
     # What it asked for: unless seccomp answered, in which case the arguments were perhaps never seen.
     requested = value(event, "tracer.exec.requested")
-    assert requested == line["path"] or (label in {"bad-pointer", "seccomp-errno"} and requested in {ABSENT, ""})
+    assert requested == line["path"] or (label in {"bad-pointer", ANSWERED} and requested in {ABSENT, ""})
     assert event["process"]["executable"] == program["exe"], shorten(event)
     assert event["process"]["parent"]["pid"] == program["pid"]
     assert thread_id(event) == line["pid"]

@@ -47,9 +47,11 @@ class Returns(NamedTuple):
     replaces: tuple[str, ...]
     more: tuple[tuple[str, str], ...]  # beside them: a program, and what can't be seen without it
     blind: tuple[str, ...]  # what the tracepoints don't see
+    unlike: tuple[str, ...] = ()  # what only the tracepoints see
 
 
 _IA32_EXECS: Final = "failed execs by 32-bit (ia32) system calls"
+_REFUSED: Final = "execs and connects that a seccomp filter answers with an error (--hooks tracepoints sees them)"
 _KILLED: Final = "execs for which seccomp killed the process"
 _KILLED_SEEN_SINCE: Final = (5, 16)  # by tracepoints: commit 307d522f5eb8
 
@@ -68,6 +70,7 @@ RETURNS: Final = (
         ("exit_connect",),
         (("connect_denied", "connects that a security module (such as Landlock) refuses"),),
         ("connects through io_uring that fail before a packet is sent",),
+        (_REFUSED,),
     ),
     Returns(("listen_returns",), ("exit_listen",), (), ()),
     Returns(
@@ -79,6 +82,7 @@ RETURNS: Final = (
             ("exec_killed", _KILLED),
         ),
         (_IA32_EXECS,),
+        (_REFUSED,),
     ),
 )
 """What is attached in place of tracepoints where the kernel allows it; the first of all is the one that is tried."""
@@ -93,6 +97,7 @@ def blind_spots(attached: Collection[str]) -> list[str]:
     for returns in RETURNS:
         if set(returns.programs) <= set(attached):
             found += [blind for program, blind in returns.more if program not in attached]
+            found += returns.unlike
         else:
             found += returns.blind
             if "exit_execve" in returns.replaces and _release() < _KILLED_SEEN_SINCE:
