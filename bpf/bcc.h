@@ -102,10 +102,6 @@ int name(u64 *ctx)									\
 }											\
 static __always_inline int typed_##name(u64 *ctx, __VA_ARGS__)
 
-/* Raw tracepoints are interrupted here, and what is skipped then is counted. */
-#define UNINTERRUPTED(statement) statement
-#define UNPREEMPTED(statement) statement
-
 /* What kernels do differently, from their headers: see compat.h for each. BCC itself needs
  * 5.10 here (BPF_PROG_TEST_RUN of raw tracepoints, bpf_ktime_get_boot_ns is 5.8). */
 static __always_inline u64 boot_start(const struct task_struct *task)

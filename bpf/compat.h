@@ -86,41 +86,6 @@ static __always_inline void read_audit(const struct task_struct *task, u32 *logi
 		*session = BPF_CORE_READ(task, sessionid);
 }
 
-/* A tracepoint skips a program that is running on its CPU already (6.2, commit 05b24ff9b2cf):
- * a softirq that interrupts it goes unseen, and from 7.0 on, where tracepoints can be
- * preempted, another task. So nothing interrupts it but in its first and last instructions
- * (bpf_local_irq_save is 6.14, commit c8e2ee1f3df0; bpf_preempt_disable 6.10, fc7566ad0a82). */
-extern void bpf_local_irq_save(unsigned long *flags) __ksym __weak;
-extern void bpf_local_irq_restore(unsigned long *flags) __ksym __weak;
-extern void bpf_preempt_disable(void) __ksym __weak;
-extern void bpf_preempt_enable(void) __ksym __weak;
-
-struct bpf_verifier_state {
-	u32 active_irq_id;
-} __attribute__((preserve_access_index));
-
-#define CAN_HOLD_OFF bpf_core_field_exists(struct bpf_verifier_state, active_irq_id)
-
-/* For what softirqs run, too; short. */
-#define UNINTERRUPTED(statement) do {					\
-	unsigned long __flags;						\
-									\
-	if (CAN_HOLD_OFF)						\
-		bpf_local_irq_save(&__flags);				\
-	statement;							\
-	if (CAN_HOLD_OFF)						\
-		bpf_local_irq_restore(&__flags);			\
-} while (0)
-
-/* For what only tasks run. */
-#define UNPREEMPTED(statement) do {					\
-	if (CAN_HOLD_OFF)						\
-		bpf_preempt_disable();					\
-	statement;							\
-	if (CAN_HOLD_OFF)						\
-		bpf_preempt_enable();					\
-} while (0)
-
 /* Some kernels forget the way back when a program is detached from a function that a task
  * sleeps in, as all do in accept(2), and crash. Those that don't have this struct (5.12,
  * commit e21aa341785c, and 5.10 since its backport); on others this is not verified. */

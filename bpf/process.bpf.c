@@ -127,7 +127,8 @@ static __always_inline u64 describe(struct slot *slot, struct task_struct *task,
 	return off;
 }
 
-static __always_inline void executed(void *ctx, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
 	u32 tgid = BPF_CORE_READ(task, tgid);
 	u64 start = boot_start(BPF_CORE_READ(task, group_leader));
@@ -139,17 +140,17 @@ static __always_inline void executed(void *ctx, struct task_struct *task, int ol
 	u64 from, total, off, want;
 
 	if (!t)
-		return;
+		return 0;
 	count(&t->attempts);
 	if (is_excluded(tgid, start) || !pid_wanted(tgid)) {
 		count(&t->filtered);
-		return;
+		return 0;
 	}
 	slot = take_slot();
 	if (!slot) {
 		note_failure(t, bpf_ktime_get_boot_ns());
 		count(&t->no_slot);
-		return;
+		return 0;
 	}
 	r = (void *)slot->bytes;
 	begin(&r->h, KIND_EXEC, RING_LIFECYCLE, tgid, old_pid, start);
@@ -182,16 +183,11 @@ static __always_inline void executed(void *ctx, struct task_struct *task, int ol
 	if (off <= EXEC_DATA)
 		emit(ctx, lifecycle, r, sizeof(*r) + off, t);
 	release(&slot->busy);
-}
-
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
-{
-	UNPREEMPTED(executed(ctx, task, old_pid, bprm));
 	return 0;
 }
 
-static __always_inline void forked(void *ctx, struct task_struct *parent, struct task_struct *child)
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
 {
 	u32 tgid = BPF_CORE_READ(child, tgid);
 	struct fork_record r;
@@ -199,10 +195,10 @@ static __always_inline void forked(void *ctx, struct task_struct *parent, struct
 	u32 forker;
 
 	if (BPF_CORE_READ(child, pid) != (int)tgid)
-		return;	/* a thread */
+		return 0;	/* a thread */
 	t = tally_of(KIND_FORK);
 	if (!t)
-		return;
+		return 0;
 	count(&t->attempts);
 	forker = BPF_CORE_READ(parent, tgid);
 	if (KNOB(filters) & FILTER_FOLLOW) {
@@ -217,7 +213,7 @@ static __always_inline void forked(void *ctx, struct task_struct *parent, struct
 	}
 	if (is_excluded(forker, boot_start(BPF_CORE_READ(parent, group_leader))) || !pid_wanted(tgid)) {
 		count(&t->filtered);
-		return;
+		return 0;
 	}
 	__builtin_memset(&r, 0, sizeof(r));
 	begin(&r.h, KIND_FORK, RING_LIFECYCLE, tgid, tgid, boot_start(child));
@@ -225,16 +221,11 @@ static __always_inline void forked(void *ctx, struct task_struct *parent, struct
 	r.forker_tid = BPF_CORE_READ(parent, pid);
 	r.forker_tgid = forker;
 	emit(ctx, lifecycle, &r, sizeof(r), t);
-}
-
-SEC("tp_btf/sched_process_fork")
-int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
-{
-	UNPREEMPTED(forked(ctx, parent, child));
 	return 0;
 }
 
-static __always_inline void gone(void *ctx, struct task_struct *task)
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(process_exit, struct task_struct *task)
 {
 	struct signal_struct *signal = BPF_CORE_READ(task, signal);
 	struct task_struct *leader;
@@ -246,24 +237,24 @@ static __always_inline void gone(void *ctx, struct task_struct *task)
 
 	/* do_exit() takes this thread off `live` before the tracepoint: 0 is the last one. */
 	if (BPF_CORE_READ(signal, live.counter) != 0)
-		return;
+		return 0;
 	tgid = BPF_CORE_READ(task, tgid);
 	leader = BPF_CORE_READ(task, group_leader);
 	start = boot_start(leader);
 	key = (u64)tgid << 32 ^ start;
 	if (BPF_CORE_READ(signal, nr_threads) > 1 || task != leader) {
 		if (bpf_map_update_elem(MAP(exited), &key, &yes, BPF_NOEXIST))
-			return;
+			return 0;
 	} else if (bpf_map_lookup_elem(MAP(exited), &key)) {
-		return;
+		return 0;
 	}
 	t = tally_of(KIND_EXIT);
 	if (!t)
-		return;
+		return 0;
 	count(&t->attempts);
 	if (is_excluded(tgid, start) || !pid_wanted(tgid)) {
 		count(&t->filtered);
-		return;
+		return 0;
 	}
 	if (KNOB(filters) & FILTER_FOLLOW)
 		bpf_map_delete_elem(MAP(filter_pids), &tgid);
@@ -281,12 +272,6 @@ static __always_inline void gone(void *ctx, struct task_struct *task)
 		r.cpu_ns += BPF_CORE_READ(leader, se.sum_exec_runtime);
 	r.max_rss = BPF_CORE_READ(signal, maxrss);
 	emit(ctx, lifecycle, &r, sizeof(r), t);
-}
-
-SEC("tp_btf/sched_process_exit")
-int BPF_PROG(process_exit, struct task_struct *task)
-{
-	UNPREEMPTED(gone(ctx, task));
 	return 0;
 }
 

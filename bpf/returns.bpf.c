@@ -42,7 +42,7 @@ int accept_returns(const u64 *ctx)
 		sk = (const void *)CONTEXT(ctx, 32);
 	}
 	if (sk && !kern && is_tcp(sk, true))
-		UNPREEMPTED(accepted((void *)ctx, sk, true));
+		accepted((void *)ctx, sk, true);
 	return 0;
 }
 
@@ -57,8 +57,7 @@ int BPF_PROG(connect_returns, struct socket *sock, const void *address, int leng
 		return 0;
 	sk = sock->sk;
 	if (sk && is_tcp(sk, true))
-		UNPREEMPTED(connect_returned(ctx, sk, ret, address, false,
-					     ret == -EINPROGRESS && !(flags & O_NONBLOCK), true));
+		connect_returned(ctx, sk, ret, address, false, ret == -EINPROGRESS && !(flags & O_NONBLOCK), true);
 	return 0;
 }
 
@@ -73,7 +72,7 @@ int BPF_PROG(connect_denied, struct socket *sock, const void *address, int lengt
 		return 0;
 	sk = sock->sk;
 	if (sk && is_tcp(sk, true))
-		UNPREEMPTED(connect_returned(ctx, sk, ret, address, false, false, true));
+		connect_returned(ctx, sk, ret, address, false, false, true);
 	return 0;
 }
 
@@ -87,7 +86,7 @@ int BPF_PROG(listen_returns, struct socket *sock, int backlog, int ret)
 		return 0;
 	sk = sock->sk;
 	if (sk && is_tcp(sk, true))
-		UNPREEMPTED(listen_returned(ctx, sk, true));
+		listen_returned(ctx, sk, true);
 	return 0;
 }
 
@@ -135,9 +134,7 @@ int name(const u64 *ctx)						\
 {									\
 	long ret = ctx[1];						\
 									\
-	if (ret < 0)							\
-		UNPREEMPTED(exec_of((void *)ctx, ret, at, compat));	\
-	return 0;							\
+	return ret < 0 ? exec_of((void *)ctx, ret, at, compat) : 0;	\
 }
 
 EXEC_RETURNS(execve_returns, NATIVE "execve", false, false)
@@ -171,6 +168,6 @@ int BPF_PROG(exec_killed, unsigned long call, long signal, int action)
 	compat = in_compat_call((void *)bpf_get_current_task());
 	at = call == (compat ? NR_COMPAT_EXECVEAT : NR_EXECVEAT);
 	if (at || call == (compat ? NR_COMPAT_EXECVE : NR_EXECVE))
-		UNPREEMPTED(exec_of(ctx, 1, at, compat));
+		exec_of(ctx, 1, at, compat);
 	return 0;
 }

@@ -112,12 +112,16 @@ static __always_inline void closed(void *ctx, const struct sock *sk, u64 key, in
 	}
 }
 
-static __always_inline void state_changed(void *ctx, const struct sock *sk, int oldstate, int newstate)
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(socket_state_change, const struct sock *sk, const int oldstate, const int newstate)
 {
 	u64 key = (u64)sk;
 
+	/* Half of all changes say nothing that the others don't. */
+	if (newstate != TCP_SYN_SENT && newstate != TCP_ESTABLISHED && newstate != TCP_CLOSE && newstate != TCP_LISTEN)
+		return 0;
 	if (!is_tcp(sk, TYPED))
-		return;
+		return 0;
 	if (newstate == TCP_SYN_SENT && oldstate == TCP_CLOSE)
 		connect_begins(sk, key);
 	else if (newstate == TCP_LISTEN)
@@ -126,14 +130,6 @@ static __always_inline void state_changed(void *ctx, const struct sock *sk, int 
 		established(ctx, sk, key, oldstate);
 	else if (newstate == TCP_CLOSE)
 		closed(ctx, sk, key, oldstate);
-}
-
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(socket_state_change, const struct sock *sk, const int oldstate, const int newstate)
-{
-	/* Half of all changes say nothing that the others don't. */
-	if (newstate == TCP_SYN_SENT || newstate == TCP_ESTABLISHED || newstate == TCP_CLOSE || newstate == TCP_LISTEN)
-		UNINTERRUPTED(state_changed(ctx, sk, oldstate, newstate));
 	return 0;
 }
 
