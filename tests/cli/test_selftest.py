@@ -249,6 +249,15 @@ def test_unknown_backend() -> None:
 
 
 @needs_root
+@pytest.mark.live
+def test_closed_pipe() -> None:
+    """A reader that goes away is a normal end, and ends the run."""
+    finished = shell('{ "$@"; echo "code $?" >&2; } | head -n 1', "selftest", "--trap", "6", "--trap", "22", "--json")
+    assert json.loads(finished.stdout) == {"trap": 6, "title": TITLES[6], "result": "coming"}
+    assert finished.stderr == "code 0\n"
+
+
+@needs_root
 def test_no_root() -> None:
     """Without root it ends with the code for missing privilege and says so."""
     finished = shell('exec setpriv --reuid=65534 --clear-groups "$@"', "selftest")

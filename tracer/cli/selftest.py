@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -82,22 +83,27 @@ def selftest(backend: str, traps: list[int], *, disruptive: bool, json: bool) ->
     show: Lines | Table = Lines() if json else Table()
     counted: Counter[str] = Counter()
     used = str(coverage["backend"])
-    for row in _rows(corpus, sorted(set(traps or TITLES)), used, disruptive, show):
-        counted[row.result] += 1
-        show.row(row)
-    show.end(
-        {
-            "kernel": platform.release(),
-            "machine": platform.machine(),
-            "backend": used,
-            "seconds": round(time.monotonic() - began, 1),
-            "passed": counted["pass"],
-            "failed": counted["fail"],
-            "missing": counted["missing"],
-            "coverage": {name: coverage[name] for name in ("hooks", "refused", "blind")},
-        },
-        counted["coming"],
-    )
+    try:
+        # Closed whatever happens, which ends the run of the tests.
+        with closing(_rows(corpus, sorted(set(traps or TITLES)), used, disruptive, show)) as rows:
+            for row in rows:
+                counted[row.result] += 1
+                show.row(row)
+        show.end(
+            {
+                "kernel": platform.release(),
+                "machine": platform.machine(),
+                "backend": used,
+                "seconds": round(time.monotonic() - began, 1),
+                "passed": counted["pass"],
+                "failed": counted["fail"],
+                "missing": counted["missing"],
+                "coverage": {name: coverage[name] for name in ("hooks", "refused", "blind")},
+            },
+            counted["coming"],
+        )
+    except BrokenPipeError:
+        pass  # who read has seen enough: a normal end
     return Exit.FAILURE if counted["fail"] else Exit.OK
 
 
@@ -133,7 +139,7 @@ def _coverage(corpus: Corpus, backend: str) -> Tracer:
     raise CommandError("`tracer live` gave no coverage record", Exit.FAILURE)
 
 
-def _rows(corpus: Corpus, traps: list[int], backend: str, disruptive: bool, show: Lines | Table) -> Iterator[Row]:
+def _rows(corpus: Corpus, traps: list[int], backend: str, disruptive: bool, show: Lines | Table) -> Generator[Row]:
     """The rows of these traps in order, those to come among them."""
     waiting = list(traps)
     done: dict[int, dict[str, Any]] = {}
