@@ -102,13 +102,16 @@ static void by_ring(void)
 	struct address there = address_of(LOOPBACK, local_port(listener));
 	struct io_uring_sqe *entries;
 	char *queues;
+	size_t size;
 
 	if (ring == -1 || !(layout.features & IORING_FEAT_SINGLE_MMAP)) {
 		missing("io_uring"); /* not built, switched off (kernel.io_uring_disabled), or older than 5.4 */
 		return;
 	}
-	queues = mmap(NULL, layout.cq_off.cqes + layout.cq_entries * sizeof(struct io_uring_cqe) + 4096,
-		      PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring, IORING_OFF_SQ_RING);
+	size = layout.cq_off.cqes + layout.cq_entries * sizeof(struct io_uring_cqe);
+	if (size < layout.sq_off.array + layout.sq_entries * sizeof(unsigned))
+		size = layout.sq_off.array + layout.sq_entries * sizeof(unsigned);
+	queues = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring, IORING_OFF_SQ_RING);
 	MUST(queues != MAP_FAILED);
 	entries = mmap(NULL, layout.sq_entries * sizeof(*entries), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring,
 		       IORING_OFF_SQES);
