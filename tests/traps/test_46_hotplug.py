@@ -49,7 +49,7 @@ def told(events: list[Event], line: Line) -> Counter[str]:
 
 
 def test_nothing_is_silent(session: tuple[Trace, list[Line]]) -> None:
-    """Each exec and exit is told once, or is among the lost of the ledger, in intervals with the reason."""
+    """Each exec and exit is told once, or is counted in the ledger as lost, in intervals with the reason."""
     seen, truth = session
     blips = lines(truth, "blip")
     assert len(blips) == BLIPS
@@ -62,8 +62,10 @@ def test_nothing_is_silent(session: tuple[Trace, list[Line]]) -> None:
         absent.update(action for action in (EXECUTED, EXITED) if action not in found)
         if EXITED in found:
             check_exit(truth, seen.events, line)
+    # Newer kernels may skip a probe, when its process is taken off the CPU that goes while it runs: counted by program.
+    skipped = sum(seen.ledger["missed"]["programs"].values())
     for action, kind in ((EXECUTED, "exec"), (EXITED, "exit")):
-        assert absent[action] <= seen.ledger["by_kind"][kind]["lost"], (absent, seen.ledger)
+        assert absent[action] <= seen.ledger["by_kind"][kind]["lost"] + skipped, (absent, seen.ledger)
     for kind, terms in seen.ledger["by_kind"].items():
         intervals = [event["tracer"]["loss"] for event in find(seen.events, "tracer-loss", tracer__loss__kind=kind)]
         assert sum(loss["count"] for loss in intervals) == terms["lost"], (kind, intervals)
