@@ -20,7 +20,7 @@ from tracer.cli import facts, live
 from tracer.cli.errors import Exit
 from tracer.formats.ecs import Ecs
 from tracer.formats.shorten import LINE_MOST
-from tracer.model import RING_KINDS, TCP_STATES, Event, Flag, Kind, Notice, ProcessEvent, ProcessExited, Role
+from tracer.model import IDS, RING_KINDS, TCP_STATES, Event, Flag, Ids, Kind, Notice, ProcessEvent, ProcessExited, Role
 from tracer.pipeline import flows, order, processes
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.ledger import Ledger, Loss
@@ -101,8 +101,7 @@ def events() -> Iterator[Event]:
     runs = image(b"sh", odd, executable=b"/bin/\xe9", flags=int(Flag.SCRIPT | Flag.TRUNCATED_ARGS | Flag.DELETED))
     script = runs._replace(requested=b"./\xe9", interpreter=b"/bin/sh")
     everything = process(odd, script)
-    everything.vpid, everything.gid, everything.euid, everything.netns = 7, 0, 33, 4026531840
-    everything.session, everything.group, everything.loginuid, everything.audit_session = 1, 2, 1000, 3
+    everything.told = IDS.pack(*Ids(7, 0, 0, 33, 33, 1000, 3, 1, 2, 4026531840, 4026531836))
     yield ProcessEvent(Kind.EXEC, NOW, True, everything, 4242)
     yield executed(script, Kind.FORK)
     yield executed(script, Kind.PROCESS_FOUND)

@@ -16,6 +16,8 @@ USER_HZ: Final = 100  # ticks a second in /proc/PID/stat on every architecture w
 NS_PER_TICK: Final = 1_000_000_000 // USER_HZ
 UNSET_ID: Final = 0xFFFFFFFF  # an audit id that was never set
 
+IDS: Final = Struct("=11I")  # Ids as struct identity of bpf/tracer.h has them
+
 _entity = Struct("<16sIQ").pack
 
 
@@ -119,14 +121,41 @@ class Image(NamedTuple):
     flags: int
 
 
-class Parent(NamedTuple):
-    """Where a process comes from, as it was at the fork: it stays true when the parent execs, exits or is replaced."""
+class Parent:
+    """Where a process comes from, as it was at the fork: it stays true when the parent execs, exits or is replaced.
 
-    tgid: int
-    start: int
-    entity_id: str
-    name: bytes
-    executable: bytes
+    Children of one parent share it.
+    """
+
+    __slots__ = ("entity_id", "executable", "name", "rendered", "start", "tgid")
+
+    def __init__(self, tgid: int, start: int, entity: str, name: bytes, executable: bytes) -> None:
+        """The name and the executable are empty when they are not known."""
+        self.tgid = tgid
+        self.start = start
+        self.entity_id = entity
+        self.name = name
+        self.executable = executable
+        self.rendered: Any = None  # kept by a format
+
+
+class Ids(NamedTuple):
+    """Numbers of a process: ``vpid`` in its own pid namespace; below 0, or UNSET_ID, what is not known."""
+
+    vpid: int = -1
+    uid: int = -1
+    gid: int = -1
+    euid: int = -1
+    egid: int = -1
+    loginuid: int = UNSET_ID
+    audit_session: int = UNSET_ID
+    session: int = 0
+    group: int = 0
+    netns: int = 0
+    pidns: int = 0
+
+
+_UNKNOWN: Final = Ids()
 
 
 class Process:
@@ -136,28 +165,19 @@ class Process:
     """
 
     __slots__ = (
-        "audit_session",
+        "as_parent",
         "cgroup",
         "clock",
         "comm",
-        "egid",
         "entity_id",
-        "euid",
         "exited",
-        "gid",
-        "group",
-        "ids",
         "image",
-        "loginuid",
-        "netns",
         "parent",
-        "pidns",
         "rendered",
-        "session",
         "start",
         "tgid",
+        "told",
         "uid",
-        "vpid",
     )
 
     def __init__(self, tgid: int, start: int, entity: str, comm: bytes) -> None:
@@ -169,12 +189,17 @@ class Process:
         self.clock = 0  # wall clock minus CLOCK_BOOTTIME (ns) when it became known: its start stays the same for ever
         self.image: Image | None = None
         self.parent: Parent | None = None
-        self.vpid = self.uid = self.gid = self.euid = self.egid = -1
-        self.session = self.group = self.netns = self.pidns = self.cgroup = 0
-        self.loginuid = self.audit_session = UNSET_ID
+        self.uid = -1
+        self.cgroup = 0
         self.exited = 0  # when, or 0
-        self.ids: tuple[int, ...] = ()  # from vpid to pidns as a record tells them, to see quickly whether they changed
+        self.told = b""  # the ids and the name as the last record has them: small, and quickly compared with the next
+        self.as_parent: Parent | None = None  # what its children have as their parent
         self.rendered: Any = None  # kept by a format
+
+    @property
+    def ids(self) -> Ids:
+        """What the last record of the process told; ``uid`` beside it may be newer, from a socket's record."""
+        return Ids._make(IDS.unpack_from(self.told)) if self.told else _UNKNOWN
 
 
 class ProcessEvent(NamedTuple):

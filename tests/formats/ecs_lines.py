@@ -17,9 +17,11 @@ from tests.formats import events
 from tests.formats.events import NOW, OFFSET, SESSION
 from tracer.formats.ecs import Ecs
 from tracer.model import (
+    IDS,
     RING_KINDS,
     Event,
     Flag,
+    Ids,
     Image,
     Kind,
     Notice,
@@ -208,9 +210,8 @@ def check_values(event: dict[str, Any]) -> None:
 def full_process() -> Process:
     """A process of which everything is known."""
     made = events.process(b"curl", uid=33)
-    made.gid, made.euid, made.egid, made.vpid = 0, 0, 0, 7
-    made.session, made.group, made.netns, made.pidns, made.cgroup = 100, 200, 4026531840, 4026531836, 55
-    made.loginuid, made.audit_session = 1000, 3
+    made.told = IDS.pack(*Ids(7, 33, 0, 0, 0, 1000, 3, 100, 200, 4026531840, 4026531836))
+    made.cgroup = 55
     made.image = Image(
         1,
         b"/usr/bin/env",

@@ -178,7 +178,7 @@ def test_any_interleaving_comes_out_in_time_order(
             items = [numbered(time, seq, cpu, ring) for _, time, cpu, ring, seq in ready if (cpu, ring) == place]
             order.add(wire.ring_run(*items, cpu=place[0], ring=place[1]))
         released, late = order.release(now)
-        records = order.decoded(released)
+        records = list(order.decoded(released))
         assert late == 0
         seen += [(record[TIME], record[CPU], record[RING], record[SEQ]) for record in records]
         if now is not None:
@@ -231,7 +231,7 @@ def test_any_bytes_are_records_or_undecodable(payloads: list[bytes], kind: int) 
     order = Order(SLACK)
     items = [item[:KIND_AT] + bytes([kind]) + item[KIND_AT + 1 :] if i % 2 else item for i, item in enumerate(payloads)]
     order.add(wire.ring_run(*items))
-    records = order.decoded(order.release(None)[0])
+    records = list(order.decoded(order.release(None)[0]))
     assert len(records) + order.undecodable.total() == len(payloads)
     assert all(record[KIND] in set(Kind) for record in records)
 

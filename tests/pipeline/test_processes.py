@@ -68,7 +68,7 @@ def test_child_runs_what_its_parent_runs(table: ProcessTable) -> None:
     assert (child.parent.tgid, child.parent.start) == (4000, T - 9)
     assert child.parent.entity_id == parent.entity_id == entity_id(BOOT, 4000, T - 9)
     assert (child.parent.name, child.parent.executable) == (b"sh", b"/bin/sh")
-    assert (child.comm, child.vpid, child.uid) == (b"sh", 7, 33)
+    assert (child.comm, child.ids.vpid, child.uid) == (b"sh", 7, 33)
     assert child.entity_id == entity_id(BOOT, 4001, T) != parent.entity_id
 
 
@@ -87,7 +87,9 @@ def test_unknown_parent_has_an_identity(table: ProcessTable) -> None:
     """A parent that nothing was heard of has its pid, start and entity id, and no invented name."""
     child = execute(table, tgid=4001, parent_tgid=4000, parent_start=77 * NS_PER_TICK)
     assert child.parent is not None
-    assert child.parent == (4000, 77 * NS_PER_TICK, entity_id(BOOT, 4000, 77 * NS_PER_TICK), b"", b"")
+    assert (child.parent.tgid, child.parent.start) == (4000, 77 * NS_PER_TICK)
+    assert child.parent.entity_id == entity_id(BOOT, 4000, 77 * NS_PER_TICK)
+    assert (child.parent.name, child.parent.executable) == (b"", b"")
 
 
 def test_pid_zero_is_no_parent(table: ProcessTable) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests import wire
 from tracer.model import (
+    IDS,
     RING_KINDS,
     TCP_STATES,
     ExecFailed,
@@ -30,7 +31,7 @@ def process(tgid: int = 10, comm: bytes = b"curl", exe: bytes = b"/usr/bin/curl"
     made = Process(tgid, 1, "entity", comm)
     made.image = Image(1, exe, b"/", exe, b"", b"", 0, 0, 1, 1, b"", 0) if exe else None
     made.uid = changes.get("uid", 0)
-    made.netns = changes.get("netns", 1)
+    made.told = IDS.pack(1, *(0,) * 8, changes.get("netns", 1), 0)
     return made
 
 

@@ -17,7 +17,7 @@ from tracer.cli.errors import Exit
 from tracer.cli.replay import replay
 from tracer.model import Kind
 from tracer.pipeline.turns import FRAME, MAGIC, Input, Turn, unpack
-from tracer.probes.records import KIND, TGID, decode
+from tracer.probes.records import FACTS, KIND, TGID, decode
 
 SMALL = mix.Mix(4_000, 200_000)
 
@@ -213,7 +213,7 @@ def test_mix_is_a_quarter_each_from_distinct_processes() -> None:
         last = record.time
         by_process[found[TGID]].append(found[KIND])
         if found[KIND] == Kind.EXEC:
-            argc, lengths, data = found[27], found[28:34], found[-1]
+            argc, lengths, data = found[FACTS + 3], found[FACTS + 4 : FACTS + 10], found[-1]
             assert argc == 8
             assert sum(lengths) == len(data)
             assert data[-lengths[-1] :].count(b"\0") == 8

@@ -105,6 +105,21 @@ def test_slow_reader_fills_the_queue_and_then_loses(pipe: Pipe) -> None:
     output.close()
 
 
+def test_what_one_call_does_not_take_comes_in_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More lines than one call takes, of which each call takes only some bytes, come whole and in order."""
+    whole = os.writev
+    monkeypatch.setattr(os, "writev", lambda fd, lines: whole(fd, [b"".join(lines)[:777]]))
+    fd = open_file(tmp_path / "out")
+    output = Output(fd, "out")
+    data = b"".join(b"line %d\n" % i for i in range(2500))
+    assert output.put(batch(data, k1=2500))
+    assert output.flush(WITHIN_S)
+    assert output.written() == {1: 2500}
+    output.close()
+    os.close(fd)
+    assert (tmp_path / "out").read_bytes() == data
+
+
 def test_batch_larger_than_the_queue_goes_through_alone(pipe: Pipe) -> None:
     """One batch is taken whatever its size when nothing waits: else it could never be written."""
     output = Output(pipe.writer, "pipe", queue_most=10)

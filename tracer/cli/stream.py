@@ -23,7 +23,7 @@ __all__ = ["FORMATS", "Stream"]
 
 FORMATS: Final = ("pretty", "ecs")
 _FIRST: Final = itemgetter(0)
-_PATIENT_MOST: Final = 1 << 20  # bytes that wait for a slow reader when there is no hurry
+_PATIENT_MOST: Final = 1 << 16  # bytes that wait when there is no hurry: written, they are still in the cache
 _FLUSH_SECONDS: Final = 10.0  # how long a stopped reader of a pipe may delay the end
 _LEDGER_SECONDS: Final = 0.1  # how long a ledger waits for what is being written; what is not is in flight
 
@@ -32,7 +32,7 @@ class Format(Protocol):
     """Turns events into lines."""
 
     def lines(self, events: Sequence[Event], offset: int, sequence: int) -> list[bytes]:
-        """A line with its newline for each event, numbered from ``sequence`` on.
+        """A line with its newline for each event that the format shows, numbered from ``sequence`` on.
 
         ``offset`` is wall clock minus CLOCK_BOOTTIME in ns.
         """
@@ -68,7 +68,7 @@ class Stream:
             self._tell()
         if events:
             lines = self._form.lines(events, self._engine.offset, self._sequence)
-            self._sequence += len(lines)
+            self._sequence += len(events)
             self._put(lines, events)
         written = self._output.written()
         if written:
@@ -90,7 +90,7 @@ class Stream:
         notices = [Notice("tracer-loss", loss["last"], "metric", {"loss": loss}) for loss in self._untold.values()]
         lines = self._form.lines(notices, self._engine.offset, self._sequence)
         if self._output.put(Batch(lines, sum(map(len, lines)), Counter())):
-            self._sequence += len(lines)
+            self._sequence += len(notices)
             self._untold.clear()
 
     def ledger(self, turn: Turn) -> None:

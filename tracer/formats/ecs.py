@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -42,7 +43,7 @@ class Ecs:
         self._tracer = f'"tracer":{{"schema":{SCHEMA},"backend":{dumps(session.backend)}'
         self._end = f"}}{constant}}}\n"
         processes = Processes(session)
-        self._parts: Final[dict[type, Callable[[Any, int], Parts]]] = {
+        self._parts: Final[dict[type, Callable[[Any, int, str], Parts]]] = {
             ProcessEvent: processes.started,
             ExecFailed: processes.failed,
             ProcessExited: processes.exited,
@@ -60,31 +61,33 @@ class Ecs:
         Rendered kind by kind: a processor runs the same way again much faster than one way after another.
         """
         found = [b""] * len(events)
-        places: dict[int | str, list[int]] = {}
+        places: defaultdict[int | str, list[int]] = defaultdict(list)
         for place, event in enumerate(events):
-            places.setdefault(event[0], []).append(place)
+            places[event[0]].append(place)
         fixed, end = self._tracer, self._end
         for alike in places.values():
             parts = self._parts[type(events[alike[0]])]
             for place in alike:
                 event = events[place]
-                told, document, tracer = parts(event, offset)
+                when = stamp(event[_TIME] + offset)
+                told, owner, document, tracer = parts(event, offset, when)
                 late = ',"late":true' if event[_LATE] is True else ""
                 line = (
-                    f'{{"@timestamp":"{stamp(event[_TIME] + offset)}","event":{{{told},"sequence":{sequence + place}}}'
-                    f"{document},{fixed}{late},{tracer}{end}"
-                ).encode()
-                found[place] = line if len(line) <= LINE_MOST else shortened(line)
+                    f'{{"@timestamp":"{when}","event":{{{told},"sequence":{sequence + place}}}'
+                    f"{owner}{document},{fixed}{late},{tracer}{end}"
+                )
+                encoded = line.encode()
+                found[place] = encoded if len(encoded) <= LINE_MOST else shortened(encoded)
         return found
 
     @staticmethod
-    def _notice(event: Notice, offset: int) -> Parts:
+    def _notice(event: Notice, offset: int, _when: str) -> Parts:
         fields = {"kind": event.event_kind, "category": ["process"], "type": ["info"], "action": event.action}
         body = event.body
         if "loss" in body:
             loss = body["loss"]
             body = {"loss": {**loss, "first": stamp(loss["first"] + offset), "last": stamp(loss["last"] + offset)}}
-        return dumps(fields)[1:-1], "", dumps(body)[1:-1]
+        return dumps(fields)[1:-1], "", "", dumps(body)[1:-1]
 
 
 _TIME: Final = 1  # the position of the time in every event but notices, where it is the third

@@ -6,11 +6,24 @@ Every text goes through orjson; all else is numbers and names of our own.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from tracer.formats.ecs_values import dumps, keep_raw, members, quoted, signal_name, stamp, text
 from tracer.formats.text import errno_name
-from tracer.model import UNSET_ID, ExecFailed, Flag, Image, Kind, Parent, Process, ProcessEvent, ProcessExited, Session
+from tracer.model import (
+    IDS,
+    UNSET_ID,
+    ExecFailed,
+    Flag,
+    Image,
+    Kind,
+    Parent,
+    Process,
+    ProcessEvent,
+    ProcessExited,
+    Session,
+)
 
 __all__ = ["Described", "Parts", "Processes"]
 
@@ -23,7 +36,10 @@ _FAILED: Final = (
     '"kind":"event","category":["process"],"type":["start"],"action":"process-exec-failed","outcome":"failure"'
 )
 _EXITED: Final = '"kind":"event","category":["process"],"type":["end"],"action":"process-exited","outcome":'
-_NUL: Final = "\\u0000"  # as JSON has it
+_ALIKE: Final = 1024  # texts kept that processes have in common: of their users, files and namespaces
+_NUL: Final = "\0"
+_NO_RAW: Final[dict[str, str]] = {}
+_BETWEEN: Final = '","'  # two texts in a JSON list
 _FLAG_NAMES: Final = {
     Flag.DELETED: "deleted",
     Flag.DETACHED: "memfd",
@@ -45,15 +61,16 @@ _CUT_FLAGS: Final = int(
 )
 
 
-# What makes a line: JSON members of `event`, of the document (behind a comma), and of `tracer`.
-Parts = tuple[str, str, str]
+# What makes a line: JSON members of `event`, then of the document: its process (not closed, behind a comma) and what
+# follows, and of `tracer`. The process is a part of its own because it is long and kept: it is copied only once.
+Parts = tuple[str, str, str, str]
 
 
 class Described(NamedTuple):
     """What every event of a process says of it; kept with the process until that changes.
 
-    ``process`` and ``own`` (which is tracer.process) are JSON objects without their closing brace, ``rest`` further
-    members of tracer.
+    ``process`` and ``own`` (which is tracer.process) are JSON members without their closing brace, the first behind a
+    comma; ``rest`` are further members of tracer.
     """
 
     process: str
@@ -70,6 +87,7 @@ class Processes:
         self._page = session.host.page_size
         self._users = {uid: dumps({"id": str(uid), "name": name}) for uid, name in session.users.items()}
         self._groups = {gid: dumps({"id": str(gid), "name": name}) for gid, name in session.groups.items()}
+        self._credentials = lru_cache(_ALIKE)(self._make_credentials)
 
     def described(self, process: Process) -> Described:
         """The process as every event of it tells it; rendered once for as long as it stays so."""
@@ -79,57 +97,60 @@ class Processes:
         return found
 
     def _describe(self, process: Process) -> Described:
-        raw: dict[str, str] = {}
-        comm, image, uid = process.comm, process.image, process.uid
-        if not comm.isascii():
-            keep_raw(raw, "process.name", comm)
-        executable = own = cgroup = parent = identity = ""
+        comm, image, above, told = process.comm, process.image, process.parent, process.told
+        executable = own = parent = identity = rest = ""
+        path = cgroup_name = b""
+        raw = raw_parent = _NO_RAW
         if image is not None:
             _, path, _, _, _, _, _, _, dev, inode, cgroup_name, flags = image
-            if path:
-                executable = f',"executable":{quoted(path)}'
-                if not path.isascii():
-                    keep_raw(raw, "process.executable", path)
-            if inode:
-                own = f',"exe":{{"dev":"{dev >> 20}:{dev & 0xFFFFF}","inode":{inode}}}'
-            if flags & _NAMED_FLAGS:
-                own += f',"flags":{dumps([name for flag, name in _FLAG_NAMES.items() if flags & flag])}'
-            if cgroup_name:
-                cgroup = f',"name":{quoted(cgroup_name)}'
-                if not cgroup_name.isascii():
-                    keep_raw(raw, "cgroup.name", cgroup_name)
-        user = f',"user":{self._users.get(uid) or _id(uid)}' if uid >= 0 else ""
-        if process.parent is not None:
-            above = process.parent
-            parent = f',"parent":{_parent(above)}'
-            if not (above.name.isascii() and above.executable.isascii()):
-                keep_raw(raw, "process.parent.name", above.name)
-                keep_raw(raw, "process.parent.executable", above.executable)
-        if process.vpid > 0:
-            gid = process.gid
-            identity = (
-                f',"vpid":{process.vpid},"group":{self._groups.get(gid) or _id(gid)}'
-                f',"session_leader":{{"pid":{process.session}}},"group_leader":{{"pid":{process.group}}}'
-            )
-            own += _audit(process)
-        rest = ""
-        if process.netns:
-            rest = f',"netns":{process.netns},"pidns":{process.pidns},"cgroup":{{"id":{process.cgroup}{cgroup}}}'
+            executable, own = _file(path, dev, inode, flags & _NAMED_FLAGS)
+        if above is not None:
+            if above.rendered is None:
+                above.rendered = _parent(above)
+            parent, raw_parent = above.rendered
+        if raw_parent or not (comm.isascii() and path.isascii() and cgroup_name.isascii()):
+            raw = {}
+            keep_raw(raw, "process.name", comm)
+            keep_raw(raw, "process.executable", path)
+            keep_raw(raw, "cgroup.name", cgroup_name)
+            raw |= raw_parent
+        vpid, _, gid, euid, _, loginuid, audit_session, session, leader, netns, pidns = (
+            IDS.unpack_from(told) if told else process.ids
+        )
+        user, group, audit = self._credentials(process.uid, gid, euid, loginuid, audit_session)
+        if vpid > 0:
+            identity = f',"vpid":{vpid}{group},"session_leader":{{"pid":{session}}},"group_leader":{{"pid":{leader}}}'
+        else:
+            audit = ""
+        if netns:
+            rest = _namespaces(netns, pidns, process.cgroup, cgroup_name)
         start = process.start
         return tuple.__new__(
             Described,
             (
-                f'{{"pid":{process.tgid},"entity_id":"{process.entity_id}","name":{quoted(comm)}'
+                f',"process":{{"pid":{process.tgid},"entity_id":"{process.entity_id}","name":{quoted(comm)}'
                 f',"start":"{stamp(start + process.clock)}"{executable}{identity}{user}{parent}',
-                f'{{"start_ns":{start}{own}',
+                f'"process":{{"start_ns":{start}{own}{audit}',
                 rest,
                 raw,
             ),
         )
 
-    def started(self, event: ProcessEvent, _offset: int) -> Parts:
+    def _make_credentials(
+        self, uid: int, gid: int, euid: int, loginuid: int, audit_session: int
+    ) -> tuple[str, str, str]:
+        """Members of ``process`` for the user and the group, and of ``tracer.process`` for what auditors ask."""
+        user = f',"user":{self._users.get(uid) or _id(uid)}' if uid >= 0 else ""
+        audit = f',"euid":{euid}' if euid != uid else ""
+        if loginuid != UNSET_ID:
+            audit += f',"loginuid":{loginuid}'
+        if audit_session != UNSET_ID:
+            audit += f',"audit_session":{audit_session}'
+        return user, f',"group":{self._groups.get(gid) or _id(gid)}', audit
+
+    def started(self, event: ProcessEvent, _offset: int, _when: str) -> Parts:
         """A process was executed, forked, or found running."""
-        kind, process = event.kind, event.process
+        kind, _, _, process, tid = event
         known = self.described(process)
         image = process.image
         shown = told = more = ""
@@ -140,11 +161,12 @@ class Processes:
             more += ',"snapshot":true'
         return (
             _STARTED[kind],
-            f',"process":{known.process},"thread":{{"id":{event.tid}}}{shown}}}',
-            f'"process":{known.own}{told}}}{known.rest}{more}',
+            known.process,
+            f',"thread":{{"id":{tid}}}{shown}}}',
+            f"{known.own}{told}}}{known.rest}{more}",
         )
 
-    def failed(self, event: ExecFailed, _offset: int) -> Parts:
+    def failed(self, event: ExecFailed, _offset: int, _when: str) -> Parts:
         """A program could not be executed."""
         known = self.described(event.process)
         raw = known.raw.copy()
@@ -172,28 +194,29 @@ class Processes:
             more["raw"] = raw
         return (
             _FAILED,
-            f',"process":{known.process},"thread":{{"id":{event.tid}}}}}{error}',
-            f'"process":{known.own}}}{known.rest}{members(more)}',
+            known.process,
+            f',"thread":{{"id":{event.tid}}}}}{error}',
+            f"{known.own}}}{known.rest}{members(more)}",
         )
 
-    def exited(self, event: ProcessExited, offset: int) -> Parts:
+    def exited(self, event: ProcessExited, _offset: int, when: str) -> Parts:
         """A process ended."""
-        process, status = event.process, event.status
+        _, time, _, process, tid, status, cpu_ns, max_rss, flags = event
         known = self.described(process)
         signal = status & 0x7F
         code, ended = status >> 8 & 0xFF, ""
         if signal:
             code = 128 + signal  # as shells tell it
-            core = ',"core_dumped":true' if event.flags & Flag.CORE else ""
+            core = ',"core_dumped":true' if flags & Flag.CORE else ""
             ended = f',"signal":{signal},"signal_name":"{signal_name(signal)}"{core}'
         outcome = '"failure"' if status else '"success"'
+        raw = members({"raw": known.raw}) if known.raw else ""
         return (
-            f'{_EXITED}{outcome},"duration":{event.time - process.start}',
-            f',"process":{known.process},"thread":{{"id":{event.tid}}}'
-            f',"end":"{stamp(event.time + offset)}","exit_code":{code}}}',
-            f'"process":{known.own},"exit_status":{status},"cpu_ns":{event.cpu_ns}'
-            f',"max_rss_bytes":{event.max_rss * self._page}{ended}}}{known.rest}'
-            + (members({"raw": known.raw}) if known.raw else ""),
+            f'{_EXITED}{outcome},"duration":{time - process.start}',
+            known.process,
+            f',"thread":{{"id":{tid}}},"end":"{when}","exit_code":{code}}}',
+            f'{known.own},"exit_status":{status},"cpu_ns":{cpu_ns}'
+            f',"max_rss_bytes":{max_rss * self._page}{ended}}}{known.rest}{raw}',
         )
 
 
@@ -201,36 +224,44 @@ def _id(number: int) -> str:
     return f'{{"id":"{number}"}}'
 
 
-def _audit(process: Process) -> str:
-    """Members of ``tracer.process`` that most processes have nothing to say in."""
-    told = f',"euid":{process.euid}' if process.euid != process.uid else ""
-    if process.loginuid != UNSET_ID:
-        told += f',"loginuid":{process.loginuid}'
-    if process.audit_session != UNSET_ID:
-        told += f',"audit_session":{process.audit_session}'
-    return told
+@lru_cache(_ALIKE)
+def _file(path: bytes, dev: int, inode: int, flags: int) -> tuple[str, str]:
+    """Members of ``process`` and of ``tracer.process`` that tell which file runs."""
+    own = f',"exe":{{"dev":"{dev >> 20}:{dev & 0xFFFFF}","inode":{inode}}}' if inode else ""
+    if flags:
+        own += f',"flags":{dumps([name for flag, name in _FLAG_NAMES.items() if flags & flag])}'
+    return f',"executable":{quoted(path)}' if path else "", own
 
 
-def _parent(parent: Parent) -> str:
-    tgid, _, entity, comm, path = parent
+@lru_cache(_ALIKE)
+def _namespaces(netns: int, pidns: int, cgroup: int, name: bytes) -> str:
+    """Members of ``tracer`` that tell where a process runs."""
+    named = f',"name":{quoted(name)}' if name else ""
+    return f',"netns":{netns},"pidns":{pidns},"cgroup":{{"id":{cgroup}{named}}}'
+
+
+def _parent(parent: Parent) -> tuple[str, dict[str, str]]:
+    """The member of ``process`` that tells of its parent, and the bytes of what is not UTF-8 in it."""
+    comm, path = parent.name, parent.executable
+    raw: dict[str, str] = {}
+    keep_raw(raw, "process.parent.name", comm)
+    keep_raw(raw, "process.parent.executable", path)
     name = f',"name":{quoted(comm)}' if comm else ""
     executable = f',"executable":{quoted(path)}' if path else ""
-    return f'{{"pid":{tgid},"entity_id":"{entity}"{name}{executable}}}'
+    return f',"parent":{{"pid":{parent.tgid},"entity_id":"{parent.entity_id}"{name}{executable}}}', raw
 
 
 def _image(image: Image) -> tuple[str, str]:
     """Members of ``process`` and of ``tracer.process`` that tell what a process was given."""
-    _, _, cwd, requested, interpreter, given, argc, *_ = image
+    _, _, cwd, requested, interpreter, given, argc, _, _, _, _, _ = image
     shown = told = ""
     if given:
-        line = dumps(text(given.removesuffix(b"\0")))
-        if "\\\\" in line:  # a backslash in an argument: what looks like a NUL could be text
-            args = text(given.removesuffix(b"\0")).split("\0")
-            shown = f',"args":{dumps(args)},"args_count":{argc or len(args)},"command_line":{dumps(" ".join(args))}'
-        else:
-            many = line.replace(_NUL, '","')
-            count = argc or line.count(_NUL) + 1
-            shown = f',"args":[{many}],"args_count":{count},"command_line":{line.replace(_NUL, " ")}'
+        args = text(given.removesuffix(b"\0"))
+        spaced = args.replace(_NUL, " ")
+        line = dumps(spaced)
+        plain = len(line) == len(spaced) + 2  # nothing but the quotes was added: the arguments need no escapes either
+        many = f'["{args.replace(_NUL, _BETWEEN)}"]' if plain else dumps(args.split(_NUL))
+        shown = f',"args":{many},"args_count":{argc or args.count(_NUL) + 1},"command_line":{line}'
     if cwd:
         shown += f',"working_directory":{quoted(cwd)}'
     if requested:
@@ -242,16 +273,19 @@ def _image(image: Image) -> tuple[str, str]:
 
 def _image_notes(image: Image, known: dict[str, str]) -> str:
     """Members of ``tracer``: what was cut, and the bytes of what is not UTF-8."""
-    notes: dict[str, Any] = {}
+    _, _, cwd, requested, interpreter, args, _, _, _, _, _, flags = image
     raw = known
-    if not all(part.isascii() for part in (image.args, image.cwd, image.requested, image.interpreter)):
+    if not (args.isascii() and cwd.isascii() and requested.isascii() and interpreter.isascii()):
         raw = known.copy()
-        keep_raw(raw, "process.args", image.args.removesuffix(b"\0"))
-        keep_raw(raw, "process.working_directory", image.cwd)
-        keep_raw(raw, "process.requested", image.requested)
-        keep_raw(raw, "process.interpreter", image.interpreter)
-    if image.flags & _CUT_FLAGS:
-        notes["truncated"] = sorted({name for flag, name in _CUT_NAMES.items() if image.flags & flag})
+        keep_raw(raw, "process.args", args.removesuffix(b"\0"))
+        keep_raw(raw, "process.working_directory", cwd)
+        keep_raw(raw, "process.requested", requested)
+        keep_raw(raw, "process.interpreter", interpreter)
+    elif not (raw or flags & _CUT_FLAGS):
+        return ""
+    notes: dict[str, Any] = {}
+    if flags & _CUT_FLAGS:
+        notes["truncated"] = sorted({name for flag, name in _CUT_NAMES.items() if flags & flag})
     if raw:
         notes["raw"] = raw
     return members(notes)

@@ -38,7 +38,7 @@ class Sockets:
         """The owner is described by ``processes``."""
         self._described = processes.described
 
-    def parts(self, event: SocketEvent, _offset: int) -> Parts:
+    def parts(self, event: SocketEvent, _offset: int, _when: str) -> Parts:
         """The line of any socket event."""
         (
             kind,
@@ -68,11 +68,11 @@ class Sockets:
             _flags,
             _uid,
         ) = event
-        owner = attribution = ""
+        owner = thread = attribution = ""
         if process is not None:
             known = self._described(process)
+            owner = known.process
             thread = f',"thread":{{"id":{tid}}}}}' if tid else "}"
-            owner = f',"process":{known.process}{thread}'
             attribution = ',"attribution":"kernel"'
             if known.raw:
                 attribution += members({"raw": known.raw})
@@ -83,16 +83,18 @@ class Sockets:
             here = f'{{"ip":"{local}","port":{local_port}}}'
             return (
                 _LISTENING if kind is _LISTEN else _FOUND_LISTENING,
-                f'{owner},"source":{here},"server":{here}'
+                owner,
+                f'{thread},"source":{here},"server":{here}'
                 f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"}}',
                 f'"netns":{netns},"socket":{{"id":"{flow:x}"}}{attribution},"listen":{{"backlog":{backlog}}}',
             )
+        rtt = f',"rtt_us":{rtt_us}' if rtt_us else ""
         duration = failure = ""
         if kind is _CLOSE or kind is _SOCKET_FOUND:
             here = f'{{"ip":"{local}","port":{local_port},"bytes":{sent}}}'
             there = f'{{"ip":"{remote}","port":{remote_port},"bytes":{received}}}'
             total = f',"bytes":{sent + received}'
-            counted = f',"bytes_sent":{sent},"bytes_received":{received},"retransmits":{retransmits}'
+            counted = f',"bytes_sent":{sent},"bytes_received":{received},"retransmits":{retransmits}{rtt}'
             told = (_BROKEN if error else _CLOSED) if kind is _CLOSE else _FOUND_OPEN
             if opened:
                 duration = f',"duration":{when - opened}'
@@ -102,11 +104,9 @@ class Sockets:
             total = counted = ""
             told = _ACCEPTED
             if kind is not _ACCEPT:
-                counted = f',"retransmits":{retransmits}'
+                counted = f',"retransmits":{retransmits}{rtt}'
                 told = _ATTEMPTED if kind is _ATTEMPT else _REFUSED if error else _OPENED
                 duration = f',"duration":{when - opened}'
-        if rtt_us and kind is not _ACCEPT:
-            counted += f',"rtt_us":{rtt_us}'
         if error:
             counted += f',"errno":{error}'
             failure = f',"error":{{"code":{dumps(errno_name(error))}}}'
@@ -115,8 +115,9 @@ class Sockets:
         named = f',"community_id":"{community}"' if community else ""
         related = f'"{local}"' if local == remote else f'"{local}","{remote}"'
         return (
-            told + duration,
-            f'{owner},"source":{here},"client":{here},"destination":{there},"server":{there}'
+            f"{told}{duration}",
+            owner,
+            f'{thread},"source":{here},"client":{here},"destination":{there},"server":{there}'
             f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"'
             f',"direction":"{_DIRECTIONS.get(role, "unknown")}"{named}{total}}}'
             f',"related":{{"ip":[{related}]}}{failure}',

@@ -183,8 +183,8 @@ class Pretty:
         return (f"{_BOLD}{line}{_RESET}\n" if self._colour else line + "\n").encode()
 
     def lines(self, events: Sequence[Event], offset: int, sequence: int) -> list[bytes]:
-        """Return a line for each event; an empty one for kernel threads found at the start, which nobody asks for."""
-        return [b"" if _is_kernel_thread(event) else self.render(event, offset, sequence) for event in events]
+        """Return a line for each event, but for kernel threads found at the start, which nobody asks for."""
+        return [self.render(event, offset, sequence) for event in events if not _is_kernel_thread(event)]
 
     def render(self, event: Event, offset: int, sequence: int) -> bytes:  # noqa: ARG002 (every format takes it)
         """Return one line, with its newline; ``offset`` is wall clock minus CLOCK_BOOTTIME in ns."""

@@ -15,7 +15,7 @@ from tracer.pipeline.order import Order
 from tracer.pipeline.processes import ProcessTable
 from tracer.pipeline.turns import Found, Input, Known, Start, Turn
 from tracer.pipeline.view import Filters, View
-from tracer.probes.records import FLAGS, KIND, START, TGID, TID, TIME, Record, decode, frames
+from tracer.probes.records import FACTS, FLAGS, KIND, START, TGID, TID, TIME, Record, decode, frames
 
 __all__ = ["Engine"]
 
@@ -117,13 +117,18 @@ class Engine:
         ledger.late += late
         yield self._shown([handlers[record[KIND]](record, True) for record in order.decoded(released[:late])])
         for begin in range(late, len(released), PORTION):
-            records = order.decoded(released[begin : begin + PORTION])
-            yield self._shown([handlers[record[KIND]](record, False) for record in records])
+            portion = order.decoded(released[begin : begin + PORTION])
+            yield self._shown([handlers[record[KIND]](record, False) for record in portion])
         ledger.tallies(turn.tallies)
         yield [self._loss_notice(loss, turn.now) for loss in ledger.losses(turn.now, turn.last)]
 
     def _shown(self, events: list[KindEvent]) -> list[Event]:
         """Those that were asked for, counted; the others are counted as filtered."""
+        kinds = Counter(map(_kind, events))
+        if self._most is None and self.view.wants_all(kinds):
+            self.shown += len(events)
+            self.queued.update(kinds)
+            return list[Event](events)
         wants = self.view.wants
         wanted = [event for event in events if wants(event)]
         if self._most is not None:
@@ -131,7 +136,7 @@ class Engine:
         self.shown += len(wanted)
         self.queued.update(map(_kind, wanted))
         if len(wanted) < len(events):
-            self.ledger.filtered.update([event[0] for event in events])
+            self.ledger.filtered.update(kinds)
             self.ledger.filtered.subtract([event[0] for event in wanted])
         return list[Event](wanted)
 
@@ -147,7 +152,7 @@ class Engine:
 
     def _exec_failed(self, record: Record, late: bool) -> ExecFailed:
         process = self.processes.identified(record)
-        error, file, _, data = record[24:]
+        error, file, _, data = record[FACTS:]
         requested, args = data[:file].rstrip(b"\0"), data[file:]
         return ExecFailed(
             Kind.EXEC_FAILED, record[TIME], late, process, record[TID], error, requested, args, record[FLAGS]
@@ -155,7 +160,7 @@ class Engine:
 
     def _exited(self, record: Record, late: bool) -> ProcessExited:
         process = self.processes.exited(record)
-        cpu_ns, max_rss, status, _ = record[24:]
+        cpu_ns, max_rss, status, _ = record[FACTS:]
         return _new(
             ProcessExited, (_EXIT, record[TIME], late, process, record[TID], status, cpu_ns, max_rss, record[FLAGS])
         )

@@ -6,17 +6,19 @@ from binascii import b2a_base64
 from functools import lru_cache
 from hashlib import sha1
 from socket import AF_INET, AF_INET6, inet_ntop
+from struct import Struct
 from typing import Final, NamedTuple
 
 from tracer.model import Kind, Process, SocketEvent
 from tracer.pipeline.processes import ProcessTable
-from tracer.probes.records import KIND, START, TGID, TID, TIME, Record
+from tracer.probes.records import Record
 
 __all__ = ["FlowTable", "community_id"]
 
 FLOWS_MOST: Final = 131_072
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 _TCP: Final = 6
+_ports: Final = Struct(">BBHH").pack
 KINDS: Final = tuple(Kind)  # the kinds are 0, 1, 2, …: quicker than Kind(number)
 _CLOSE: Final = Kind.CLOSE
 _ACCEPT: Final = Kind.ACCEPT
@@ -36,10 +38,10 @@ def community_id(one: bytes, one_port: int, other: bytes, other_port: int, proto
 
     Addresses are 4 or 16 bytes in network order.
     """
-    near, far = one_port.to_bytes(2, "big"), other_port.to_bytes(2, "big")
-    if (one, near) > (other, far):
-        one, other, near, far = other, one, far, near
-    digest = sha1(b"\0\0%b%b%c\0%b%b" % (one, other, protocol, near, far), usedforsecurity=False).digest()
+    if one > other or (one == other and one_port > other_port):
+        one, one_port, other, other_port = other, other_port, one, one_port
+    named = b"\0\0" + one + other + _ports(protocol, 0, one_port, other_port)
+    digest = sha1(named, usedforsecurity=False).digest()
     return "1:" + b2a_base64(digest, newline=False).decode()
 
 
@@ -69,8 +71,16 @@ class FlowTable:
 
     def event(self, record: Record, late: bool) -> SocketEvent:
         """What a socket record (struct socket_record) says, with its owner."""
-        kind = KINDS[record[KIND]]
         (
+            time,
+            _seq,
+            start,
+            tgid,
+            tid,
+            _cpu,
+            number,
+            _ring,
+            _record_flags,
             flow,
             opened,
             established,
@@ -92,14 +102,14 @@ class FlowTable:
             local_raw,
             remote_raw,
             comm,
-        ) = record[9:]
+        ) = record
+        kind = KINDS[number]
         if kind is _CLOSE or error:
             ends = self._open.pop(flow, None)
         else:
             ends = self._open.get(flow) if kind is not _ACCEPT else None
         if ends is None:
-            tgid = record[TGID]
-            process = self._processes.owner(tgid, record[START], comm, uid, record[TIME]) if tgid else None
+            process = self._processes.owner(tgid, start, comm, uid, time) if tgid else None
             local, local_bytes = _address(local_raw)
             remote, remote_bytes = _address(remote_raw)
             ipv6 = len(local_bytes) == 16 and len(remote_bytes) == 16
@@ -116,10 +126,10 @@ class FlowTable:
             SocketEvent,
             (
                 kind,
-                record[TIME],
+                time,
                 late,
                 process,
-                record[TID],
+                tid,
                 flow,
                 role,
                 local,

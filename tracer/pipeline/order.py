@@ -5,20 +5,23 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from operator import itemgetter
 from typing import Final, NamedTuple
 
-from tracer.probes.records import DECODERS, KIND_AT, SEQ, TIME, DecodeError, Record, decode
+from tracer.probes.records import DECODERS, KIND_AT, TIME, DecodeError, Record
 
 __all__ = ["Order", "RingCount", "RingRun"]
 
 # A record takes its time first and its place in the ring last; in between, whatever interrupts the probe may run.
 SLACK_NS: Final = 20_000_000
-Held = tuple[int, int, bytes, int]  # time, number in its ring, what the record is in, and where
+_HEAD_SIZE: Final = 16
+_NEVER: Final = 1 << 64
 _LEVEL_SHIFT: Final = 62  # SEQ_LEVEL_SHIFT of bpf/tracer.h: a number is level << 62 | number in the level
 _NEXT_LEVEL: Final = 1 << _LEVEL_SHIFT
+Held = tuple[int, bytes, int]  # time, what the record is in, and where
 _head = struct.Struct("=QQ").unpack_from  # of struct header: time, seq
-_seq = itemgetter(SEQ)
 _time = itemgetter(TIME)
 
 
@@ -48,7 +51,7 @@ class RingCount:
         self.nested: dict[int, int] = {}  # level -> highest number, of the levels above 0
         self.received = 0
 
-    def see(self, numbers: list[int]) -> None:
+    def see(self, numbers: Sequence[int]) -> None:
         """Take note of the numbers of some records, in any order."""
         # Not the last one's: a probe that was interrupted writes its number behind higher ones.
         highest = max(numbers)
@@ -79,70 +82,75 @@ class Order:
         self.slack_ns = slack_ns
         self.rings: dict[tuple[int, int], RingCount] = {}
         self.undecodable: Counter[int] = Counter()  # by the kind's byte
-        self._held: list[Held] = []
+        self._held: list[list[Held]] = []  # what each run gave, by time
         self._cut = 0  # everything before it has gone on
 
     def add(self, run: RingRun) -> None:
         """Take in what a ring gave, not decoded yet: decoded records take several times the memory."""
         if not run.offsets:
             return
-        data = run.data
+        data, offsets = run.data, run.offsets
         try:
-            batch = [(*_head(data, at), data, at) for at in run.offsets]
+            heads = [_head(data, at) for at in offsets]
         except struct.error:
-            batch = self._heads_of_each(run)
+            offsets = self._whole(run)
+            heads = [_head(data, at) for at in offsets]
         count = self.rings.get((run.cpu, run.ring))
         if count is None:
             count = self.rings[run.cpu, run.ring] = RingCount()
         count.received += len(run.offsets)
-        if batch:
-            count.see(list(map(_seq, batch)))
-        self._held += batch
+        if heads:
+            times, numbers = zip(*heads, strict=True)
+            count.see(numbers)
+            batch = list(zip(times, repeat(data), offsets, strict=False))
+            batch.sort(key=_time)  # nearly so already: linear
+            self._held.append(batch)
 
-    def _heads_of_each(self, run: RingRun) -> list[Held]:
-        batch: list[Held] = []
-        for at in run.offsets:
-            try:
-                batch.append((*_head(run.data, at), run.data, at))
-            except struct.error:
-                self.undecodable[255] += 1
-        return batch
+    def _whole(self, run: RingRun) -> list[int]:
+        """Where the records are of which at least time and number are there; the others are counted."""
+        whole = [at for at in run.offsets if at + _HEAD_SIZE <= len(run.data)]
+        self.undecodable[255] += len(run.offsets) - len(whole)
+        return whole
 
     def release(self, drained_at: int | None) -> tuple[list[Held], int]:
         """Let go of what is certainly complete, in order, and tell how many of the first came too late for theirs.
 
         ``drained_at`` is a time (CLOCK_BOOTTIME, ns) after which every ring was read to its end; None lets go of all.
         """
-        held = self._held
-        held.sort(key=_time)  # a stable sort of runs that are nearly in order already: almost linear
-        late = bisect_left(held, self._cut, key=_time)
-        if drained_at is None:
-            self._held = []
-            if held:
-                self._cut = max(self._cut, held[-1][0])
-            return held, late
-        cut = max(self._cut, drained_at - self.slack_ns)
-        end = bisect_left(held, cut, key=_time)
-        self._held = held[end:]
-        self._cut = cut
-        return held[:end], late
+        cut = max(self._cut, drained_at - self.slack_ns) if drained_at is not None else _NEVER
+        released: list[Held] = []
+        held = []
+        for batch in self._held:  # most are before or behind the cut as a whole, and not looked through
+            if batch[-1][0] < cut:
+                released += batch
+            elif batch[0][0] >= cut:
+                held.append(batch)
+            else:
+                end = bisect_left(batch, cut, key=_time)
+                released += batch[:end]
+                held.append(batch[end:])
+        self._held = held
+        released.sort(key=_time)  # stable, and quick with what is sorted in pieces
+        late = bisect_left(released, self._cut, key=_time)
+        if drained_at is not None:
+            self._cut = cut
+        elif released:
+            self._cut = max(self._cut, released[-1][0])
+        return released, late
 
-    def decoded(self, released: list[Held]) -> list[Record]:
-        """The records, without those that can't be decoded: they are counted, by their kind's byte."""
+    def decoded(self, released: list[Held]) -> Iterator[Record]:
+        """The records, without those that can't be decoded: they are counted, by their kind's byte.
+
+        Taken one by one, they all come to lie in the same memory, which a processor has at hand.
+        """
         decoders = DECODERS
-        try:
-            return [decoders[data[at + KIND_AT]](data, at) for _, _, data, at in released]  # type: ignore[misc]
-        except (TypeError, IndexError, struct.error, DecodeError):
-            return self._decoded_each(released)
-
-    def _decoded_each(self, released: list[Held]) -> list[Record]:
-        records = []
-        for _, _, data, at in released:
+        for _, data, at in released:
             try:
-                records.append(decode(data, at))
-            except DecodeError:
+                record = decoders[data[at + KIND_AT]](data, at)  # type: ignore[misc]
+            except (TypeError, IndexError, struct.error, DecodeError):
                 self.undecodable[data[at + KIND_AT] if at + KIND_AT < len(data) else 255] += 1
-        return records
+                continue
+            yield record
 
     @property
     def holds(self) -> bool:
@@ -151,7 +159,7 @@ class Order:
 
     def held_by_kind(self) -> Counter[int]:
         """How many records of each kind are held back."""
-        return Counter(data[at + KIND_AT] for _, _, data, at in self._held)
+        return Counter(data[at + KIND_AT] for batch in self._held for _, data, at in batch)
 
     @property
     def missing(self) -> int:

@@ -6,8 +6,20 @@ from collections import deque
 from functools import lru_cache
 from typing import Final
 
-from tracer.model import NS_PER_TICK, Image, Parent, Process, entity_id
-from tracer.probes.records import FLAGS, START, TGID, TIME, Record
+from tracer.model import IDS, NS_PER_TICK, Image, Parent, Process, entity_id
+from tracer.probes.records import (
+    CGROUP,
+    FACTS,
+    FLAGS,
+    PARENT_START,
+    PARENT_TGID,
+    START,
+    TGID,
+    TIME,
+    TOLD,
+    Record,
+    name_told,
+)
 
 __all__ = ["ProcessTable"]
 
@@ -15,13 +27,6 @@ GRACE_NS: Final = 10_000_000_000  # how long an exited process is kept for what 
 EXITED_MOST: Final = 1024
 SWEEP_EVERY: Final = 128  # exits between two looks at who is to be forgotten
 LIVING_MOST: Final = 131_072  # four times the default pid_max of 32,768
-
-# Positions of struct identity in a decoded record (behind the header's nine items).
-PARENT_START: Final = 9
-CGROUP: Final = 10
-PARENT_TGID: Final = 11
-VPID: Final = 12
-COMM: Final = 23
 
 
 @lru_cache(maxsize=4096)
@@ -32,12 +37,6 @@ def _comm(raw: bytes) -> bytes:
 def _path(components: bytes) -> bytes:
     """Join what the probe wrote from the leaf up, each component with its NUL; nothing is the root."""
     return b"/" + b"/".join(components.split(b"\0")[-2::-1])
-
-
-# What an owner keeps when a socket record tells a new name or user of it.
-_IDENTITY: Final = (
-    *("cgroup", "vpid", "gid", "euid", "egid", "loginuid", "audit_session", "session", "group", "netns", "pidns"),
-)
 
 
 def _same_start(one: int, other: int) -> bool:
@@ -81,8 +80,8 @@ class ProcessTable:
             return known
         process = self._next(known, tgid, start, name)
         if known is not None:
-            for field in _IDENTITY:
-                setattr(process, field, getattr(known, field))
+            process.cgroup = known.cgroup
+            process.told = known.told[: IDS.size]  # without the name: the next record of the process is news
         process.uid = uid
         self._put(process, known, time)
         return process
@@ -116,32 +115,20 @@ class ProcessTable:
     def identified(self, record: Record) -> Process:
         """The process a process record is about, in the state that the record tells."""
         known = self.find(record[TGID], record[START])
-        if known is not None and known.comm == _comm(record[COMM]) and known.ids == record[VPID:COMM]:
+        if known is not None and known.told == record[TOLD]:
             return known
         return self._stated(record, known, known.image if known is not None else None)
 
     def _stated(self, record: Record, known: Process | None, image: Image | None) -> Process:
-        process = self._next(known, record[TGID], record[START], _comm(record[COMM]))
-        (
-            parent_start,
-            process.cgroup,
-            parent,
-            process.vpid,
-            process.uid,
-            process.gid,
-            process.euid,
-            process.egid,
-            process.loginuid,
-            process.audit_session,
-            process.session,
-            process.group,
-            process.netns,
-            process.pidns,
-        ) = record[9:23]
-        process.ids = record[VPID:COMM]
+        told = record[TOLD]
+        uid, comm = name_told(told)
+        process = self._next(known, record[TGID], record[START], _comm(comm))
+        process.uid = uid
+        process.told = told
+        process.cgroup = record[CGROUP]
         process.image = image
-        if process.parent is None and parent:
-            process.parent = self._parent(parent, parent_start)
+        if process.parent is None and record[PARENT_TGID]:
+            process.parent = self._parent(record[PARENT_TGID], record[PARENT_START])
         self._put(process, known, record[TIME])
         return process
 
@@ -149,8 +136,12 @@ class ProcessTable:
         known = self.find(tgid, start)
         if known is None:
             return Parent(tgid, start, entity_id(self._boot, tgid, start), b"", b"")
-        image = known.image
-        return tuple.__new__(Parent, (tgid, start, known.entity_id, known.comm, image[1] if image else b""))
+        parent = known.as_parent
+        if parent is None:
+            image = known.image
+            parent = Parent(tgid, start, known.entity_id, known.comm, image.executable if image else b"")
+            known.as_parent = parent
+        return parent
 
     def forked(self, record: Record) -> Process:
         """A child: it runs what the thread that called was running (struct fork_record)."""
@@ -162,7 +153,7 @@ class ProcessTable:
     def executed(self, record: Record) -> Process:
         """A new image (struct exec_record), of a process that is known or not."""
         data: bytes = record[-1]
-        inode, args_total, dev, argc, exe, cwd, file, interp, cgroup, args = record[24:34]
+        inode, args_total, dev, argc, exe, cwd, file, interp, cgroup, args, _, _ = record[FACTS:]
         cwd += exe
         file += cwd
         interp += file

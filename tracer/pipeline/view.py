@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import translate
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -100,6 +101,10 @@ class View:
             self._pids |= processes.descendants(self._pids)
         return self._pids
 
+    def wants_all(self, kinds: Iterable[int]) -> bool:
+        """Whether every event of these kinds is shown, whatever it says."""
+        return self._kinds_only and all(self._wanted[kind] for kind in kinds)
+
     def wants(self, event: KindEvent) -> bool:
         """Whether the event is shown."""
         return self._wanted[event[0]] and (self._kinds_only or self._matches(event))
@@ -113,7 +118,7 @@ class View:
             return not (filters.uids or self._comm or self._exe) and self._is_wanted_socket(event)
         if isinstance(event, SocketEvent):
             return self._is_wanted_socket(event) and self._is_wanted(process)
-        if self._socket_only or (filters.netns and process.netns not in filters.netns):
+        if self._socket_only or (filters.netns and process.ids.netns not in filters.netns):
             return False
         return self._is_wanted(process)
 

@@ -1,21 +1,23 @@
 """Decode the probes' records: the layouts of bpf/tracer.h as struct formats.
 
-A record decodes to a flat tuple whose first items are the header's, time first, so that tuples sort by time. Byte order
-is the machine's; there is no padding anywhere in tracer.h.
+A record decodes to a flat tuple whose first items are the header's, time first, so that tuples sort by time. What a
+process record tells of ids and name stays one item of bytes (TOLD): mostly it is only compared with what was told
+before. Byte order is the machine's; there is no padding anywhere in tracer.h.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from struct import Struct, error
+from struct import Struct, calcsize, error
 from typing import Any, Final, NamedTuple
 
-from tracer.model import Kind
+from tracer.model import IDS, Kind
 
 __all__ = ["KIND_AT", "KNOBS", "DecodeError", "Tally", "decode", "frames", "read_tallies"]
 
 _HEADER: Final = "QQQIIHBBI"
-_IDENTITY: Final = "QQIIIIIIIIIIII16s"
+_TOLD: Final = f"{IDS.format[1:]}16s"
+_IDENTITY: Final = f"QQI{_TOLD}"
 
 HEADER: Final = Struct(f"={_HEADER}")
 EXEC: Final = Struct(f"={_HEADER}{_IDENTITY}QQIIHHHHHHI")
@@ -38,6 +40,15 @@ KIND: Final = 6
 RING: Final = 7
 FLAGS: Final = 8
 KIND_AT: Final = 34  # byte offset of the kind in a record
+
+# Positions in the tuple of a process record; what is of its kind alone begins at FACTS.
+PARENT_START: Final = 9
+CGROUP: Final = 10
+PARENT_TGID: Final = 11
+TOLD: Final = 12
+FACTS: Final = 13
+
+name_told: Final = Struct("=4xI36x16s").unpack_from  # uid and name (NUL-padded) of TOLD
 
 Record = tuple[Any, ...]
 
@@ -62,6 +73,15 @@ class Tally(NamedTuple):
     map_full: int
 
 
+def _of_process(layout: Struct) -> Callable[[bytes, int], Record]:
+    return Struct(layout.format.replace(_TOLD, f"{calcsize(_TOLD)}s")).unpack_from
+
+
+_exec_head: Final = _of_process(EXEC)
+_exec_failed_head: Final = _of_process(EXEC_FAILED)
+_EXEC_SIZE: Final = EXEC.size
+
+
 def _rest(data: bytes, at: int, size: int) -> bytes:
     if at + size > len(data):
         raise DecodeError(f"record cut short: {len(data) - at} of {size} bytes of data")
@@ -69,20 +89,20 @@ def _rest(data: bytes, at: int, size: int) -> bytes:
 
 
 def _exec(data: bytes, at: int) -> Record:
-    record = EXEC.unpack_from(data, at)
-    return (*record, _rest(data, at + EXEC.size, sum(record[-7:-1])))
+    record = _exec_head(data, at)
+    return (*record, _rest(data, at + _EXEC_SIZE, sum(record[-7:-1])))
 
 
 def _exec_failed(data: bytes, at: int) -> Record:
-    record = EXEC_FAILED.unpack_from(data, at)
+    record = _exec_failed_head(data, at)
     return (*record, _rest(data, at + EXEC_FAILED.size, record[-2] + record[-1]))
 
 
 _DECODERS: Final[dict[int, Callable[[bytes, int], Record]]] = {
     Kind.EXEC: _exec,
     Kind.EXEC_FAILED: _exec_failed,
-    Kind.FORK: FORK.unpack_from,
-    Kind.EXIT: EXIT.unpack_from,
+    Kind.FORK: _of_process(FORK),
+    Kind.EXIT: _of_process(EXIT),
     Kind.CONNECT: SOCKET.unpack_from,
     Kind.ATTEMPT: SOCKET.unpack_from,
     Kind.ACCEPT: SOCKET.unpack_from,

@@ -7,12 +7,12 @@ import os
 import stat
 import threading
 from collections import Counter, deque
-from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple
 
 __all__ = ["Batch", "Output", "OutputError", "open_file"]
 
+_AT_ONCE: Final = 1024  # pieces that writev(2) takes: UIO_MAXIOV of include/uapi/linux/uio.h
 QUEUE_MOST: Final = 32 << 20  # bytes that may wait for a slow reader before lines are lost
 
 
@@ -104,10 +104,9 @@ class Output:
                 self._lock.wait_for(lambda: self._ending or self._queue)
                 if self._ending:
                     return
-                batches = list(self._queue)
-                self._queue.clear()
+                batch = self._queue.popleft()
             try:
-                self._write(b"".join(chain.from_iterable(batch.lines for batch in batches)))
+                self._write(batch.lines)
             except BrokenPipeError:
                 self._end(closed=True)
                 return
@@ -115,15 +114,19 @@ class Output:
                 self._end(error=OutputError(f"can't write {self._name}: {failed.strerror}; {_fix(failed.errno)}"))
                 return
             with self._lock:
-                for batch in batches:
-                    self._written.update(batch.kinds)
-                    self._waiting -= batch.size
+                self._written.update(batch.kinds)
+                self._waiting -= batch.size
                 self._lock.notify_all()
 
-    def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
+    def _write(self, lines: list[bytes]) -> None:
+        """Write all lines, which are not copied together first unless the descriptor takes only a part of them."""
+        for begin in range(0, len(lines), _AT_ONCE):
+            part = lines[begin : begin + _AT_ONCE]
+            written = os.writev(self._fd, part)
+            if written < sum(map(len, part)):
+                view = memoryview(b"".join(part))[written:]
+                while view:
+                    view = view[os.write(self._fd, view) :]
 
     def _end(self, *, closed: bool = False, error: OutputError | None = None) -> None:
         with self._lock:
