@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scripts.kernel_matrix.cache import VARIABLE, Cache, default_place
 from scripts.kernel_matrix.config import BACKENDS, load
-from scripts.kernel_matrix.docs import DATA, PAGE, page
+from scripts.kernel_matrix.docs import DATA, PAGE, write
 from scripts.kernel_matrix.errors import MatrixError
 from scripts.kernel_matrix.guests import Limits
 from scripts.kernel_matrix.matrix import Plan, Wanted, run_matrix
@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A kill takes the guests down as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        matrix = load(options.source / "vagrant/matrix.toml")
         if options.known:
             results = from_json(json.loads(options.known.read_text()))
         else:
@@ -86,7 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 run=options.run,
                 traps=tuple(options.trap),
             )
-            matrix = load(options.source / "vagrant/matrix.toml")
             wanted = Wanted(tuple(options.kernel), tuple(options.backend), options.tested)
             results = run_matrix(Cache(default_place()), matrix, wanted, plan)
     except MatrixError as error:
@@ -99,12 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if results.passed else 1
     for line in (*table(results), *cost(results)):
         print(line)
-    text = json.dumps(results.as_json(), indent=1) + "\n"
     if options.json:
-        options.json.write_text(text)
+        options.json.write_text(json.dumps(results.as_json(), indent=1) + "\n")
     if options.write_docs:
-        (ROOT / DATA).write_text(text)
-        (ROOT / PAGE).write_text(page(results))
+        write(ROOT, results, matrix)
     return 0 if results.passed else 1
 
 

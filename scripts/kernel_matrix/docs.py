@@ -1,9 +1,11 @@
-"""Writes docs/kernels.md from the results of a run of the matrix."""
+"""Writes docs/kernels.json and docs/kernels.md: the results of the last run of each column, and a page made of them."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scripts.kernel_matrix.results import COMING, NONE, Results
+from scripts.kernel_matrix.config import Matrix
+from scripts.kernel_matrix.results import COMING, HOST, NONE, Results, from_json
 from scripts.kernel_matrix.table import cell, headings, traps_of
 
 DATA = Path("docs/kernels.json")
@@ -19,6 +21,36 @@ rows for your own kernel, run `sudo tracer selftest`.
 `ok`: every case of the trap came out right. `none`: the kernel has no means for it, and the guest itself said which;
 the reasons are below. `…`: the trap is not traced yet.
 """
+
+
+_FULL_FETCH = 100 << 20  # bytes; a run that fetches more had an empty cache
+
+
+def column_names(matrix: Matrix) -> list[str]:
+    """The columns that the page must have, in its order: those of the file, then this machine's."""
+    return [*(f"{kernel.name}/{backend}" for kernel in matrix.kernels for backend in kernel.backends), f"{HOST}/core"]
+
+
+def merge(old: Results | None, new: Results, names: Sequence[str]) -> Results:
+    """The results to keep after a run: its columns in place of older ones, those of `names` in their order.
+
+    The cost is that of the last run of all columns, and under names with `first_` that of the last such run that had
+    an empty cache; a run of some columns changes neither.
+    """
+    columns = {column.name: column for column in (*(old.columns if old else ()), *new.columns)}
+    cost = dict(old.cost) if old else {}
+    if {column.name for column in new.columns} >= {*names}:
+        first = "first_" if new.cost["fetched_bytes"] > _FULL_FETCH else ""
+        cost |= {f"{first}{name}": value for name, value in new.cost.items()}
+    return Results(new.titles, [columns[name] for name in names if name in columns], cost)
+
+
+def write(root: Path, new: Results, matrix: Matrix) -> None:
+    """Put the results of a run into the files under `root`. Raises ValueError when the old ones have another schema."""
+    old = from_json(json.loads((root / DATA).read_text())) if (root / DATA).exists() else None
+    kept = merge(old, new, column_names(matrix))
+    (root / DATA).write_text(json.dumps(kept.as_json(), indent=1) + "\n")
+    (root / PAGE).write_text(page(kept))
 
 
 def page(results: Results) -> str:

@@ -30,10 +30,10 @@ def run(tmp_path: Path, *options: str, mode: str = "good") -> tuple[int, list[di
     results = tmp_path / "results"
     command = [
         sys.executable,
-        SCRIPT,
+        str(SCRIPT),
         "--host",
         "--results",
-        results,
+        str(results),
         "--tracer",
         f"{sys.executable} {tracer}",
         *options,

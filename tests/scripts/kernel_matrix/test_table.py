@@ -1,14 +1,18 @@
 """The table, the progress and the page show what the results say."""
 
 import io
+import json
+from pathlib import Path
 
-from scripts.kernel_matrix.docs import page
+from scripts.kernel_matrix.config import load
+from scripts.kernel_matrix.docs import DATA, PAGE, merge, page, write
 from scripts.kernel_matrix.guests import Job, Outcome
 from scripts.kernel_matrix.progress import Progress
-from scripts.kernel_matrix.results import Column, Results
+from scripts.kernel_matrix.results import Column, Results, from_json
 from scripts.kernel_matrix.table import CELLS, cost, table
 from tests.scripts.kernel_matrix.columns import NO_CLOCK, REASON, TITLES, ending, judged, trap
 
+ROOT = Path(__file__).parents[3]
 FIRST = {"first_fetched_bytes": 400.0 * (1 << 20), "first_fetch_s": 40.0, "first_total_s": 900.0, "first_build_s": 50.0}
 COST = {
     "fetched_bytes": 0.0,
@@ -151,3 +155,38 @@ def test_progress_terminal() -> None:
     last = stream.getvalue().rpartition("\x1b[J")[2]
     assert "6.1/core: done after 12 s" in last
     assert "trap" not in last
+
+
+def test_merge() -> None:
+    """Columns that ran take the place of older ones, in the order of the list; what is not listed goes."""
+    old = [judged([trap(1), trap(4), *ending()]) for _ in range(3)]
+    for column, name in zip(old, ("5.10", "6.1", "gone"), strict=True):
+        column.kernel = name
+    new = judged([trap(1, "fail"), trap(4), *ending()])
+    names = ["6.12/core", "6.1/core", "5.10/core"]
+    kept = merge(Results(TITLES, old, {"run_s": 5.0}), Results(TITLES, [new], COST), names)
+    assert [column.name for column in kept.columns] == ["6.1/core", "5.10/core"]
+    assert kept.columns[0].problems
+    assert kept.cost == {"run_s": 5.0}
+
+
+def test_merge_cost() -> None:
+    """A run of all columns gives the cost; one with an empty cache gives the first, and leaves the other as it is."""
+    column = judged([trap(1), trap(4), *ending()])
+    cached = {"fetched_bytes": 0.0, "run_s": 7.0}
+    first = {"fetched_bytes": 400.0 * (1 << 20), "run_s": 9.0}
+    kept = merge(None, Results(TITLES, [column], cached), ["6.1/core"])
+    assert kept.cost == cached
+    kept = merge(kept, Results(TITLES, [column], first), ["6.1/core"])
+    assert kept.cost == {**cached, "first_fetched_bytes": 400.0 * (1 << 20), "first_run_s": 9.0}
+
+
+def test_write(tmp_path: Path) -> None:
+    """The page that is written is the one of the results beside it."""
+    (tmp_path / "docs").mkdir()
+    matrix = load(ROOT / "vagrant/matrix.toml")
+    for _ in range(2):
+        write(tmp_path, Results(TITLES, [judged([trap(1), trap(4), *ending()])], COST), matrix)
+    results = from_json(json.loads((tmp_path / DATA).read_text()))
+    assert [column.name for column in results.columns] == ["6.1/core"]
+    assert (tmp_path / PAGE).read_text() == page(results)
