@@ -34,7 +34,7 @@ def matrix(*listed: Kernel) -> Matrix:
 
 @pytest.fixture(name="commands")
 def _commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, qemu.Guest]]:
-    """Workshop and emulator are played: a kernel "gone" cannot be had, the others pass trap 1. Gives what was booted."""
+    """Workshop and emulator are played: "gone" cannot be had, the others pass trap 1. Gives what was booted."""
     booted: list[tuple[str, qemu.Guest]] = []
 
     def prepare(_self: Workshop, wanted: Kernel, backend: str) -> Prepared:
@@ -133,7 +133,7 @@ class Suite(Apt):
     broken = ""
     version = "1"
 
-    def update(self, *, fresh_s: float = 0) -> None:  # noqa: ARG002 - as Apt has it
+    def update(self, *, fresh_s: float = 0) -> None:
         """The lists are always there."""
 
     def show(self, package: str) -> dict[str, str]:  # noqa: ARG002 - as Apt has it
