@@ -17,6 +17,8 @@ UPDATE_S = 600
 DOWNLOAD_S = 1800
 
 _URI = re.compile(r"^'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) (?P<digest>\S*)$", re.MULTILINE)
+_FETCHED = re.compile(r"^Fetched (?P<count>[\d,.]+) (?P<unit>k?M?G?B) in ", re.MULTILINE)
+_UNITS = {"B": 1, "kB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
 
 
 class Package(NamedTuple):
@@ -46,6 +48,12 @@ NOTHING = Fetched(0, 0.0)
 def parse_uris(text: str) -> list[Package]:
     """The package files in what `apt-get --print-uris` says."""
     return [Package(match["file"], int(match["size"]), match["digest"]) for match in _URI.finditer(text)]
+
+
+def parse_fetched(text: str) -> int:
+    """The bytes that `apt-get update` says it has fetched, 0 if it fetched nothing."""
+    match = _FETCHED.search(text)
+    return int(float(match["count"].replace(",", "")) * _UNITS[match["unit"]]) if match else 0
 
 
 def parse_depends(fields: str) -> list[str]:
@@ -124,16 +132,17 @@ class Apt:
         """
         stamp = self.base / "updated"
         mirror = system_mirror()
-        text = f"deb [arch={self.arch} signed-by={mirror.keyring}] {mirror.uri} {self.suite} main\n"
+        # Only the packages: the system may have asked for descriptions of desktop programs too.
+        options = f"arch={self.arch} target=Packages signed-by={mirror.keyring}"
+        text = f"deb [{options}] {mirror.uri} {self.suite} main\n"
         sources = self.base / "sources.list"
         age_s = time.time() - stamp.stat().st_mtime if stamp.exists() else float("inf")
         if age_s < fresh_s and sources.exists() and sources.read_text() == text:
             return
         sources.write_text(text)
         begin = time.monotonic()
-        self._run("apt-get", "-qq", "-oAPT::Update::Error-Mode=any", "update", limit=UPDATE_S)
-        lists = sum(path.stat().st_size for path in (self.base / "lists").glob("*") if path.is_file())
-        self.fetched += Fetched(lists, time.monotonic() - begin)
+        said = self._run("apt-get", "-q", "-oAPT::Update::Error-Mode=any", "update", limit=UPDATE_S)
+        self.fetched += Fetched(parse_fetched(said), time.monotonic() - begin)
         stamp.touch()
 
     def show(self, package: str) -> dict[str, str]:

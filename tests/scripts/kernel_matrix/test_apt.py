@@ -4,7 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from scripts.kernel_matrix.apt import NOTHING, Apt, Fetched, Package, digest_of, parse_depends, parse_uris, unpack
+from scripts.kernel_matrix.apt import (
+    NOTHING,
+    Apt,
+    Fetched,
+    Package,
+    digest_of,
+    parse_depends,
+    parse_fetched,
+    parse_uris,
+    unpack,
+)
 from scripts.kernel_matrix.errors import MatrixError
 
 URIS = """\
@@ -28,6 +38,20 @@ def test_depends() -> None:
         *("kmod", "linux-base", "initramfs-tools", "gcc-16"),
     ]
     assert parse_depends("") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("Get:1 x\nFetched 8,940 kB in 3s (2,980 kB/s)\nReading…\n", 8_940_000),
+        ("Fetched 12.5 MB in 1min 2s (1 B/s)\n", 12_500_000),
+        ("Fetched 312 B in 0s (0 B/s)\n", 312),
+        ("Hit:1 x\nReading package lists...\n", 0),
+    ],
+)
+def test_fetched(text: str, size: int) -> None:
+    """The bytes are those that apt says, whatever their unit."""
+    assert parse_fetched(text) == size
 
 
 def test_key() -> None:
