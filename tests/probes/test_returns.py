@@ -67,11 +67,11 @@ def test_all_returns_leave_little_blind() -> None:
 
 
 def test_tracepoints_see_less() -> None:
-    """With the tracepoints in their place, what only the functions' returns show is blind: io_uring and ia32."""
+    """With the tracepoints in their place, what only the functions' returns show is blind: io_uring, 32-bit calls."""
     found = blind_spots(HOOKS)
     assert set(found) == {blind for returns in RETURNS for blind in returns.blind} | set(BLIND)
     assert any("io_uring" in each for each in found)
-    assert any("ia32" in each for each in found)
+    assert any("32-bit" in each for each in found)
 
 
 @pytest.mark.parametrize("program", sorted(MORE))

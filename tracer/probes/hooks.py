@@ -50,7 +50,7 @@ class Returns(NamedTuple):
     unlike: tuple[str, ...] = ()  # what only the tracepoints see
 
 
-_IA32_EXECS: Final = "failed execs by 32-bit (ia32) system calls"
+_IA32_EXECS: Final = "failed execs by 32-bit system calls"
 _REFUSED: Final = "execs and connects that a seccomp filter answers with an error (--hooks tracepoints sees them)"
 _KILLED: Final = "execs for which seccomp killed the process"
 _KILLED_SEEN_SINCE: Final = (5, 16)  # by tracepoints: commit 307d522f5eb8
@@ -61,7 +61,7 @@ RETURNS: Final = (
         ("exit_accept", "exit_accept4"),
         (),
         (
-            "who accepted a connection by a 32-bit (ia32) system call",
+            "who accepted a connection by a 32-bit system call",
             "who accepted a connection through io_uring",
         ),
     ),
