@@ -81,12 +81,13 @@ struct {
 SEC("iter.s/task")
 int try_iter_task_sleepable(struct bpf_iter__task *ctx)
 {
+	struct task_struct *task = ctx->task;	/* checked once: loaded again, it may be NULL again (6.12) */
 	u32 zero = 0;
 	u64 *word = bpf_map_lookup_elem(&scratch, &zero);
 
-	if (word && ctx->task && ctx->meta->seq_num == 0)
-		bpf_copy_from_user_task(word, sizeof(*word), NULL, ctx->task, 0);
-	return SAW_ONE(ctx, ctx->task);
+	if (word && task && ctx->meta->seq_num == 0)
+		bpf_copy_from_user_task(word, sizeof(*word), NULL, task, 0);
+	return SAW_ONE(ctx, task);
 }
 
 SEC("iter/task_file")
