@@ -61,8 +61,8 @@ static void prefork(void)
 	}
 }
 
-/* Each of the two listens by itself and accepts what the kernel gives it, until it is told to stop. */
-static void sharing_listener(uint16_t port, struct gate ready)
+/* Each of the two listens by itself and accepts what the kernel gives it, until the other end of `stop` is closed. */
+static void sharing_listener(uint16_t port, struct gate ready, int stop)
 {
 	int listener = tcp_socket(LOOPBACK, SOCK_CLOEXEC), yes = 1, count = 0;
 	struct address address = address_of(LOOPBACK, port);
@@ -72,10 +72,11 @@ static void sharing_listener(uint16_t port, struct gate ready)
 	tcp_listen(listener, LOOPBACK, 32);
 	open_gate(ready);
 	for (;;) {
-		struct pollfd handle = {listener, POLLIN, 0};
+		struct pollfd handles[] = {{listener, POLLIN, 0}, {stop, POLLIN, 0}};
 		int accepted;
 
-		if (CHECK(poll(&handle, 1, 1500)) == 0)
+		CHECK(poll(handles, 2, -1));
+		if (!handles[0].revents)
 			break;
 		accepted = tcp_accept(listener, "reuseport");
 		count++;
@@ -92,23 +93,28 @@ static void reuseport(void)
 	int holder = tcp_socket(LOOPBACK, SOCK_CLOEXEC), yes = 1;
 	struct address address = address_of(LOOPBACK, 0);
 	struct gate ready = new_gate();
+	int stop[2];
 	pid_t pids[2];
 	uint16_t port;
 
 	CHECK(setsockopt(holder, SOL_SOCKET, SO_REUSEPORT, &yes, sizeof(yes)));
 	CHECK(bind(holder, (struct sockaddr *)&address.storage, address.length));
 	port = local_port(holder);
+	CHECK(pipe(stop));
 	for (int index = 0; index < 2; index++) {
 		pids[index] = spawn();
 		if (pids[index] == 0) {
 			close(holder);
-			sharing_listener(port, ready);
+			close(stop[1]);
+			sharing_listener(port, ready, stop[0]);
 		}
 	}
+	close(stop[0]);
 	wait_gate(ready);
 	wait_gate(ready);
 	for (int round = 0; round < 23; round++)
 		visit(port, "reuseport");
+	close(stop[1]);
 	wait_success(pids[0]);
 	wait_success(pids[1]);
 	close(holder);
