@@ -27,7 +27,9 @@ MACHINES = {
         "qemu-system-x86_64",
         "qemu-system-x86",
         "q35",
-        "max",
+        # A guest of 6.12 in five ended in a double fault right behind the slab allocator's cmpxchg16b, with part of a
+        # pointer in the flags (QEMU 7.2). Without that instruction the kernel takes another way: none of nine did.
+        "max,-cx16",
         "ttyS0,115200",
         # The emulated counter is not the same on all processors, and the kernel takes seconds to find that out.
         "tsc=unstable",
