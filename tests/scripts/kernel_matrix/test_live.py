@@ -72,6 +72,6 @@ def test_hang() -> None:
 
 def test_command() -> None:
     """A command that ends well is a run that ends well, and is told with what it printed."""
-    code, told = matrix("--run", "uname -r; grep -c . /proc/self/mounts")
+    code, told = matrix("--run", "uname -r; wc -l /proc/self/mounts")
     assert code == 0, told
     assert re.search(rf"^{re.escape(KERNEL)}\.\S+-cloud-amd64$", told, re.MULTILINE), told
