@@ -36,7 +36,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="kernel-matrix", description=__doc__, epilog=EPILOGUE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--kernel", action="append", default=[], metavar="NAME[/BACKEND]", help="only this one; may be repeated"
+        "--kernel",
+        action="append",
+        default=[],
+        metavar="NAME[/BACKEND]",
+        help="only this one, or `host`; may be repeated",
     )
     parser.add_argument("--backend", action="append", default=[], choices=BACKENDS, help="only this one")
     parser.add_argument("--tested", action="store_true", help="only what `make test` runs, without this machine")
@@ -82,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 limits=Limits(options.ready, options.silent, options.limit),
                 accel=options.accel,
                 refresh=options.refresh,
-                host=not (options.no_host or options.tested or options.kernel or options.backend),
+                host=not options.no_host,
                 attribution=not options.no_attribution,
                 run=options.run,
                 traps=tuple(options.trap),

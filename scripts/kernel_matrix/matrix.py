@@ -33,7 +33,10 @@ _TRAP = re.compile(r"test_(\d\d)_")
 
 
 class Wanted(NamedTuple):
-    """Which columns: kernels by name or name/backend, and backends, empty means all; `tested`: those of `make test`."""
+    """Which columns: kernels by name or name/backend, and backends, empty means all; `tested`: those of `make test`.
+
+    `host` among the kernels is this machine.
+    """
 
     kernels: tuple[str, ...] = ()
     backends: tuple[str, ...] = ()
@@ -63,6 +66,8 @@ def choose(matrix: Matrix, wanted: Wanted) -> list[tuple[Kernel, str]]:
     """The kernels and backends to run, in the order of the file. Raises MatrixError for a name that is not there."""
     asked = [name.partition("/") for name in wanted.kernels]
     for name, _, backend in asked:
+        if name == HOST:
+            continue
         backends = matrix.kernel(name).backends
         if backend and backend not in backends:
             raise MatrixError(f"kernel {name} has no backend {backend}: {', '.join(backends)}")
@@ -74,6 +79,11 @@ def choose(matrix: Matrix, wanted: Wanted) -> list[tuple[Kernel, str]]:
         and (not wanted.backends or backend in wanted.backends)
         and (not wanted.tested or backend in kernel.tested)
     ]
+
+
+def _wants_host(wanted: Wanted) -> bool:
+    named = not wanted.kernels or bool({HOST, f"{HOST}/core"} & {*wanted.kernels})
+    return named and not wanted.tested and (not wanted.backends or "core" in wanted.backends)
 
 
 def corpus_of(source: Path) -> list[int]:
@@ -107,13 +117,13 @@ def run_matrix(cache: Cache, matrix: Matrix, wanted: Wanted, plan: Plan) -> Resu
     A kernel that cannot be had is a column with that problem. Raises MatrixError when there is nothing to run, or the
     emulator is missing.
     """
-    began = time.monotonic()
     corpus = list(plan.traps) or corpus_of(plan.source)
     progress = Progress(len(corpus))
     workshop = Workshop(cache, matrix, plan.source, progress.say, refresh=plan.refresh)
     columns: list[Column] = []
     ready: dict[str, Prepared] = {}
     with cache.locked():
+        began = time.monotonic()  # what another run did with the cache meanwhile is not this one's cost
         for kernel, backend in choose(matrix, wanted):
             column = Column(kernel.name, backend, kernel.arch)
             columns.append(column)
@@ -126,7 +136,7 @@ def run_matrix(cache: Cache, matrix: Matrix, wanted: Wanted, plan: Plan) -> Resu
             column.release, column.version, column.stale = found.release, found.version, found.stale
             ready[column.name] = found
         cache.prune()
-    if plan.host and not plan.run:
+    if plan.host and not plan.run and _wants_host(wanted):
         if os.geteuid() == 0:
             columns.append(Column(HOST, "core", platform.machine()))
         else:

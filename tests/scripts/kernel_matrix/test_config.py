@@ -72,6 +72,7 @@ def test_names_suites() -> None:
         (Wanted(("6.1/bcc",)), ["6.1/bcc"]),
         (Wanted(("6.1",), ("core",)), ["6.1/core"]),
         (Wanted(tested=True), ["6.1/core"]),
+        (Wanted(("host",)), []),
     ],
 )
 def test_choose(wanted: Wanted, chosen: list[str]) -> None:
