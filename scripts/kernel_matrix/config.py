@@ -24,6 +24,7 @@ class Kernel(NamedTuple):
     backends: tuple[str, ...]
     tested: tuple[str, ...]
     hide_btf: bool
+    reruns: int
     capabilities: Mapping[str, bool | int]
 
 
@@ -99,6 +100,7 @@ def _kernel(entry: dict[str, Any]) -> Kernel:
         _texts(entry, "backends"),
         _texts(entry, "tested") if "tested" in entry else (),
         bool(entry.get("hide_btf", False)),
+        int(entry.get("reruns", 0)),
         entry.get("capabilities", {}),
     )
     if kernel.arch not in ARCHES:

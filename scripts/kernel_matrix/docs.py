@@ -82,6 +82,8 @@ def _kernels(results: Results) -> Iterator[str]:
         release = f"{column.release} ({column.version})" if column.version else column.release
         refused = ", ".join(f"`{hook}`" for hook in sorted(column.refused)) or "none"
         ready = f"{column.ready_s:.0f} s" if column.ready_s else ""
+        if column.crashes:
+            ready += f" (run again: {'; '.join(column.crashes)})"
         taken = f"{column.seconds - column.ready_s:.0f} s"
         yield _row([column.kernel, release, column.backend, ready, taken, refused])
     yield ""

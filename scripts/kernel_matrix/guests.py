@@ -36,17 +36,24 @@ class Limits:
 
 @dataclass(frozen=True)
 class Job:
-    """A guest to run: its name, the memory it takes, and its command, which is told where to write the console."""
+    """A guest to run: its name, the memory it takes, and its command, which is told where to write the console.
+
+    `reruns` is how often it is run again from the start when it is lost after it was ready.
+    """
 
     name: str
     memory_mib: int
     command: Callable[[Path], Sequence[str]]
     limits: Limits = Limits()
+    reruns: int = 0
 
 
 @dataclass
 class Outcome:
-    """What a guest left. `lost` is empty when it came to its end, else why it did not; times are in seconds."""
+    """What a guest left. `lost` is empty when it came to its end, else why it did not; times are in seconds.
+
+    `crashes` are the reasons of the runs before this one that were lost after they were ready.
+    """
 
     name: str
     lines: list[Line] = field(default_factory=list)
@@ -55,6 +62,7 @@ class Outcome:
     boots: int = 0
     ready_s: float = 0.0
     seconds: float = 0.0
+    crashes: list[str] = field(default_factory=list)
 
     @property
     def was_ready(self) -> bool:
@@ -76,10 +84,10 @@ def why_in(console: str) -> str:
 class _Running:
     """One boot of a guest."""
 
-    def __init__(self, job: Job, place: Path, boots: int) -> None:
+    def __init__(self, job: Job, place: Path, boots: int, crashes: list[str]) -> None:
         self.job = job
-        self.console = place / f"{job.name.replace('/', '-')}.{boots}.console"
-        self.outcome = Outcome(job.name, boots=boots)
+        self.console = place / f"{job.name.replace('/', '-')}.{boots}.{len(crashes)}.console"
+        self.outcome = Outcome(job.name, boots=boots, crashes=crashes)
         self.began = self.heard = time.monotonic()
         self.ended = 0.0
         self._rest = b""
@@ -204,21 +212,26 @@ class Guests:
         """Run all jobs and return their outcomes in the order of the jobs.
 
         A guest that is lost before its program runs is booted again, `boots` times in all: emulation itself crashes
-        some kernels while they boot. What is lost later is lost.
+        some kernels while they boot. What is lost later is run again only as often as its job says, and the outcome has
+        the reasons.
         """
-        waiting = deque((job, 1) for job in jobs)
-        order = [job.name for job, _ in waiting]
+        none: list[str] = []
+        waiting = deque((job, 1, none) for job in jobs)
+        order = [job.name for job, _, _ in waiting]
         done: dict[str, Outcome] = {}
         while waiting or self._running:
             while waiting and self._fits(waiting[0][0]):
-                job, turn = waiting.popleft()
-                self._running.append(_Running(job, self._place, turn))
+                self._running.append(_Running(waiting[0][0], self._place, *waiting[0][1:]))
+                waiting.popleft()
             for running in self._turn():
                 outcome = running.outcome
-                again = bool(outcome.lost) and not outcome.was_ready and outcome.boots < boots
-                over(outcome, again)
-                if again:
-                    waiting.appendleft((running.job, outcome.boots + 1))
+                unbooted = bool(outcome.lost) and not outcome.was_ready and outcome.boots < boots
+                crashed = bool(outcome.lost) and outcome.was_ready and len(outcome.crashes) < running.job.reruns
+                over(outcome, unbooted or crashed)
+                if unbooted:
+                    waiting.appendleft((running.job, outcome.boots + 1, outcome.crashes))
+                elif crashed:
+                    waiting.appendleft((running.job, 1, [*outcome.crashes, outcome.lost]))
                 else:
                     done[outcome.name] = outcome
         return [done[name] for name in order]

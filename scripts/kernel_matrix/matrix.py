@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -182,7 +182,9 @@ def _run(
                 column.accel = "kvm" if proven and _is_native(one.guest) else "tcg"
                 wakes = qemu.MACHINES[one.guest.arch].wakes
                 told = arguments(plan, one.backend, PATIENCE[column.accel], hide_btf=one.kernel.hide_btf, wakes=wakes)
-                jobs.append(_job(column.name, one.guest._replace(arguments=told), plan.limits, column.accel))
+                job = _job(column.name, one.guest._replace(arguments=told), plan.limits, column.accel)
+                # A test of a lost guest wants to see it lost.
+                jobs.append(replace(job, reruns=0 if plan.run else one.kernel.reruns))
         return {outcome.name: outcome for outcome in guests.run(jobs, progress.over)}
 
 
@@ -219,7 +221,7 @@ def _fill(
     column: Column, one: Prepared | None, outcome: Outcome, matrix: Matrix, plan: Plan, corpus: Sequence[int]
 ) -> None:
     column.boots, column.ready_s, column.seconds = outcome.boots, round(outcome.ready_s, 1), round(outcome.seconds, 1)
-    column.lost = outcome.lost
+    column.lost, column.crashes = outcome.lost, outcome.crashes
     if plan.run:
         codes = [int(line["code"]) for line in outcome.lines if line.get("guest") == "ran"]
         if column.lost or codes != [0]:

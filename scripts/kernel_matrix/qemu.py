@@ -76,9 +76,8 @@ def command(guest: Guest, console: Path, accel: str = "tcg") -> list[str]:
     machine = MACHINES[guest.arch]
     if shutil.which(machine.program) is None:
         raise MatrixError(f"{machine.program} is missing: apt-get install {machine.package}")
-    # Both processors take turns in one thread of the host. With a thread each, the emulation now and then lets one run
-    # an instruction that the other has replaced, and a kernel that patches itself (static calls, jump labels, BPF's
-    # trampolines) dies of an "int3" out of place: 6.12 in one boot of five.
+    # Both processors take turns in one thread of the host: two guests at once then fit a machine of two processors, and
+    # no processor of a guest waits in vain for a lock of another that the host does not run.
     how = f"{accel},thread=single" if accel == "tcg" else accel
     cpu = machine.cpu if accel == "tcg" else "host"
     told = [f"console={machine.console}", _TOLD, machine.told, "--", *guest.arguments]

@@ -26,7 +26,10 @@ class Row:
 
 @dataclass
 class Column:
-    """One kernel with one backend. `problems` says everything that is not as it must be, a text each."""
+    """One kernel with one backend. `problems` says everything that is not as it must be, a text each.
+
+    `crashes` are the reasons of runs that were lost before this one.
+    """
 
     kernel: str
     backend: str
@@ -39,6 +42,7 @@ class Column:
     ready_s: float = 0.0
     seconds: float = 0.0
     lost: str = ""
+    crashes: list[str] = field(default_factory=list)
     rows: dict[int, Row] = field(default_factory=dict)
     attribution: str = ""
     hooks: dict[str, str] = field(default_factory=dict)

@@ -81,6 +81,8 @@ def kernels(results: Results) -> Iterator[str]:
         if column.boots > 1:
             text += f" at boot {column.boots}"
         text += f", {column.seconds:.0f} s in all"
+        if column.crashes:
+            text += f", run again after {len(column.crashes)} lost: {'; '.join(column.crashes)}"
         if column.stale:
             text += ", from the cache"
         yield text

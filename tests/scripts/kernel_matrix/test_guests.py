@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,20 @@ def test_lost_while_booting(tmp_path: Path) -> None:
     (outcome,), watch = run(tmp_path, job("a", script))
     assert (outcome.lost, outcome.boots) == ("", 3)
     assert [again for _, _, again in watch.overs] == [True, True, False]
+
+
+def test_run_again(tmp_path: Path) -> None:
+    """A job that may be run again is, as often as it says, and the reasons are kept; the lines are of its last run."""
+    script = f"count = pathlib.Path('{tmp_path}/count'); tries = int(count.read_text()) if count.exists() else 0;"
+    script += f"count.write_text(str(tries + 1)); {READY} say('{{\"trap\": %d}}' % tries);"
+    script += f"tries >= 2 or console.write_text('BUG: number %d' % tries) and sys.exit(1); {END}"
+    (outcome,), watch = run(tmp_path, replace(job("a", script), reruns=2))
+    assert (outcome.lost, outcome.crashes) == ("", ["BUG: number 0", "BUG: number 1"])
+    assert outcome.lines == [{"guest": "ready"}, {"trap": 2}, {"guest": "end", "code": 0}]
+    assert [again for _, _, again in watch.overs] == [True, True, False]
+    (tmp_path / "count").unlink()
+    (outcome,), _ = run(tmp_path, replace(job("b", script), reruns=1))
+    assert (outcome.lost, outcome.crashes) == ("BUG: number 1", ["BUG: number 0"])
 
 
 def test_never_boots(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ READY = {"guest": "ready", "kernel": "6.1.0-50"}
 
 def kernel(name: str, **capabilities: bool | int) -> Kernel:
     """A kernel with one backend."""
-    return Kernel(name, "bookworm", "amd64", ("image",), (), ("core",), ("core",), False, capabilities)
+    return Kernel(name, "bookworm", "amd64", ("image",), (), ("core",), ("core",), False, 0, capabilities)
 
 
 def matrix(*listed: Kernel) -> Matrix:

@@ -144,7 +144,7 @@ def test_capabilities() -> None:
         "landlock_abi": 6,
     }
     expected = {"btf": True, "kprobe": True, "lsm": False, "landlock_abi": 0}
-    kernel = Kernel("6.12", "trixie", "amd64", (), (), ("core",), (), False, expected)
+    kernel = Kernel("6.12", "trixie", "amd64", (), (), ("core",), (), False, 0, expected)
     assert check_capabilities(kernel, doctor) == [
         "kprobe: matrix.toml expects yes, doctor found no",
         "landlock_abi: matrix.toml expects 0, doctor found 6",
