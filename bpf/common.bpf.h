@@ -96,6 +96,35 @@ static __always_inline struct socket_record *the_answer(void)
 }
 #endif
 
+/* The kernel skips a program on a CPU where it runs already (6.2, commit 05b24ff9b2cf). Where
+ * tracepoints can be preempted, as from 7.0 on, a task that was preempted in one so keeps it from all
+ * others there. Programs of classic tracepoints still run unpreempted: one of them is the stand-in of
+ * each, and does its work if that was skipped. Whichever comes first leaves here what it has seen to,
+ * (tid, enum seen_to) -> what tells it from the next, and the other takes it away.
+ *
+ * Only for what happens in a task's own context, where nothing comes between the two. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u64);
+	__type(value, u64);
+} seen_to SEC(".maps");
+
+enum seen_to { SEEN_EXEC, SEEN_FORK, SEEN_EXIT };
+
+static __always_inline bool is_seen_to(enum seen_to what, u64 id)
+{
+	u64 key = (u64)(u32)bpf_get_current_pid_tgid() << 8 | what;
+	u64 *seen = bpf_map_lookup_elem(MAP(seen_to), &key);
+
+	if (seen && *seen == id) {
+		bpf_map_delete_elem(MAP(seen_to), &key);
+		return true;
+	}
+	bpf_map_update_elem(MAP(seen_to), &key, &id, BPF_ANY);
+	return false;
+}
+
 static __always_inline struct tally *tally_of(u32 kind)
 {
 	u32 key = bpf_get_smp_processor_id() * KINDS + kind;

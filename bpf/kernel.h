@@ -121,6 +121,8 @@ struct thread_info { unsigned long flags; u32 status; };	/* status on x86 alone 
 #define TIF_32BIT 22			/* bit of flags: a process of 32 bits */
 #endif
 
+struct list_head { struct list_head *next, *prev; };
+
 struct task_struct {
 	struct thread_info thread_info;
 	unsigned int flags;
@@ -129,6 +131,8 @@ struct task_struct {
 	int pid;
 	int tgid;
 	struct task_struct *real_parent;
+	struct list_head children;
+	struct list_head sibling;
 	struct task_struct *group_leader;
 	struct pid *thread_pid;
 	u64 start_boottime;		/* real_start_time before 5.5 */
@@ -143,6 +147,7 @@ struct task_struct {
 	struct sched_entity se;
 	kuid_t loginuid;
 	unsigned int sessionid;
+	u64 self_exec_id;
 	void *stack;
 	struct vm_struct *stack_vm_area;	/* with CONFIG_VMAP_STACK */
 };
@@ -207,6 +212,9 @@ struct bpf_iter__task_file {
 
 struct trace_entry { int pid; };
 struct trace_event_raw_sys_exit { struct trace_entry ent; long id; long ret; };
+struct trace_event_raw_sched_process_exec { struct trace_entry ent; u32 __data_loc_filename; int old_pid; };
+struct trace_event_raw_sched_process_fork { struct trace_entry ent; int child_pid; };
+struct trace_event_raw_inet_sock_set_state { struct trace_entry ent; const void *skaddr; int oldstate; int newstate; };
 
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {

@@ -127,8 +127,16 @@ static __always_inline u64 describe(struct slot *slot, struct task_struct *task,
 	return off;
 }
 
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+/* What an exec is told by: of a stand-in only the requested name is known, not what interprets it. */
+struct image {
+	struct file *file;
+	const char *filename;
+	const char *interp;
+	u32 argc;
+	u32 flags;
+};
+
+static __always_inline int executed(void *ctx, struct task_struct *task, int old_pid, const struct image *image)
 {
 	u32 tgid = BPF_CORE_READ(task, tgid);
 	u64 start = boot_start(BPF_CORE_READ(task, group_leader));
@@ -136,10 +144,9 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	struct exec_record *r;
 	struct mm_struct *mm;
 	struct slot *slot;
-	const char *filename, *interp;
 	u64 from, total, off, want;
 
-	if (!t)
+	if (!t || (KNOB(stand_ins) && is_seen_to(SEEN_EXEC, BPF_CORE_READ(task, self_exec_id))))
 		return 0;
 	count(&t->attempts);
 	if (is_excluded(tgid, start) || !pid_wanted(tgid)) {
@@ -154,12 +161,9 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	}
 	r = (void *)slot->bytes;
 	begin(&r->h, KIND_EXEC, RING_LIFECYCLE, tgid, old_pid, start);
-	filename = BPF_CORE_READ(bprm, filename);
-	interp = BPF_CORE_READ(bprm, interp);
-	if (BPF_CORE_READ(bprm, fdpath))
-		r->h.flags |= FLAG_EXECFD;
-	off = describe(slot, task, BPF_CORE_READ(bprm, file), filename, interp);
-	r->argc = BPF_CORE_READ(bprm, argc);
+	r->h.flags |= image->flags;
+	off = describe(slot, task, image->file, image->filename, image->interp);
+	r->argc = image->argc;
 
 	/* The argv is in user memory, but nothing has run there yet: this is as committed. */
 	mm = BPF_CORE_READ(task, mm);
@@ -186,8 +190,21 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	return 0;
 }
 
-SEC("tp_btf/sched_process_fork")
-int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+{
+	struct image image = {
+		.file = BPF_CORE_READ(bprm, file),
+		.filename = BPF_CORE_READ(bprm, filename),
+		.interp = BPF_CORE_READ(bprm, interp),
+		.argc = BPF_CORE_READ(bprm, argc),
+		.flags = BPF_CORE_READ(bprm, fdpath) ? FLAG_EXECFD : 0,
+	};
+
+	return executed(ctx, task, old_pid, &image);
+}
+
+static __always_inline int forked(void *ctx, struct task_struct *parent, struct task_struct *child)
 {
 	u32 tgid = BPF_CORE_READ(child, tgid);
 	struct fork_record r;
@@ -196,6 +213,8 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 
 	if (BPF_CORE_READ(child, pid) != (int)tgid)
 		return 0;	/* a thread */
+	if (KNOB(stand_ins) && is_seen_to(SEEN_FORK, boot_start(child)))
+		return 0;
 	t = tally_of(KIND_FORK);
 	if (!t)
 		return 0;
@@ -224,8 +243,13 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	return 0;
 }
 
-SEC("tp_btf/sched_process_exit")
-int BPF_PROG(process_exit, struct task_struct *task)
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
+{
+	return forked(ctx, parent, child);
+}
+
+static __always_inline int gone(void *ctx, struct task_struct *task)
 {
 	struct signal_struct *signal = BPF_CORE_READ(task, signal);
 	struct task_struct *leader;
@@ -237,6 +261,8 @@ int BPF_PROG(process_exit, struct task_struct *task)
 
 	/* do_exit() takes this thread off `live` before the tracepoint: 0 is the last one. */
 	if (BPF_CORE_READ(signal, live.counter) != 0)
+		return 0;
+	if (KNOB(stand_ins) && is_seen_to(SEEN_EXIT, boot_start(task)))
 		return 0;
 	tgid = BPF_CORE_READ(task, tgid);
 	leader = BPF_CORE_READ(task, group_leader);
@@ -275,6 +301,12 @@ int BPF_PROG(process_exit, struct task_struct *task)
 	return 0;
 }
 
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(process_exit, struct task_struct *task)
+{
+	return gone(ctx, task);
+}
+
 /* Not 0 also for SECCOMP_RET_KILL_*: the kernel rolls the result register back to the
  * syscall's number and a SIGSYS is on its way (5.16, commit 307d522f5eb8). */
 SEC("tp/syscalls/sys_exit_execve")
@@ -311,6 +343,53 @@ static __always_inline void describe_asker(struct header *h)
 }
 
 #ifndef TRACER_BCC
+SEC("tp/sched/sched_process_exec")
+int exec_stand_in(struct trace_event_raw_sched_process_exec *ctx)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct image image = {
+		.file = BPF_CORE_READ(task, mm, exe_file),
+		.filename = (const char *)ctx + (ctx->__data_loc_filename & 0xffff),
+	};
+
+	image.interp = image.filename;
+	return executed(ctx, task, ctx->old_pid, &image);
+}
+
+#define NEWEST 8	/* children that other threads may have forked meanwhile */
+
+/* The child of that number, which is among the last of its parent's. */
+static __always_inline struct task_struct *child_of(struct task_struct *parent, int pid)
+{
+	struct list_head *at = BPF_CORE_READ(parent, children.prev);
+	struct task_struct *child;
+
+	for (int i = 0; i < NEWEST; i++) {
+		child = (void *)at - bpf_core_field_offset(struct task_struct, sibling);
+		if (BPF_CORE_READ(child, pid) == pid)
+			return child;
+		at = BPF_CORE_READ(child, sibling.prev);
+	}
+	return NULL;
+}
+
+SEC("tp/sched/sched_process_fork")
+int fork_stand_in(struct trace_event_raw_sched_process_fork *ctx)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct task_struct *child = child_of(task, ctx->child_pid);
+
+	if (!child)	/* CLONE_PARENT, or a thread: that is no child of anybody */
+		child = child_of(BPF_CORE_READ(task, real_parent), ctx->child_pid);
+	return child ? forked(ctx, task, child) : 0;
+}
+
+SEC("tp/sched/sched_process_exit")
+int exit_stand_in(void *ctx)
+{
+	return gone(ctx, (void *)bpf_get_current_task());
+}
+
 /* The processes that are there already. An exec record without filename; the argv of
  * another process can be read only in a sleepable iterator (5.18), so user space
  * reads it from /proc where this one is refused. */

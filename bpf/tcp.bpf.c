@@ -12,7 +12,7 @@
 LICENSE("Dual BSD/GPL");
 
 /* A connect(2) begins: current is the caller, or its io_uring thread. */
-static __always_inline void connect_begins(const struct sock *sk, u64 key)
+static __always_inline void connect_begins(const struct sock *sk, u64 key, const bool typed)
 {
 	struct socket_state s = {};
 
@@ -20,12 +20,12 @@ static __always_inline void connect_begins(const struct sock *sk, u64 key)
 	s.flow = new_flow(s.opened);
 	s.role = ROLE_CONNECT;
 	s.sock_flags = SOCK_IN_CONNECT;
-	s.dport = __builtin_bswap16(FIELD(TYPED, sk, __sk_common.skc_dport));
+	s.dport = __builtin_bswap16(FIELD(typed, sk, __sk_common.skc_dport));
 	own(&s);
 	remember(key, &s, KIND_CONNECT);
 }
 
-static __always_inline void listen_begins(void *ctx, const struct sock *sk, u64 key)
+static __always_inline void listen_begins(void *ctx, const struct sock *sk, u64 key, const bool typed)
 {
 	struct tally *t = tally_of(KIND_LISTEN);
 	struct socket_state s = {};
@@ -36,21 +36,23 @@ static __always_inline void listen_begins(void *ctx, const struct sock *sk, u64 
 	s.role = ROLE_LISTEN;
 	own(&s);
 	/* Without bind(2) the port is chosen only after this: sys_exit_listen reports then. */
-	if (!FIELD(TYPED, sk, __sk_common.skc_num))
+	if (!FIELD(typed, sk, __sk_common.skc_num))
 		s.sock_flags = SOCK_DEFERRED;
 	remember(key, &s, KIND_LISTEN);
 	if (s.sock_flags & SOCK_DEFERRED || !t)
 		return;
 	fill(&r, &s, KIND_LISTEN);
-	read_addresses(&r, sk, TYPED);
-	r.backlog = FIELD(TYPED, sk, sk_max_ack_backlog);
+	read_addresses(&r, sk, typed);
+	r.backlog = FIELD(typed, sk, sk_max_ack_backlog);
 	r.state = TCP_CLOSE;
 	ship(ctx, &r, s.excluded, t);
 }
 
+#define ACCEPTED_EARLY_NS 100000000ULL
+
 /* The peer has answered, in softirq. An active open gets its outcome; a passive one
  * waits for the accept that tells its owner. */
-static __always_inline void established(void *ctx, const struct sock *sk, u64 key, int oldstate)
+static __always_inline void established(void *ctx, const struct sock *sk, u64 key, int oldstate, const bool typed)
 {
 	struct socket_state *s = bpf_map_lookup_elem(MAP(sockets), &key);
 	u64 now = bpf_ktime_get_boot_ns();
@@ -59,10 +61,13 @@ static __always_inline void established(void *ctx, const struct sock *sk, u64 ke
 	if (s && s->role == ROLE_CONNECT && !(s->sock_flags & (SOCK_ESTABLISHED | SOCK_REPORTED | SOCK_DEFERRED))) {
 		s->established = now;
 		s->sock_flags |= SOCK_ESTABLISHED | SOCK_REPORTED;
-		report_at(ctx, now, s, sk, KIND_CONNECT, oldstate, 0, TYPED);
+		report_at(ctx, now, s, sk, KIND_CONNECT, oldstate, 0, typed);
 	} else if (oldstate == TCP_SYN_RECV) {
 		struct socket_state fresh = {};
 
+		/* It is in its listener's queue already: another CPU may have accepted it before this. */
+		if (s && s->role == ROLE_ACCEPT && s->tgid && now - s->opened < ACCEPTED_EARLY_NS)
+			return;
 		fresh.opened = now;
 		fresh.established = now;
 		fresh.flow = new_flow(now);
@@ -72,21 +77,22 @@ static __always_inline void established(void *ctx, const struct sock *sk, u64 ke
 	}
 }
 
-static __always_inline void closed(void *ctx, const struct sock *sk, u64 key, int oldstate)
+static __always_inline void closed(void *ctx, const struct sock *sk, u64 key, int oldstate, const bool typed)
 {
 	struct socket_state *s = bpf_map_lookup_elem(MAP(sockets), &key);
 	u32 error;
 
 	if (!s)
 		return;
-	error = FIELD(TYPED, sk, sk_err);
+	error = FIELD(typed, sk, sk_err);
 	if (oldstate == TCP_LISTEN) {
 		bpf_map_delete_elem(MAP(sockets), &key);
 	} else if (s->sock_flags & SOCK_ESTABLISHED) {
 		/* In its listener's queue it has no file and is no orphan: reset there, accept(2) may
-		 * still return it. Else it was accepted in a way that isn't seen, or its listener went. */
-		if (!s->tgid && s->role == ROLE_ACCEPT && !FIELD(TYPED, sk, sk_socket) &&
-		    !(FIELD(TYPED, sk, __sk_common.skc_flags) >> SOCK_DEAD & 1)) {
+		 * still return it, or is about to, if it has a file by now. Else it was accepted in a way
+		 * that isn't seen, or its listener went. */
+		if (!s->tgid && s->role == ROLE_ACCEPT && (error || !FIELD(typed, sk, sk_socket)) &&
+		    !(FIELD(typed, sk, __sk_common.skc_flags) >> SOCK_DEAD & 1)) {
 			s->state_at_close = oldstate;
 			s->error = error;
 			*(volatile u8 *)&s->sock_flags |= SOCK_CLOSED;
@@ -94,7 +100,7 @@ static __always_inline void closed(void *ctx, const struct sock *sk, u64 key, in
 			if (!*(volatile u32 *)&s->tgid)
 				return;
 		}
-		report_last(ctx, s, sk, key, oldstate, error, TYPED);
+		report_last(ctx, s, sk, key, oldstate, error, typed);
 	} else if (s->role == ROLE_CONNECT && !(s->sock_flags & SOCK_REPORTED)) {
 		if (!error && s->sock_flags & SOCK_IN_CONNECT && s->tid == (u32)bpf_get_current_pid_tgid()) {
 			/* EADDRNOTAVAIL and the like: only the syscall's result tells. */
@@ -104,7 +110,7 @@ static __always_inline void closed(void *ctx, const struct sock *sk, u64 key, in
 		/* Given up by SO_SNDTIMEO, connect(2) has said EINPROGRESS; else the program closed it. */
 		if (!error)
 			error = s->sock_flags & SOCK_SEND_TIMEOUT ? EINPROGRESS : ECONNABORTED;
-		report(ctx, s, sk, KIND_CONNECT, oldstate, error, TYPED);
+		report(ctx, s, sk, KIND_CONNECT, oldstate, error, typed);
 		s->sock_flags |= SOCK_REPORTED;
 		/* The caller is still inside connect(2): its exit must find that all is said. */
 		if (!(s->sock_flags & SOCK_IN_CONNECT))
@@ -112,25 +118,52 @@ static __always_inline void closed(void *ctx, const struct sock *sk, u64 key, in
 	}
 }
 
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(socket_state_change, const struct sock *sk, const int oldstate, const int newstate)
+/* Whether this change has been seen to, by a program or its stand-in (see is_seen_to()): by what it
+ * left in `sockets`, for a softirq may come between the two. A close seen to twice does nothing. */
+static __always_inline bool is_known(u64 key, const int newstate)
+{
+	struct socket_state *s = bpf_map_lookup_elem(MAP(sockets), &key);
+	u32 tid = bpf_get_current_pid_tgid();
+
+	if (!s)
+		return false;
+	if (newstate == TCP_SYN_SENT)
+		return s->role == ROLE_CONNECT && s->tid == tid && !(s->sock_flags & (SOCK_REPORTED | SOCK_ESTABLISHED));
+	if (newstate == TCP_LISTEN)
+		return s->role == ROLE_LISTEN && s->tid == tid;
+	if (newstate == TCP_ESTABLISHED)
+		return s->sock_flags & SOCK_ESTABLISHED && !(s->sock_flags & SOCK_CLOSED) &&
+		       (s->role == ROLE_CONNECT || !s->tgid);
+	return false;
+}
+
+static __always_inline int changed(void *ctx, const struct sock *sk, const int oldstate, const int newstate,
+				   const bool typed)
 {
 	u64 key = (u64)sk;
 
 	/* Half of all changes say nothing that the others don't. */
 	if (newstate != TCP_SYN_SENT && newstate != TCP_ESTABLISHED && newstate != TCP_CLOSE && newstate != TCP_LISTEN)
 		return 0;
-	if (!is_tcp(sk, TYPED))
+	if (!is_tcp(sk, typed))
+		return 0;
+	if (KNOB(stand_ins) && is_known(key, newstate))
 		return 0;
 	if (newstate == TCP_SYN_SENT && oldstate == TCP_CLOSE)
-		connect_begins(sk, key);
+		connect_begins(sk, key, typed);
 	else if (newstate == TCP_LISTEN)
-		listen_begins(ctx, sk, key);
+		listen_begins(ctx, sk, key, typed);
 	else if (newstate == TCP_ESTABLISHED)
-		established(ctx, sk, key, oldstate);
+		established(ctx, sk, key, oldstate, typed);
 	else if (newstate == TCP_CLOSE)
-		closed(ctx, sk, key, oldstate);
+		closed(ctx, sk, key, oldstate, typed);
 	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(socket_state_change, const struct sock *sk, const int oldstate, const int newstate)
+{
+	return changed(ctx, sk, oldstate, newstate, TYPED);
 }
 
 /* A SYN that is sent again: the one sign of life of a connect that gets no answer. */
@@ -289,6 +322,12 @@ static __always_inline bool find_socket(struct socket_record *r, struct socket_s
 }
 
 #ifndef TRACER_BCC
+SEC("tp/sock/inet_sock_set_state")
+int state_change_stand_in(struct trace_event_raw_inet_sock_set_state *ctx)
+{
+	return changed(ctx, ctx->skaddr, ctx->oldstate, ctx->newstate, false);
+}
+
 /* The sockets that are open, in one pass over the descriptors of all processes and so over
  * all network namespaces. */
 SEC("iter/task_file")

@@ -211,8 +211,8 @@ enum knob_filter {
 struct knobs {
 	u32 filters;		/* enum knob_filter */
 	u32 kinds;		/* bit per kind that is wanted */
+	u32 stand_ins;		/* programs of the stream have a second, see is_seen_to() */
 	u32 reserved;
-	u32 reserved2;
 };
 
 #endif

@@ -120,6 +120,7 @@ class Backend(ABC):
         self._refused: dict[str, str] = {}
         self._programs: dict[str, int] = {}
         self._returns: set[str] = set()  # programs of hooks.RETURNS that are loaded
+        self._stand_ins: dict[str, Hook] = {}  # of hooks.STAND_INS, by program, where this kernel needs them
         self.own_pid = os.getpid()
         self.excluded: list[int] = []
 
@@ -191,7 +192,7 @@ class Backend(ABC):
             (wanted.pids, wanted.uids, wanted.netns, wanted.ports, wanted.cidrs, wanted.follow)
         ):
             bits |= bool(value) << bit
-        return KNOBS.pack(bits, sum(1 << kind for kind in wanted.kinds), 0, 0)
+        return KNOBS.pack(bits, sum(1 << kind for kind in wanted.kinds), bool(self._stand_ins), 0)
 
     def _make_maps(self) -> libbpf.Object:
         """The maps that all programs share."""
@@ -256,6 +257,7 @@ class Backend(ABC):
                     self._keep(program, self._attach(program, None))
             replaced = self._attach_returns()
             wanted = [hook for hooks in OPTIONAL.values() for hook in hooks if hook.program not in replaced]
+            wanted += self._stand_ins.values()
             if any(hook.tracepoint for hook in wanted):
                 events = tracefs.open_events()
             for hook in wanted:
@@ -305,7 +307,8 @@ class Backend(ABC):
             return
         number = None
         if hook.tracepoint:
-            number = tracefs.tracepoint_id(events, "syscalls", hook.tracepoint) if events is not None else None
+            category, _, name = hook.tracepoint.partition("/")
+            number = tracefs.tracepoint_id(events, category, name) if events is not None else None
             if number is None:
                 self._refused[hook.program] = _NO_TRACEFS
                 return
@@ -365,13 +368,15 @@ class Backend(ABC):
         return Cut(runs, bytes(counters), settled)
 
     def missed(self) -> dict[str, int]:
-        """How often the kernel skipped each program because it was running already (since 5.12)."""
-        found = {}
-        for program, fd in self._programs.items():
-            misses = libbpf.program_info(fd).recursion_misses
-            if misses:
-                found[program] = misses
-        return found
+        """How often the kernel skipped each program because it was running already (since 5.12).
+
+        With a stand-in it is at most so often that both were skipped: as often as the one that was skipped less.
+        """
+        skipped = {program: libbpf.program_info(fd).recursion_misses for program, fd in self._programs.items()}
+        for program, (stand_in, *_) in self._stand_ins.items():
+            if stand_in in skipped:
+                skipped[program] = min(skipped[program], skipped.pop(stand_in))
+        return {program: misses for program, misses in skipped.items() if misses}
 
 
 def _settled(counters: bytes) -> bool:

@@ -192,7 +192,7 @@ class Bcc(Backend):
         return blind + ([f"sockets that {closed} processes had before: looking into them is refused"] if closed else [])
 
     def _section(self, program: str) -> str:
-        return f"raw_tp/{_RAW[program]}" if program in _RAW else f"tp/syscalls/{_SYSCALLS[program]}"
+        return f"raw_tp/{_RAW[program]}" if program in _RAW else f"tp/{_SYSCALLS[program]}"
 
     def _attach(self, name: str, tracepoint: int | None) -> program.Descriptor:
         link = (

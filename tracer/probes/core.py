@@ -11,7 +11,7 @@ from typing import Any, Final
 from tracer.probes import libbpf
 from tracer.probes.backend import Backend, KernelFilters, object_file
 from tracer.probes.cmdlines import with_arguments
-from tracer.probes.hooks import OPTIONAL, RETURNS, STREAM
+from tracer.probes.hooks import OPTIONAL, RETURNS, STAND_INS, STREAM
 from tracer.probes.libbpf_binding import BpfError, LoadError
 from tracer.probes.program import fexit_refusal
 from tracer.probes.records import HEADER, START, TGID, TID
@@ -22,6 +22,7 @@ __all__ = ["BTF", "HIDDEN_INIT", "HOOKS", "Core"]
 BTF: Final = Path("/sys/kernel/btf/vmlinux")
 HOOKS: Final = ("auto", "tracepoints")
 _RETURNS: Final = "returns"
+_PREEMPTIBLE: Final = b"\0class_srcu_fast_notrace_t\0"
 _FINDER: Final = "find_processes"
 _PLAIN_FINDER: Final = "find_processes_plain"  # without arguments, for kernels that refuse the other
 HIDDEN_INIT: Final = "process 1, which this kernel hides from BPF, and what the network does while it is interrupted"
@@ -61,6 +62,8 @@ class Core(Backend):
         lacking = self._lacking()
         if lacking:
             raise UnusableError(lacking, 4)
+        if _tracepoints_can_be_preempted():
+            self._stand_ins = {first: second for pairs in STAND_INS.values() for first, second in pairs.items()}
         maps = self._make_maps()
         self._load_programs({name: maps.map(name).fd for name in maps.map_names() if not name.startswith(".")})
         self._exclude_tracers(self._objects["process"], self._objects["tcp"])
@@ -72,8 +75,13 @@ class Core(Backend):
         loaded: dict[str, tuple[libbpf.Object, dict[str, str]]] = {}
 
         def load(name: str) -> None:
+            stand_ins = {hook.program for hook in STAND_INS.get(name, {}).values()}
             loaded[name] = self._load_object(
-                object_file(name), knobs={".rodata.knobs": self._knobs()}, optional=_OPTIONAL[name], share=share
+                object_file(name),
+                knobs={".rodata.knobs": self._knobs()},
+                optional=_OPTIONAL[name] | stand_ins,
+                disabled=() if self._stand_ins else stand_ins,
+                share=share,
             )
 
         def try_to_load(name: str) -> None:
@@ -105,6 +113,9 @@ class Core(Backend):
         """Whether it is worth trying; where the kernel says no at once, that costs nothing."""
         if self._hooks == "tracepoints":
             return False
+        if self._stand_ins:
+            self._refused["fexit"] = "this kernel preempts such programs, and skips them then: tracepoints are better"
+            return False
         refusal = fexit_refusal()
         if refusal is not None:
             self._refused["fexit"] = str(refusal)
@@ -115,10 +126,11 @@ class Core(Backend):
         """Load an object with the better of two programs that do the same, if the kernel takes it."""
         if _FINDER not in options["optional"]:
             return libbpf.load(path, **options)
-        loaded, refused = libbpf.load(path, disabled=(_PLAIN_FINDER,), **options)
+        disabled = options.pop("disabled")
+        loaded, refused = libbpf.load(path, disabled=(*disabled, _PLAIN_FINDER), **options)
         if _FINDER in refused:
             loaded.close()
-            loaded, more = libbpf.load(path, disabled=(_FINDER,), **options)
+            loaded, more = libbpf.load(path, disabled=(*disabled, _FINDER), **options)
             refused |= more
         return loaded, refused
 
@@ -164,6 +176,18 @@ class Core(Backend):
     def sockets(self) -> bytes:
         """The TCP sockets that the probes did not know yet, and the connects still pending."""
         return _run(self._objects["tcp"], "find_sockets")
+
+
+def _tracepoints_can_be_preempted() -> bool:
+    """Whether a task can be preempted in a program at a tracepoint, which the kernel skips for others then.
+
+    Since 7.0 (commit a46023d5616e) tracepoints hold a lock of this type, by which alone it can be told, instead of
+    switching preemption off.
+    """
+    try:
+        return _PREEMPTIBLE in BTF.read_bytes()
+    except OSError:
+        return False
 
 
 def _run(source: libbpf.Object, iterator: str) -> bytes:

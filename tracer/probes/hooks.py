@@ -7,27 +7,27 @@ import re
 from collections.abc import Collection
 from typing import Final, NamedTuple
 
-__all__ = ["BLIND", "OPTIONAL", "RETURNS", "STREAM", "Hook", "Returns", "blind_spots"]
+__all__ = ["BLIND", "OPTIONAL", "RETURNS", "STAND_INS", "STREAM", "Hook", "Returns", "blind_spots"]
 
 
 class Hook(NamedTuple):
     """A program that may be refused, and what can't be seen then."""
 
     program: str
-    tracepoint: str  # of the category syscalls; empty: the program's section says where it goes
+    tracepoint: str  # category/name; empty: the program's section says where it goes
     blind: str
 
 
 OPTIONAL: Final = {
     "process": (
-        Hook("exit_execve", "sys_exit_execve", "programs that could not be executed"),
-        Hook("exit_execveat", "sys_exit_execveat", "programs that could not be executed by descriptor"),
+        Hook("exit_execve", "syscalls/sys_exit_execve", "programs that could not be executed"),
+        Hook("exit_execveat", "syscalls/sys_exit_execveat", "programs that could not be executed by descriptor"),
     ),
     "tcp": (
-        Hook("exit_accept", "sys_exit_accept", "who accepted a connection by accept(2)"),
-        Hook("exit_accept4", "sys_exit_accept4", "who accepted a connection by accept4(2)"),
-        Hook("exit_connect", "sys_exit_connect", "connects that fail before a packet is sent"),
-        Hook("exit_listen", "sys_exit_listen", "listening sockets that were not bound first"),
+        Hook("exit_accept", "syscalls/sys_exit_accept", "who accepted a connection by accept(2)"),
+        Hook("exit_accept4", "syscalls/sys_exit_accept4", "who accepted a connection by accept4(2)"),
+        Hook("exit_connect", "syscalls/sys_exit_connect", "connects that fail before a packet is sent"),
+        Hook("exit_listen", "syscalls/sys_exit_listen", "listening sockets that were not bound first"),
         Hook("syn_again", "", "connects that get no answer, until they end"),
     ),
 }
@@ -38,6 +38,17 @@ STREAM: Final = {
     "tcp": ("socket_state_change",),
 }
 """By the source that holds it: what has to be attached."""
+
+
+STAND_INS: Final = {
+    "process": {
+        "process_exec": Hook("exec_stand_in", "sched/sched_process_exec", ""),
+        "process_fork": Hook("fork_stand_in", "sched/sched_process_fork", ""),
+        "process_exit": Hook("exit_stand_in", "sched/sched_process_exit", ""),
+    },
+    "tcp": {"socket_state_change": Hook("state_change_stand_in", "sock/inet_sock_set_state", "")},
+}
+"""By the source that holds it: the second program of one of STREAM, for kernels that skip the first now and then."""
 
 
 class Returns(NamedTuple):

@@ -1,0 +1,65 @@
+"""Stand-ins: of two programs at one place either does the work, never both, whichever of them the kernel skips."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.probes.test_core import Helper, make, of, records
+from tracer.model import Kind
+from tracer.probes import core
+from tracer.probes.core import Core
+from tracer.probes.hooks import STAND_INS
+from tracer.probes.records import KIND, TGID
+
+pytestmark = pytest.mark.live
+
+FIRSTS = {first for pairs in STAND_INS.values() for first in pairs}
+SECONDS = {second.program for pairs in STAND_INS.values() for second in pairs.values()}
+WORK = """
+listener = socket.create_server(('127.0.0.1', 0), backlog=1)
+for _ in range(11):
+    client = socket.create_connection(listener.getsockname())
+    server = listener.accept()[0]
+    client.close()
+    server.close()
+for _ in range(5):
+    socket.socket().connect_ex(('127.0.0.1', 1))
+for _ in range(7):
+    subprocess.run(['true'])
+"""
+EXPECTED = {Kind.LISTEN: 1, Kind.CONNECT: 16, Kind.ACCEPT: 11, Kind.CLOSE: 22}
+
+
+class Nothing:
+    """A program that is not attached: the kernel skips it each time."""
+
+    def destroy(self) -> None:
+        """There is nothing to end."""
+
+
+@pytest.mark.parametrize("skipped", [set(), FIRSTS, SECONDS], ids=["none", "firsts", "stand-ins"])
+def test_each_event_comes_once(monkeypatch: pytest.MonkeyPatch, skipped: set[str]) -> None:
+    """With both, with the stand-ins alone and with the first alone the records are the same, one for each event."""
+    attach = Core._attach
+    monkeypatch.setattr(core, "_tracepoints_can_be_preempted", lambda: True)
+    monkeypatch.setattr(
+        Core, "_attach", lambda self, name, number: Nothing() if name in skipped else attach(self, name, number)
+    )
+    helper = Helper()
+    with make() as tracer:
+        coverage = tracer.start()
+        helper.do(f"exec({WORK!r})")
+        tracer.detach()
+        found = records(tracer.cut().runs)
+        missed = tracer.missed()
+    helper.process.communicate(timeout=20)
+    assert coverage.hooks.keys() >= {"process_exec", "exec_stand_in", "socket_state_change", "state_change_stand_in"}
+    counts: Counter[Any] = Counter(of(found, helper.pid))
+    assert {kind: counts[kind] for kind in EXPECTED} == EXPECTED
+    children = [record[TGID] for record in found if record[KIND] == Kind.FORK and record[-1] == helper.pid]
+    assert len(children) == len(set(children)) == 7
+    for child in children:
+        kinds = [kind for kind in of(found, child) if kind != Kind.EXEC_FAILED]  # one a directory before the right one
+        assert kinds == [Kind.FORK, Kind.EXEC, Kind.EXIT]
+    assert missed == {}
