@@ -204,7 +204,7 @@ class Live:
             self._feed(stream, Known(core.processes()))
 
     def _tell_ready(self, coverage: Coverage) -> None:
-        blind = len(coverage.refused)
+        blind = len(coverage.refused.keys() - {"fexit"})  # for that one tracepoints stand in
         told = f"; {blind} hook(s) refused, see the coverage record" if blind else ""
         _tell(f"ready, watching with {coverage.backend}{told}; Ctrl-C ends it")
 
