@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from tracer.fallback.procfs import ProcFinder
-from tracer.model import NS_PER_TICK, Flag, Kind
+from tracer.model import IDS, NS_PER_TICK, Flag, Kind
 from tracer.probes.backend import KernelFilters
 from tracer.probes.core import Core
-from tracer.probes.records import FLAGS, KIND, START, TGID, Record, decode, frames
+from tracer.probes.records import FACTS, FLAGS, KIND, START, TGID, TOLD, Record, decode, frames
 
 pytestmark = pytest.mark.live
 
@@ -41,7 +41,9 @@ SLEEP = "import sys, time; print('ready', flush=True); time.sleep(600)"
 
 def facts(record: Record) -> dict[str, Any]:
     """A record by the names of its fields, its times to the tick."""
-    found = dict(zip(FIELDS, record[9:], strict=True))
+    told = record[TOLD]
+    values = (*record[9:TOLD], *IDS.unpack_from(told), told[IDS.size :], *record[FACTS:])
+    found = dict(zip(FIELDS, values, strict=True))
     found["start"], found["flags"] = record[START] // NS_PER_TICK, record[FLAGS]
     found["parent_start"] //= NS_PER_TICK
     return found
@@ -226,4 +228,4 @@ def test_holders_have_their_sockets() -> None:
     record = ProcFinder().record(os.getpid())
     assert record is not None
     fields = decode(record, 0)
-    assert (mine.start, mine.uid, mine.comm) == (fields[START], 0, fields[23].rstrip(b"\0"))
+    assert (mine.start, mine.uid, mine.comm) == (fields[START], 0, fields[TOLD][IDS.size :].rstrip(b"\0"))
