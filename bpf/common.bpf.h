@@ -98,9 +98,9 @@ static __always_inline struct socket_record *the_answer(void)
 
 /* The kernel skips a program on a CPU where it runs already (6.2, commit 05b24ff9b2cf). Where
  * tracepoints can be preempted, as from 7.0 on, a task that was preempted in one so keeps it from all
- * others there. Programs of classic tracepoints still run unpreempted: one of them is the stand-in of
- * each, and does its work if that was skipped. Whichever comes first leaves here what it has seen to,
- * (tid, enum seen_to) -> what tells it from the next, and the other takes it away.
+ * others there. So each has a stand-in, a second program that does its work if it was skipped: where
+ * it can be at a classic tracepoint, whose programs still run unpreempted. The first leaves here what
+ * it has seen to, (tid, enum seen_to) -> what tells it from the next, and the other takes it away.
  *
  * Only for what happens in a task's own context, where nothing comes between the two. */
 struct {
@@ -110,18 +110,37 @@ struct {
 	__type(value, u64);
 } seen_to SEC(".maps");
 
-enum seen_to { SEEN_EXEC, SEEN_FORK, SEEN_EXIT };
+enum seen_to { SEEN_EXEC, SEEN_FORK, SEEN_EXIT, SEEN_EXEC_FAILED, SEEN_CONNECT, SEEN_ACCEPT };
 
+static __always_inline u64 seen_key(enum seen_to what)
+{
+	return (u64)(u32)bpf_get_current_pid_tgid() << 8 | what;
+}
+
+static __always_inline void leave_mark(enum seen_to what, u64 id)
+{
+	u64 key = seen_key(what);
+
+	if (KNOB(stand_ins) & STAND_IN_TASKS)
+		bpf_map_update_elem(MAP(seen_to), &key, &id, BPF_ANY);
+}
+
+static __always_inline bool take_mark(enum seen_to what, u64 id)
+{
+	u64 key = seen_key(what), *seen;
+
+	if (!(KNOB(stand_ins) & STAND_IN_TASKS))
+		return false;
+	seen = bpf_map_lookup_elem(MAP(seen_to), &key);
+	return seen && *seen == id && !bpf_map_delete_elem(MAP(seen_to), &key);
+}
+
+/* Of two programs at one tracepoint either may come first. */
 static __always_inline bool is_seen_to(enum seen_to what, u64 id)
 {
-	u64 key = (u64)(u32)bpf_get_current_pid_tgid() << 8 | what;
-	u64 *seen = bpf_map_lookup_elem(MAP(seen_to), &key);
-
-	if (seen && *seen == id) {
-		bpf_map_delete_elem(MAP(seen_to), &key);
+	if (take_mark(what, id))
 		return true;
-	}
-	bpf_map_update_elem(MAP(seen_to), &key, &id, BPF_ANY);
+	leave_mark(what, id);
 	return false;
 }
 

@@ -146,7 +146,7 @@ static __always_inline int executed(void *ctx, struct task_struct *task, int old
 	struct slot *slot;
 	u64 from, total, off, want;
 
-	if (!t || (KNOB(stand_ins) && is_seen_to(SEEN_EXEC, BPF_CORE_READ(task, self_exec_id))))
+	if (!t || is_seen_to(SEEN_EXEC, BPF_CORE_READ(task, self_exec_id)))
 		return 0;
 	count(&t->attempts);
 	if (is_excluded(tgid, start) || !pid_wanted(tgid)) {
@@ -213,7 +213,7 @@ static __always_inline int forked(void *ctx, struct task_struct *parent, struct 
 
 	if (BPF_CORE_READ(child, pid) != (int)tgid)
 		return 0;	/* a thread */
-	if (KNOB(stand_ins) && is_seen_to(SEEN_FORK, boot_start(child)))
+	if (is_seen_to(SEEN_FORK, boot_start(child)))
 		return 0;
 	t = tally_of(KIND_FORK);
 	if (!t)
@@ -262,7 +262,7 @@ static __always_inline int gone(void *ctx, struct task_struct *task)
 	/* do_exit() takes this thread off `live` before the tracepoint: 0 is the last one. */
 	if (BPF_CORE_READ(signal, live.counter) != 0)
 		return 0;
-	if (KNOB(stand_ins) && is_seen_to(SEEN_EXIT, boot_start(task)))
+	if (is_seen_to(SEEN_EXIT, boot_start(task)))
 		return 0;
 	tgid = BPF_CORE_READ(task, tgid);
 	leader = BPF_CORE_READ(task, group_leader);
@@ -318,6 +318,8 @@ int exit_execve(struct trace_event_raw_sys_exit *ctx)
 	if (ret == 0)
 		return 0;
 	regs = user_regs((void *)bpf_get_current_task());
+	if (take_mark(SEEN_EXEC_FAILED, REGS_ARG1(regs)))
+		return 0;
 	return exec_failed(ctx, ret, (const char *)REGS_ARG1(regs), (const void *)REGS_ARG2(regs), false);
 }
 
@@ -330,6 +332,8 @@ int exit_execveat(struct trace_event_raw_sys_exit *ctx)
 	if (ret == 0)
 		return 0;
 	regs = user_regs((void *)bpf_get_current_task());
+	if (take_mark(SEEN_EXEC_FAILED, REGS_ARG2(regs)))
+		return 0;
 	return exec_failed(ctx, ret, (const char *)REGS_ARG2(regs), (const void *)REGS_ARG3(regs), false);
 }
 

@@ -41,8 +41,10 @@ int accept_returns(const u64 *ctx)
 		kern = (u8)CONTEXT(ctx, 24);	/* the rest of the register is nobody's */
 		sk = (const void *)CONTEXT(ctx, 32);
 	}
-	if (sk && !kern && is_tcp(sk, true))
+	if (sk && !kern && is_tcp(sk, true)) {
+		leave_mark(SEEN_ACCEPT, (u64)sk);
 		accepted((void *)ctx, sk, true);
+	}
 	return 0;
 }
 
@@ -56,8 +58,10 @@ int BPF_PROG(connect_returns, struct socket *sock, const void *address, int leng
 	if (!ret)
 		return 0;
 	sk = sock->sk;
-	if (sk && is_tcp(sk, true))
+	if (sk && is_tcp(sk, true)) {
+		leave_mark(SEEN_CONNECT, (u64)sk);
 		connect_returned(ctx, sk, ret, address, false, ret == -EINPROGRESS && !(flags & O_NONBLOCK), true);
+	}
 	return 0;
 }
 
@@ -71,8 +75,10 @@ int BPF_PROG(connect_denied, struct socket *sock, const void *address, int lengt
 	if (!ret)
 		return 0;
 	sk = sock->sk;
-	if (sk && is_tcp(sk, true))
+	if (sk && is_tcp(sk, true)) {
+		leave_mark(SEEN_CONNECT, (u64)sk);
 		connect_returned(ctx, sk, ret, address, false, false, true);
+	}
 	return 0;
 }
 
@@ -124,6 +130,7 @@ static __always_inline int exec_of(void *ctx, long ret, bool at, bool compat)
 		file = at ? REGS_ARG2(regs) : REGS_ARG1(regs);
 		argv = at ? REGS_ARG3(regs) : REGS_ARG2(regs);
 	}
+	leave_mark(SEEN_EXEC_FAILED, file);
 	return exec_failed(ctx, ret, (const char *)file, (const void *)argv, compat);
 }
 

@@ -147,7 +147,7 @@ static __always_inline int changed(void *ctx, const struct sock *sk, const int o
 		return 0;
 	if (!is_tcp(sk, typed))
 		return 0;
-	if (KNOB(stand_ins) && is_known(key, newstate))
+	if (KNOB(stand_ins) & STAND_IN_STATES && is_known(key, newstate))
 		return 0;
 	if (newstate == TCP_SYN_SENT && oldstate == TCP_CLOSE)
 		connect_begins(sk, key, typed);
@@ -162,6 +162,13 @@ static __always_inline int changed(void *ctx, const struct sock *sk, const int o
 
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(socket_state_change, const struct sock *sk, const int oldstate, const int newstate)
+{
+	return changed(ctx, sk, oldstate, newstate, TYPED);
+}
+
+/* The stand-in under BCC, which has longer programs: softirqs interrupt them more often. */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(state_change_again, const struct sock *sk, const int oldstate, const int newstate)
 {
 	return changed(ctx, sk, oldstate, newstate, TYPED);
 }
@@ -216,7 +223,7 @@ static __always_inline int accepted_as(void *ctx, long fd)
 {
 	struct sock *sk = fd < 0 ? NULL : tcp_of(file_of(fd), true);
 
-	if (sk)
+	if (sk && !take_mark(SEEN_ACCEPT, (u64)sk))
 		accepted(ctx, sk, false);
 	return 0;
 }
@@ -247,7 +254,7 @@ int exit_connect(struct trace_event_raw_sys_exit *ctx)
 	regs = user_regs((void *)bpf_get_current_task());
 	file = file_of((int)REGS_ARG1(regs));
 	sk = tcp_of(file, false);
-	if (!sk)
+	if (!sk || take_mark(SEEN_CONNECT, (u64)sk))
 		return 0;
 	gave_up = ret == -EINPROGRESS && !(BPF_CORE_READ(file, f_flags) & O_NONBLOCK);
 	connect_returned(ctx, sk, ret, (const void *)REGS_ARG2(regs), true, gave_up, false);

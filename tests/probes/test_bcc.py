@@ -24,7 +24,7 @@ from tracer.probes.records import SIZE, SOCKET
 
 pytestmark = pytest.mark.live
 
-STREAM = {"process_exec", "process_fork", "process_exit", "socket_state_change"}
+STREAM = {"process_exec", "process_fork", "process_exit", "socket_state_change", "state_change_again"}
 
 
 @pytest.fixture(name="compiler", autouse=True)

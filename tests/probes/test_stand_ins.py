@@ -7,7 +7,7 @@ import pytest
 
 from tests.probes.test_core import Helper, make, of, records
 from tracer.model import Kind
-from tracer.probes import core
+from tracer.probes import core, libbpf
 from tracer.probes.core import Core
 from tracer.probes.hooks import STAND_INS
 from tracer.probes.records import KIND, TGID
@@ -63,3 +63,24 @@ def test_each_event_comes_once(monkeypatch: pytest.MonkeyPatch, skipped: set[str
         kinds = [kind for kind in of(found, child) if kind != Kind.EXEC_FAILED]  # one a directory before the right one
         assert kinds == [Kind.FORK, Kind.EXEC, Kind.EXIT]
     assert missed == {}
+
+
+def test_missed_is_what_both_may_have_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two programs the lesser count, of returns and their tracepoints the lesser sum, and others' own."""
+    skipped = {
+        "process_exec": 7,
+        "exec_stand_in": 2,
+        "socket_state_change": 4,
+        "state_change_stand_in": 0,
+        "accept_returns": 3,
+        "exit_accept": 1,
+        "exit_accept4": 1,
+        "listen_returns": 1,  # whose tracepoint is not attached
+        "syn_again": 5,
+    }
+    names = list(skipped)
+    tracer = make()
+    tracer._programs = {name: number for number, name in enumerate(names)}
+    tracer._stand_ins = {first: second for pairs in STAND_INS.values() for first, second in pairs.items()}
+    monkeypatch.setattr(libbpf, "program_info", lambda fd: libbpf.ProgramInfo(fd, 0, skipped[names[fd]]))
+    assert tracer.missed() == {"process_exec": 2, "accept_returns": 2, "listen_returns": 1, "syn_again": 5}

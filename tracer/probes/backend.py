@@ -192,7 +192,11 @@ class Backend(ABC):
             (wanted.pids, wanted.uids, wanted.netns, wanted.ports, wanted.cidrs, wanted.follow)
         ):
             bits |= bool(value) << bit
-        return KNOBS.pack(bits, sum(1 << kind for kind in wanted.kinds), bool(self._stand_ins), 0)
+        return KNOBS.pack(bits, sum(1 << kind for kind in wanted.kinds), self._stand_in_bits(), 0)
+
+    def _stand_in_bits(self) -> int:
+        """As enum knob_stand_in."""
+        return ("process_exec" in self._stand_ins) | ("socket_state_change" in self._stand_ins) << 1
 
     def _make_maps(self) -> libbpf.Object:
         """The maps that all programs share."""
@@ -256,6 +260,8 @@ class Backend(ABC):
                 for program in programs:
                     self._keep(program, self._attach(program, None))
             replaced = self._attach_returns()
+            if "process_exec" in self._stand_ins:
+                replaced.clear()  # they stand in for the returns of functions
             wanted = [hook for hooks in OPTIONAL.values() for hook in hooks if hook.program not in replaced]
             wanted += self._stand_ins.values()
             if any(hook.tracepoint for hook in wanted):
@@ -373,9 +379,13 @@ class Backend(ABC):
         With a stand-in it is at most so often that both were skipped: as often as the one that was skipped less.
         """
         skipped = {program: libbpf.program_info(fd).recursion_misses for program, fd in self._programs.items()}
-        for program, (stand_in, *_) in self._stand_ins.items():
-            if stand_in in skipped:
-                skipped[program] = min(skipped[program], skipped.pop(stand_in))
+        pairs: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+        pairs += [((program,), (hook.program,)) for program, hook in self._stand_ins.items()]
+        pairs += [((*returns.programs, *returns.also), returns.replaces) for returns in RETURNS]
+        for firsts, seconds in pairs:
+            if skipped.keys() >= {*firsts, *seconds}:
+                both = [sum(skipped.pop(program) for program in programs) for programs in (firsts, seconds)]
+                skipped[firsts[0]] = min(both)
         return {program: misses for program, misses in skipped.items() if misses}
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from tracer.probes import libbpf
 from tracer.probes.backend import Backend, KernelFilters, object_file
 from tracer.probes.cmdlines import with_arguments
-from tracer.probes.hooks import OPTIONAL, RETURNS, STAND_INS, STREAM
+from tracer.probes.hooks import OPTIONAL, RETURNS, STAND_INS, STATE_CHANGE_AGAIN, STREAM
 from tracer.probes.libbpf_binding import BpfError, LoadError
 from tracer.probes.program import fexit_refusal
 from tracer.probes.records import HEADER, START, TGID, TID
@@ -76,11 +76,12 @@ class Core(Backend):
 
         def load(name: str) -> None:
             stand_ins = {hook.program for hook in STAND_INS.get(name, {}).values()}
+            unused = {STATE_CHANGE_AGAIN.program} if name == "tcp" else set()
             loaded[name] = self._load_object(
                 object_file(name),
                 knobs={".rodata.knobs": self._knobs()},
                 optional=_OPTIONAL[name] | stand_ins,
-                disabled=() if self._stand_ins else stand_ins,
+                disabled=unused if self._stand_ins else stand_ins | unused,
                 share=share,
             )
 
@@ -112,9 +113,6 @@ class Core(Backend):
     def _may_use_returns(self) -> bool:
         """Whether it is worth trying; where the kernel says no at once, that costs nothing."""
         if self._hooks == "tracepoints":
-            return False
-        if self._stand_ins:
-            self._refused["fexit"] = "this kernel preempts such programs, and skips them then: tracepoints are better"
             return False
         refusal = fexit_refusal()
         if refusal is not None:

@@ -7,7 +7,17 @@ import re
 from collections.abc import Collection
 from typing import Final, NamedTuple
 
-__all__ = ["BLIND", "OPTIONAL", "RETURNS", "STAND_INS", "STREAM", "Hook", "Returns", "blind_spots"]
+__all__ = [
+    "BLIND",
+    "OPTIONAL",
+    "RETURNS",
+    "STAND_INS",
+    "STATE_CHANGE_AGAIN",
+    "STREAM",
+    "Hook",
+    "Returns",
+    "blind_spots",
+]
 
 
 class Hook(NamedTuple):
@@ -50,6 +60,9 @@ STAND_INS: Final = {
 }
 """By the source that holds it: the second program of one of STREAM, for kernels that skip the first now and then."""
 
+STATE_CHANGE_AGAIN: Final = Hook("state_change_again", "", "")
+"""The second program of socket_state_change under BCC."""
+
 
 class Returns(NamedTuple):
     """Programs at the return of kernel functions (fexit, bpf/returns.bpf.c), and the tracepoints they replace."""
@@ -57,6 +70,7 @@ class Returns(NamedTuple):
     programs: tuple[str, ...]  # all of them, or the tracepoints stay
     replaces: tuple[str, ...]
     more: tuple[tuple[str, str], ...]  # beside them: a program, and what can't be seen without it
+    also: tuple[str, ...]  # of these what the tracepoints see too
     blind: tuple[str, ...]  # what the tracepoints don't see
     unlike: tuple[str, ...] = ()  # what only the tracepoints see
 
@@ -71,6 +85,7 @@ RETURNS: Final = (
         ("accept_returns",),
         ("exit_accept", "exit_accept4"),
         (),
+        (),
         (
             "who accepted a connection by a 32-bit system call",
             "who accepted a connection through io_uring",
@@ -80,10 +95,11 @@ RETURNS: Final = (
         ("connect_returns",),
         ("exit_connect",),
         (("connect_denied", "connects that a security module (such as Landlock) refuses"),),
+        ("connect_denied",),
         ("connects through io_uring that fail before a packet is sent",),
         (_REFUSED,),
     ),
-    Returns(("listen_returns",), ("exit_listen",), (), ()),
+    Returns(("listen_returns",), ("exit_listen",), (), (), ()),
     Returns(
         ("execve_returns", "execveat_returns"),
         ("exit_execve", "exit_execveat"),
@@ -92,6 +108,7 @@ RETURNS: Final = (
             ("compat_execveat_returns", _IA32_EXECS),
             ("exec_killed", _KILLED),
         ),
+        ("exec_killed",),
         (_IA32_EXECS,),
         (_REFUSED,),
     ),
@@ -108,7 +125,7 @@ def blind_spots(attached: Collection[str]) -> list[str]:
     for returns in RETURNS:
         if set(returns.programs) <= set(attached):
             found += [blind for program, blind in returns.more if program not in attached]
-            found += returns.unlike
+            found += returns.unlike if not set(returns.replaces) <= set(attached) else ()
         else:
             found += returns.blind
             if "exit_execve" in returns.replaces and _release() < _KILLED_SEEN_SINCE:
