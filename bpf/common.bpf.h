@@ -99,8 +99,8 @@ static __always_inline struct socket_record *the_answer(void)
 /* The kernel skips a program on a CPU where it runs already (6.2, commit 05b24ff9b2cf). Where
  * tracepoints can be preempted, as from 7.0 on, a task that was preempted in one so keeps it from all
  * others there. So each has a stand-in, a second program that does its work if it was skipped: where
- * it can be at a classic tracepoint, whose programs still run unpreempted. The first leaves here what
- * it has seen to, (tid, enum seen_to) -> what tells it from the next, and the other takes it away.
+ * it can be at a classic tracepoint, whose programs are guarded apart. The first leaves here what it
+ * has seen to, (tid, enum seen_to) -> what tells it from the next, and the other takes it away.
  *
  * Only for what happens in a task's own context, where nothing comes between the two. */
 struct {
