@@ -19,10 +19,11 @@ themselves into `kernels.json`. A test compares the two. The list of kernels is 
 rows for your own kernel, run `sudo tracer selftest`.
 
 `ok`: every case of the trap came out right. `none`: the kernel has no means for it, and the guest itself said which;
-the reasons are below. `…`: the trap is not traced yet.
+the reasons are below. `FAIL`: not every case did, and why is below too. `…`: the trap is not traced yet.
 """
 
 
+_SHOWN = 400  # characters of a failure
 _FULL_FETCH = 100 << 20  # bytes; a run that fetches more had an empty cache
 
 
@@ -55,9 +56,9 @@ def write(root: Path, new: Results, matrix: Matrix) -> None:
 
 def page(results: Results) -> str:
     """The page, whole."""
-    return (
-        "\n".join([_INTRODUCTION, *_traps(results), "", *_kernels(results), *_missing(results), *_cost(results)]) + "\n"
-    )
+    parts = (_kernels(results), _failures(results), _missing(results), _cost(results))
+    lines = [_INTRODUCTION, *_traps(results), "", *(line for part in parts for line in part)]
+    return "\n".join(lines) + "\n"
 
 
 def _row(cells: list[str]) -> str:
@@ -86,6 +87,21 @@ def _kernels(results: Results) -> Iterator[str]:
             ready += f" (run again: {'; '.join(column.crashes)})"
         taken = f"{column.seconds - column.ready_s:.0f} s"
         yield _row([column.kernel, release, column.backend, ready, taken, refused])
+    yield ""
+
+
+def _failures(results: Results) -> Iterator[str]:
+    found = [(" ".join(headings(column)), problem) for column in results.columns for problem in column.problems]
+    if not found:
+        return
+    yield "## What does not hold\n"
+    yield "In words of the run, cut short:\n"
+    for name, problem in found:
+        lines = problem.splitlines()
+        # pytest marks what went wrong by an E.
+        reason = next((line.removeprefix("E").strip() for line in lines if line.startswith("E ")), "")
+        what = " ".join([lines[0].strip(), reason]).strip()
+        yield f"- {name}: `{what[:_SHOWN]}`"
     yield ""
 
 

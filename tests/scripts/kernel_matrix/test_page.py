@@ -1,0 +1,53 @@
+"""docs/kernels.md is what the results beside it say, and those are of the matrix and of the present corpus."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts.kernel_matrix.config import load
+from scripts.kernel_matrix.docs import DATA, PAGE, column_names, page
+from scripts.kernel_matrix.matrix import corpus_of
+from scripts.kernel_matrix.results import COMING, FAIL, OK, Results, from_json
+from tracer.cli.corpus import TITLES
+
+ROOT = Path(__file__).parents[3]
+AGAIN = "make matrix ARGS=--write-docs"
+
+
+@pytest.fixture(name="results", scope="module")
+def _results() -> Results:
+    """The results that are kept."""
+    return from_json(json.loads((ROOT / DATA).read_text()))
+
+
+def test_page(results: Results) -> None:
+    """The page was written from these results, and not by hand."""
+    assert (ROOT / PAGE).read_text() == page(results), AGAIN
+
+
+def test_columns(results: Results) -> None:
+    """Every kernel and backend that `make test` runs is there and came without a problem; all are of matrix.toml."""
+    matrix = load(ROOT / "vagrant/matrix.toml")
+    columns = {column.name: column for column in results.columns}
+    assert [name for name in column_names(matrix) if name in columns] == [*columns]
+    tested = {f"{kernel.name}/{backend}" for kernel in matrix.kernels for backend in kernel.tested}
+    assert tested <= columns.keys(), AGAIN
+    for name in tested:
+        assert (columns[name].problems, columns[name].lost, columns[name].attribution) == ([], "", OK), name
+
+
+def test_failures_are_told(results: Results) -> None:
+    """A trap that failed is among the problems of its column, which the page spells out."""
+    for column in results.columns:
+        failed = [trap for trap, row in column.rows.items() if row.result == FAIL]
+        assert all(any(problem.startswith(f"trap {trap}:") for problem in column.problems) for trap in failed)
+        assert bool(column.problems) == bool(failed or column.attribution == FAIL or column.lost)
+
+
+def test_corpus(results: Results) -> None:
+    """Each column has every trap that there is a test for, under its present title."""
+    assert results.titles == TITLES, AGAIN
+    for column in results.columns:
+        ran = [trap for trap, row in sorted(column.rows.items()) if row.result != COMING]
+        assert ran == corpus_of(ROOT), f"{column.name}: {AGAIN}"
