@@ -112,7 +112,8 @@ def assert_complete(ledger: dict[str, Any]) -> None:
     """The ledger is the final one, nothing was lost or missed, and attempts are the sum of the other terms."""
     assert ledger["final"] is True, ledger
     assert ledger["balanced"] is True, ledger
-    assert ledger["complete"] is True, ledger
+    # Short: what a report of many failures shows of one is its first line.
+    assert ledger["complete"] is True, f"missed: {ledger['missed']}, total: {ledger['total']}"
     assert ledger["total"]["lost"] == 0, ledger
     assert ledger["by_kind"]
     for kind, terms in ledger["by_kind"].items():

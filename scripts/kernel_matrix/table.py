@@ -10,6 +10,7 @@ _TITLE_MOST = 46
 ATTRIBUTION = "attribution of short connections"
 _SHOWN = {ABSENT: "", COMING: "…"}
 _MESSAGE_LINES = 12  # of one problem, on the terminal
+_SHORT = 400  # characters of one problem in the list at the end
 
 
 def headings(column: Column) -> tuple[str, str]:
@@ -60,8 +61,19 @@ def table(results: Results) -> Iterator[str]:
                 yield f"    … {dropped} lines"
             yield from (f"    {line}" for line in lines[1:][-_MESSAGE_LINES:])
     yield ""
+    yield from in_short(results)
     failed = sum(bool(column.problems) for column in columns)
     yield f"{len(columns)} columns, {failed} with problems" if failed else f"{len(columns)} columns, all as expected"
+
+
+def in_short(results: Results) -> Iterator[str]:
+    """A line for each problem: who reads no more than the end of a log learns what is wrong."""
+    for column in results.columns:
+        for problem in column.problems:
+            first, *rest = problem.splitlines()
+            # pytest marks the lines of the error itself.
+            error = next((line[1:].strip() for line in rest if line.startswith("E ")), "")
+            yield f"{column.name}: {first}{': ' if error else ''}{error}"[:_SHORT]
 
 
 def _line(label: str, cells: Sequence[str], widths: Sequence[int], title: int) -> str:

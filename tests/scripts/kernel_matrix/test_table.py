@@ -38,7 +38,8 @@ def columns() -> list[Column]:
         (1, 4, 34),
         [NO_CLOCK],
     )
-    failures = [{"case": "test_x", "message": "\n".join(f"line {number}" for number in range(40))}]
+    message = "\n".join([*(f"line {number}" for number in range(39)), "E   it broke", "line 39"])
+    failures = [{"case": "test_x", "message": message}]
     bad = judged([trap(1, "fail", failures=failures), trap(4), trap(34), *ending()], (1, 4, 34))
     bad.kernel, bad.backend, bad.stale = "5.10", "bcc", "the mirror has moved"
     lost = judged([trap(1)], (1, 4, 34), lost="it gave no sign of life for 120 s")
@@ -59,6 +60,7 @@ def test_table() -> None:
         "attribution": ["ok", "ok", "lost"],
     }
     assert "still to come: 40" in lines
+    assert "5.10/bcc: trap 1: test_x: line 0: it broke" in lines[-4:]
     assert lines[-1] == "3 columns, 2 with problems"
 
 

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/membarrier.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -584,12 +585,31 @@ static inline int state_of(uint16_t local, uint16_t remote, bool with_time_wait)
 	return state;
 }
 
-/* Waits until both ends of a connection are over (closed or TIME_WAIT), for at most some ten seconds. */
+/* Waits until the end with these ports is ESTABLISHED, for at most some ten seconds. The accepting end becomes so by
+ * softirq: where that is left to ksoftirqd, after the peer's connect has returned. */
+static inline uint64_t wait_established(uint16_t local, uint16_t remote)
+{
+	for (int turn = 0; turn < 2500; turn++) {
+		if (state_of(local, remote, false) == 1)
+			return boot_ns();
+		sleep_ms(2);
+	}
+	errno = ETIMEDOUT;
+	die("connection not established", __LINE__);
+	return 0;
+}
+
+/* Waits until both ends of a connection are over (closed or TIME_WAIT), for at most some ten seconds. The kernel takes
+ * a socket out of its tables before it changes its state (tcp_set_state() in net/ipv4/tcp.c): what another CPU is
+ * about to do then in softirq is waited for, as a grace period of RCU. */
 static inline uint64_t wait_gone(uint16_t one, uint16_t other)
 {
 	for (int turn = 0; turn < 2500; turn++) {
-		if (state_of(one, other, false) == 0 && state_of(other, one, false) == 0)
+		if (state_of(one, other, false) == 0 && state_of(other, one, false) == 0) {
+			if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) == -1)
+				sleep_ms(50); /* refused with nohz_full= */
 			return boot_ns();
+		}
 		sleep_ms(2);
 	}
 	errno = ETIMEDOUT;

@@ -14,7 +14,7 @@
 static void client(const uint16_t *ports, struct gate connecting)
 {
 	struct pollfd handles[CONNECTIONS];
-	uint64_t before[CONNECTIONS], after[CONNECTIONS];
+	uint64_t before[CONNECTIONS], after[CONNECTIONS], established[CONNECTIONS];
 
 	pin(0);
 	for (int index = 0; index < CONNECTIONS; index++) {
@@ -38,6 +38,7 @@ static void client(const uint16_t *ports, struct gate connecting)
 		say_socket("connect", handles[index].fd,
 			   "\"label\":\"late\",\"errno\":0,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64,
 			   before[index], after[index]);
+		established[index] = wait_established(ports[index], local_port(handles[index].fd));
 	}
 	for (int index = 0; index < CONNECTIONS; index++) {
 		uint16_t local = local_port(handles[index].fd);
@@ -50,8 +51,8 @@ static void client(const uint16_t *ports, struct gate connecting)
 		life = wait_gone(local, ports[index]) - before[index];
 		say_close("late", getpid(), local, ports[index], PAYLOAD, 0, "FIN_WAIT2", 0, closing - after[index],
 			  life);
-		say_close("late", getppid(), ports[index], local, 0, PAYLOAD, "LAST_ACK", 0, closing - after[index],
-			  life);
+		say_close("late", getppid(), ports[index], local, 0, PAYLOAD, "LAST_ACK", 0,
+			  closing - established[index], life);
 	}
 	_exit(0);
 }
@@ -85,7 +86,7 @@ int main(void)
 		/* With a backlog of 0, one connection fills the queue. */
 		opening[index] = boot_ns();
 		fillers[index] = tcp_connect(LOOPBACK, ports[index], "filler");
-		opened[index] = boot_ns();
+		opened[index] = wait_established(ports[index], local_port(fillers[index]));
 	}
 	client_pid = spawn();
 	if (client_pid == 0) {

@@ -65,11 +65,12 @@ static void success(void)
 {
 	int listener = tcp_listener(LOOPBACK, 0, 5), handle, accepted;
 	uint16_t port = local_port(listener), local;
-	uint64_t before = boot_ns(), opened, closing, life;
+	uint64_t before = boot_ns(), opened, established, closing, life;
 
 	handle = follow("success", LOOPBACK, port, 0);
 	opened = boot_ns();
 	local = local_port(handle);
+	established = wait_established(port, local);
 	accepted = tcp_accept(listener, "success");
 	send_exactly(handle, PAYLOAD);
 	closing = boot_ns();
@@ -78,7 +79,7 @@ static void success(void)
 	close(accepted);
 	life = wait_gone(local, port) - before;
 	say_close("success", getpid(), local, port, PAYLOAD, 0, "FIN_WAIT2", 0, closing - opened, life);
-	say_close("success", getpid(), port, local, 0, PAYLOAD, "LAST_ACK", 0, closing - opened, life);
+	say_close("success", getpid(), port, local, 0, PAYLOAD, "LAST_ACK", 0, closing - established, life);
 }
 
 static void refused(void)
@@ -210,13 +211,14 @@ static void reset(void)
 {
 	int listener = tcp_listener(LOOPBACK, 0, 5), handle, accepted, error = 0;
 	uint16_t port = local_port(listener), local;
-	uint64_t before = boot_ns(), opened, closing, life;
+	uint64_t before = boot_ns(), opened, established, closing, life;
 	struct linger now = {1, 0};
 	socklen_t length = sizeof(error);
 
 	handle = follow("reset", LOOPBACK, port, 0);
 	opened = boot_ns();
 	local = local_port(handle);
+	established = wait_established(port, local);
 	accepted = tcp_accept(listener, "reset");
 	send_exactly(accepted, PAYLOAD);
 	CHECK(fcntl(handle, F_SETFL, 0));
@@ -228,7 +230,7 @@ static void reset(void)
 	CHECK(getsockopt(handle, SOL_SOCKET, SO_ERROR, &error, &length));
 	MUST(error == ECONNRESET);
 	say_close("reset", getpid(), local, port, 0, PAYLOAD, "ESTABLISHED", ECONNRESET, closing - opened, life);
-	say_close("reset", getpid(), port, local, PAYLOAD, 0, "ESTABLISHED", 0, closing - opened, life);
+	say_close("reset", getpid(), port, local, PAYLOAD, 0, "ESTABLISHED", 0, closing - established, life);
 }
 
 /* A blocking connect with SO_SNDTIMEO gives up waiting with EINPROGRESS while the kernel goes on; then the socket is

@@ -13,7 +13,7 @@ static void one(int listener, const char *ip, const char *label)
 	uint16_t port = local_port(listener), local;
 	struct address address = address_of(ip, port), own = address_of(ip, 0);
 	int handle = tcp_socket(ip, SOCK_CLOEXEC), yes = 1, accepted;
-	uint64_t before, opened, closing, life;
+	uint64_t before, opened, established, closing, life;
 
 	if (strcmp(label, "bound") == 0) {
 		CHECK(bind(handle, (struct sockaddr *)&own.storage, own.length));
@@ -29,6 +29,7 @@ static void one(int listener, const char *ip, const char *label)
 	MUST(local != 0);
 	say_socket("connect", handle, "\"label\":\"%s\",\"errno\":0,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64,
 		   label, before, opened);
+	established = wait_established(port, local);
 	accepted = tcp_accept(listener, label);
 	send_exactly(handle, local); /* as many bytes as the number of the port */
 	closing = boot_ns();
@@ -37,7 +38,7 @@ static void one(int listener, const char *ip, const char *label)
 	close(accepted);
 	life = wait_gone(local, port) - before;
 	say_close(label, getpid(), local, port, local, 0, "FIN_WAIT2", 0, closing - opened, life);
-	say_close(label, getpid(), port, local, 0, local, "LAST_ACK", 0, closing - opened, life);
+	say_close(label, getpid(), port, local, 0, local, "LAST_ACK", 0, closing - established, life);
 }
 
 int main(void)

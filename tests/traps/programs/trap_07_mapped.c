@@ -8,11 +8,12 @@ static void pair(const char *listen_ip, const char *connect_ip, const char *labe
 {
 	int listener = tcp_listener(listen_ip, 0, 5), handle, accepted;
 	uint16_t port = local_port(listener), local;
-	uint64_t before = boot_ns(), opened, closing, life;
+	uint64_t before = boot_ns(), opened, established, closing, life;
 
 	handle = tcp_connect(connect_ip, port, label);
 	opened = boot_ns();
 	local = local_port(handle);
+	established = wait_established(port, local);
 	accepted = tcp_accept(listener, label);
 	send_exactly(accepted, PAYLOAD);
 	closing = boot_ns();
@@ -21,7 +22,7 @@ static void pair(const char *listen_ip, const char *connect_ip, const char *labe
 	close(handle);
 	life = wait_gone(local, port) - before;
 	say_close(label, getpid(), local, port, 0, PAYLOAD, "LAST_ACK", 0, closing - opened, life);
-	say_close(label, getpid(), port, local, PAYLOAD, 0, "FIN_WAIT2", 0, closing - opened, life);
+	say_close(label, getpid(), port, local, PAYLOAD, 0, "FIN_WAIT2", 0, closing - established, life);
 	close(listener);
 }
 

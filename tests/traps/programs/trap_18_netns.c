@@ -9,7 +9,7 @@ static void side(const char *label, size_t payload, struct gate arrived, struct 
 {
 	struct address own = address_of(LOOPBACK, CLIENT_PORT), there = address_of(LOOPBACK, SERVER_PORT);
 	int listener, handle, accepted, yes = 1;
-	uint64_t before, opened, closing, life;
+	uint64_t before, opened, established, closing, life;
 
 	own_netns();
 	listener = tcp_listener(LOOPBACK, SERVER_PORT, 5);
@@ -21,6 +21,7 @@ static void side(const char *label, size_t payload, struct gate arrived, struct 
 	opened = boot_ns();
 	say_socket("connect", handle, "\"label\":\"%s\",\"errno\":0,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64,
 		   label, before, opened);
+	established = wait_established(SERVER_PORT, CLIENT_PORT);
 	accepted = tcp_accept(listener, label);
 	send_exactly(handle, payload);
 	open_gate(arrived);
@@ -31,7 +32,8 @@ static void side(const char *label, size_t payload, struct gate arrived, struct 
 	close(accepted);
 	life = wait_gone(CLIENT_PORT, SERVER_PORT) - before;
 	say_close(label, getpid(), CLIENT_PORT, SERVER_PORT, payload, 0, "FIN_WAIT2", 0, closing - opened, life);
-	say_close(label, getpid(), SERVER_PORT, CLIENT_PORT, 0, payload, "LAST_ACK", 0, closing - opened, life);
+	say_close(label, getpid(), SERVER_PORT, CLIENT_PORT, 0, payload, "LAST_ACK", 0, closing - established,
+		  life);
 	_exit(0);
 }
 

@@ -9,7 +9,7 @@
 struct pair {
 	int listener, client, server;
 	uint16_t local, port;
-	uint64_t before, opened;
+	uint64_t before, opened, established; /* the last of the accepting end */
 };
 
 /* A connection of this process with itself, so that the order of all that follows is certain. */
@@ -33,6 +33,7 @@ static struct pair new_pair(const char *label, uint16_t port, uint16_t local)
 	say_socket("connect", pair.client,
 		   "\"label\":\"%s\",\"errno\":0,\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64, label, pair.before,
 		   pair.opened);
+	pair.established = wait_established(pair.port, pair.local);
 	pair.server = tcp_accept(pair.listener, label);
 	return pair;
 }
@@ -53,10 +54,11 @@ static void reply(struct pair pair)
 static void tell(const char *label, struct pair pair, size_t sent, size_t received, const char *client_state,
 		 int client_errno, const char *server_state, int server_errno, uint64_t ending)
 {
-	uint64_t life = wait_gone(pair.local, pair.port) - pair.before, least = ending - pair.opened;
+	uint64_t life = wait_gone(pair.local, pair.port) - pair.before;
 
-	say_close(label, getpid(), pair.local, pair.port, sent, received, client_state, client_errno, least, life);
-	say_close(label, getpid(), pair.port, pair.local, received, sent, server_state, server_errno, least, life);
+	say_close(label, getpid(), pair.local, pair.port, sent, received, client_state, client_errno, ending - pair.opened, life);
+	say_close(label, getpid(), pair.port, pair.local, received, sent, server_state, server_errno, ending - pair.established,
+		  life);
 	close(pair.listener);
 }
 
@@ -102,7 +104,7 @@ static void shut_down(void)
 	CHECK(shutdown(pair.server, SHUT_RDWR));
 	life = wait_gone(pair.local, pair.port) - pair.before;
 	say_close("shutdown", getpid(), pair.local, pair.port, REQUEST, 0, "FIN_WAIT2", 0, ending - pair.opened, life);
-	say_close("shutdown", getpid(), pair.port, pair.local, 0, REQUEST, "LAST_ACK", 0, ending - pair.opened, life);
+	say_close("shutdown", getpid(), pair.port, pair.local, 0, REQUEST, "LAST_ACK", 0, ending - pair.established, life);
 	sleep_ms(200);
 	close(pair.client);
 	close(pair.server);

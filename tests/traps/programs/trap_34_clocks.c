@@ -62,7 +62,7 @@ int main(void)
 	near = tcp_connect(LOOPBACK, port, "elder");
 	local = local_port(near);
 	far = tcp_accept(listener, "elder");
-	opened = boot_ns();
+	opened = wait_established(port, local);
 	blips(0);
 	say("{\"what\":\"phase\",\"number\":0}");
 	wait_go();

@@ -60,7 +60,7 @@ int main(void)
 	near = tcp_connect(LOOPBACK, port, "asleep");
 	local = local_port(near);
 	far = tcp_accept(listener, "asleep");
-	opened = boot_ns();
+	opened = wait_established(port, local);
 	slept = nap();
 	if (slept == 0) {
 		missing(ASLEEP);

@@ -8,7 +8,7 @@ int main(void)
 {
 	int listener, handle, accepted;
 	uint16_t port, local;
-	uint64_t before, opened, closing, life;
+	uint64_t before, opened, established, closing, life;
 
 	start_truth();
 	own_netns(); /* where the tables of sockets are short, whatever the machine does */
@@ -18,6 +18,7 @@ int main(void)
 	handle = tcp_connect(LOOPBACK, port, "idle");
 	opened = boot_ns();
 	local = local_port(handle);
+	established = wait_established(port, local);
 	accepted = tcp_accept(listener, "idle");
 	sleep_ms(SILENCE_S * 1000L);
 	MUST(state_of(local, port, false) == 1);
@@ -32,6 +33,6 @@ int main(void)
 	close(accepted);
 	life = wait_gone(local, port) - before;
 	say_close("idle", getpid(), local, port, 1, 1, "FIN_WAIT2", 0, closing - opened, life);
-	say_close("idle", getpid(), port, local, 1, 1, "LAST_ACK", 0, closing - opened, life);
+	say_close("idle", getpid(), port, local, 1, 1, "LAST_ACK", 0, closing - established, life);
 	return 0;
 }
