@@ -123,4 +123,34 @@ static __always_inline int exec_failed(void *ctx, long ret, const char *file, co
 	return 0;
 }
 
+#if defined(__TARGET_ARCH_x86)
+#define COMPAT_ARG(regs, native, compat) ((u32)BPF_CORE_READ(regs, compat))
+#elif defined(__TARGET_ARCH_arm64)
+#define COMPAT_ARG(regs, native, compat) ((u32)native(regs))
+#endif
+#define COMPAT_ARG1(regs) COMPAT_ARG(regs, REGS_ARG1, bx)
+#define COMPAT_ARG2(regs) COMPAT_ARG(regs, REGS_ARG2, cx)
+#define COMPAT_ARG3(regs) COMPAT_ARG(regs, REGS_ARG3, dx)
+
+/* An exec that failed returns, of the form execve(file, argv, …) or execveat(fd, file, argv, …): for
+ * the `first` program that sees it, or for one that looks after those the first was skipped for. */
+static __always_inline int exec_returned(void *ctx, long ret, bool at, bool compat, bool first)
+{
+	const struct pt_regs *regs = user_regs((void *)bpf_get_current_task());
+	u64 file, argv;
+
+	if (compat) {
+		file = at ? COMPAT_ARG2(regs) : COMPAT_ARG1(regs);
+		argv = at ? COMPAT_ARG3(regs) : COMPAT_ARG2(regs);
+	} else {
+		file = at ? REGS_ARG2(regs) : REGS_ARG1(regs);
+		argv = at ? REGS_ARG3(regs) : REGS_ARG2(regs);
+	}
+	if (first)
+		leave_mark(SEEN_EXEC_FAILED, file);
+	else if (take_mark(SEEN_EXEC_FAILED, file))
+		return 0;
+	return exec_failed(ctx, ret, (const char *)file, (const void *)argv, compat);
+}
+
 #endif

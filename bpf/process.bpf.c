@@ -313,28 +313,16 @@ SEC("tp/syscalls/sys_exit_execve")
 int exit_execve(struct trace_event_raw_sys_exit *ctx)
 {
 	long ret = exec_result(ctx->ret);
-	const struct pt_regs *regs;
 
-	if (ret == 0)
-		return 0;
-	regs = user_regs((void *)bpf_get_current_task());
-	if (take_mark(SEEN_EXEC_FAILED, REGS_ARG1(regs)))
-		return 0;
-	return exec_failed(ctx, ret, (const char *)REGS_ARG1(regs), (const void *)REGS_ARG2(regs), false);
+	return ret ? exec_returned(ctx, ret, false, false, false) : 0;
 }
 
 SEC("tp/syscalls/sys_exit_execveat")
 int exit_execveat(struct trace_event_raw_sys_exit *ctx)
 {
 	long ret = exec_result(ctx->ret);
-	const struct pt_regs *regs;
 
-	if (ret == 0)
-		return 0;
-	regs = user_regs((void *)bpf_get_current_task());
-	if (take_mark(SEEN_EXEC_FAILED, REGS_ARG2(regs)))
-		return 0;
-	return exec_failed(ctx, ret, (const char *)REGS_ARG2(regs), (const void *)REGS_ARG3(regs), false);
+	return ret ? exec_returned(ctx, ret, true, false, false) : 0;
 }
 
 /* Who asks, as the initial namespaces see it: tgid, tid, start. */

@@ -48,38 +48,35 @@ int accept_returns(const u64 *ctx)
 	return 0;
 }
 
-/* TCP Fast Open does not come by here: it begins in sendmsg(2). */
-SEC("fexit/inet_stream_connect")
-int BPF_PROG(connect_returns, struct socket *sock, const void *address, int length, int flags, int ret)
+static __always_inline int connect_failed(void *ctx, const struct socket *sock, const void *address, int ret,
+					  bool gave_up)
 {
 	const struct sock *sk;
 
-	(void)length;
 	if (!ret)
 		return 0;
 	sk = sock->sk;
 	if (sk && is_tcp(sk, true)) {
 		leave_mark(SEEN_CONNECT, (u64)sk);
-		connect_returned(ctx, sk, ret, address, false, ret == -EINPROGRESS && !(flags & O_NONBLOCK), true);
+		connect_returned(ctx, sk, ret, address, false, gave_up, true);
 	}
 	return 0;
+}
+
+/* TCP Fast Open does not come by here: it begins in sendmsg(2). */
+SEC("fexit/inet_stream_connect")
+int BPF_PROG(connect_returns, struct socket *sock, const void *address, int length, int flags, int ret)
+{
+	(void)length;
+	return connect_failed(ctx, sock, address, ret, ret == -EINPROGRESS && !(flags & O_NONBLOCK));
 }
 
 /* Landlock, SELinux and the like refuse a connect before TCP hears of it. */
 SEC("fexit/security_socket_connect")
 int BPF_PROG(connect_denied, struct socket *sock, const void *address, int length, int ret)
 {
-	const struct sock *sk;
-
 	(void)length;
-	if (!ret)
-		return 0;
-	sk = sock->sk;
-	if (sk && is_tcp(sk, true)) {
-		leave_mark(SEEN_CONNECT, (u64)sk);
-		connect_returned(ctx, sk, ret, address, false, false, true);
-	}
-	return 0;
+	return connect_failed(ctx, sock, address, ret, false);
 }
 
 SEC("fexit/inet_listen")
@@ -99,7 +96,6 @@ int BPF_PROG(listen_returns, struct socket *sock, int backlog, int ret)
 #if defined(__TARGET_ARCH_x86)
 #define NATIVE "__x64_sys_"
 #define COMPAT "__ia32_compat_sys_"
-#define COMPAT_ARG(regs, native, compat) ((u32)BPF_CORE_READ(regs, compat))
 #define NR_EXECVE 59
 #define NR_EXECVEAT 322
 #define NR_COMPAT_EXECVE 11
@@ -107,33 +103,11 @@ int BPF_PROG(listen_returns, struct socket *sock, int backlog, int ret)
 #elif defined(__TARGET_ARCH_arm64)
 #define NATIVE "__arm64_sys_"
 #define COMPAT "__arm64_compat_sys_"
-#define COMPAT_ARG(regs, native, compat) ((u32)native(regs))
 #define NR_EXECVE 221
 #define NR_EXECVEAT 281
 #define NR_COMPAT_EXECVE 11
 #define NR_COMPAT_EXECVEAT 387
 #endif
-#define COMPAT_ARG1(regs) COMPAT_ARG(regs, REGS_ARG1, bx)
-#define COMPAT_ARG2(regs) COMPAT_ARG(regs, REGS_ARG2, cx)
-#define COMPAT_ARG3(regs) COMPAT_ARG(regs, REGS_ARG3, dx)
-
-/* How an exec names its file and arguments: execve(file, argv, …), execveat(fd, file, argv, …). */
-static __always_inline int exec_of(void *ctx, long ret, bool at, bool compat)
-{
-	const struct pt_regs *regs = user_regs((void *)bpf_get_current_task());
-	u64 file, argv;
-
-	if (compat) {
-		file = at ? COMPAT_ARG2(regs) : COMPAT_ARG1(regs);
-		argv = at ? COMPAT_ARG3(regs) : COMPAT_ARG2(regs);
-	} else {
-		file = at ? REGS_ARG2(regs) : REGS_ARG1(regs);
-		argv = at ? REGS_ARG3(regs) : REGS_ARG2(regs);
-	}
-	leave_mark(SEEN_EXEC_FAILED, file);
-	return exec_failed(ctx, ret, (const char *)file, (const void *)argv, compat);
-}
-
 /* Not through the argument: its type is incomplete in the BTF of some kernels (5.10). */
 #define EXEC_RETURNS(name, function, at, compat)			\
 SEC("fexit/" function)							\
@@ -141,7 +115,7 @@ int name(const u64 *ctx)						\
 {									\
 	long ret = ctx[1];						\
 									\
-	return ret < 0 ? exec_of((void *)ctx, ret, at, compat) : 0;	\
+	return ret < 0 ? exec_returned((void *)ctx, ret, at, compat, true) : 0;	\
 }
 
 EXEC_RETURNS(execve_returns, NATIVE "execve", false, false)
@@ -175,6 +149,6 @@ int BPF_PROG(exec_killed, unsigned long call, long signal, int action)
 	compat = in_compat_call((void *)bpf_get_current_task());
 	at = call == (compat ? NR_COMPAT_EXECVEAT : NR_EXECVEAT);
 	if (at || call == (compat ? NR_COMPAT_EXECVE : NR_EXECVE))
-		exec_of(ctx, 1, at, compat);
+		exec_returned(ctx, 1, at, compat, true);
 	return 0;
 }

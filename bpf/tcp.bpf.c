@@ -191,32 +191,6 @@ int BPF_PROG(syn_again, const struct sock *sk)
 	return 0;
 }
 
-/* The file behind a descriptor of the current process, or NULL. */
-static __always_inline struct file *file_of(int fd)
-{
-	struct fdtable *table = current_fds();
-	struct file **files = BPF_CORE_READ(table, fd);
-	struct file *file = NULL;
-
-	if (fd < 0 || (u32)fd >= BPF_CORE_READ(table, max_fds))
-		return NULL;
-	bpf_probe_read_kernel(&file, sizeof(file), files + fd);
-	return file;
-}
-
-/* The TCP socket in a file, or NULL; a file that accept(2) gave is known to be a socket. */
-static __always_inline struct sock *tcp_of(struct file *file, const bool is_socket)
-{
-	struct socket *socket;
-	struct sock *sk;
-
-	if (!file || (!is_socket && (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK))
-		return NULL;
-	socket = BPF_CORE_READ(file, private_data);
-	sk = BPF_CORE_READ(socket, sk);
-	return sk && is_tcp(sk, false) ? sk : NULL;
-}
-
 /* accept(2) has returned: the new descriptor leads to the very socket, in the
  * accepting process. */
 static __always_inline int accepted_as(void *ctx, long fd)
@@ -243,37 +217,13 @@ int exit_accept4(struct trace_event_raw_sys_exit *ctx)
 SEC("tp/syscalls/sys_exit_connect")
 int exit_connect(struct trace_event_raw_sys_exit *ctx)
 {
-	const struct pt_regs *regs;
-	struct file *file;
-	struct sock *sk;
-	long ret = ctx->ret;
-	bool gave_up;
-
-	if (!ret)
-		return 0;
-	regs = user_regs((void *)bpf_get_current_task());
-	file = file_of((int)REGS_ARG1(regs));
-	sk = tcp_of(file, false);
-	if (!sk || take_mark(SEEN_CONNECT, (u64)sk))
-		return 0;
-	gave_up = ret == -EINPROGRESS && !(BPF_CORE_READ(file, f_flags) & O_NONBLOCK);
-	connect_returned(ctx, sk, ret, (const void *)REGS_ARG2(regs), true, gave_up, false);
-	return 0;
+	return connect_call_returned(ctx, ctx->ret);
 }
 
 SEC("tp/syscalls/sys_exit_listen")
 int exit_listen(struct trace_event_raw_sys_exit *ctx)
 {
-	const struct pt_regs *regs;
-	struct sock *sk;
-
-	if (ctx->ret)
-		return 0;
-	regs = user_regs((void *)bpf_get_current_task());
-	sk = tcp_of(file_of((int)REGS_ARG1(regs)), false);
-	if (sk)
-		listen_returned(ctx, sk, false);
-	return 0;
+	return listen_call_returned(ctx, ctx->ret);
 }
 
 /* A socket that is open already, with its owner in `s`: a record of it, unless the probes

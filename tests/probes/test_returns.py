@@ -13,18 +13,19 @@ import pytest
 
 from tests.probes.test_core import BUFFER, EVERYTHING, SYSCALL_HOOKS
 from tracer.probes import core, hooks, libbpf, tracefs
-from tracer.probes.backend import Coverage
+from tracer.probes.backend import Coverage, object_file
 from tracer.probes.core import Core
 from tracer.probes.hooks import BLIND, OPTIONAL, RETURNS, STREAM, blind_spots
 from tracer.probes.libbpf_binding import BpfError, LoadError
 from tracer.probes.privileges import Privileges
-from tracer.probes.program import fexit_refusal
+from tracer.probes.program import attach_at_return, fexit_refusal
 from tracer.probes.trials import hooks as tried_hooks
 
 ROOT = Path(__file__).parents[2]
 HOOKS = {hook.program for hooks_of in OPTIONAL.values() for hook in hooks_of}
 MAIN = {program for returns in RETURNS for program in returns.programs}
 MORE = {program for returns in RETURNS for program, _ in returns.more}
+AGAIN = {program: function for returns in RETURNS for program, function in returns.again}
 REPLACED = {program for returns in RETURNS for program in returns.replaces}
 UNLIKE = [*dict.fromkeys(blind for returns in RETURNS for blind in returns.unlike)]
 ALWAYS = {"syn_again"}
@@ -107,7 +108,7 @@ class FakeLink:
 
 
 class FakeReturns:
-    """The object of returns.bpf.c on a kernel that refuses to attach some of it."""
+    """The object of returns.bpf.c, or of again.bpf.c, on a kernel that refuses to attach some of it."""
 
     def __init__(self, refuses: Collection[str]) -> None:
         self.attached: set[str] = set()
@@ -115,11 +116,11 @@ class FakeReturns:
 
     def program_names(self) -> list[str]:
         """All of them."""
-        return sorted(MAIN | MORE)
+        return sorted(MAIN | MORE | AGAIN.keys())
 
     def sections(self) -> dict[str, str]:
         """Any."""
-        return {name: f"fexit/{name}" for name in MAIN | MORE}
+        return {name: f"fexit/{name}" for name in self.program_names()}
 
     def program_fd(self, program: str) -> int:
         """A number for each; nobody looks behind it."""
@@ -143,14 +144,24 @@ def on_kernel(
     real = libbpf.load
 
     def load(path: Path, **options: Any) -> tuple[Any, dict[str, str]]:
+        if path.name == "again.bpf.o" and "again" not in unloadable:
+            return fake, {}
+        if path.name == "again.bpf.o":
+            raise LoadError("again.bpf.o refused", errno.EINVAL, None, "log")
         if path.name != "returns.bpf.o":
             return real(path, **options)
-        for program in unloadable:
+        for program in set(unloadable) - {"again"}:
             if program not in options["optional"]:
                 raise LoadError(f"program {program!r} refused", errno.EINVAL, program, "log")
-        return fake, dict.fromkeys(unloadable, "not this kernel")
+        return fake, dict.fromkeys(set(unloadable) - {"again"}, "not this kernel")
+
+    def attach_at_return(program_fd: int, function: str) -> FakeLink:
+        program = fake.program_names()[program_fd - 1000]
+        assert AGAIN[program] == function
+        return fake.attach(program)
 
     monkeypatch.setattr(core, "fexit_refusal", lambda: None)
+    monkeypatch.setattr(core, "attach_at_return", attach_at_return)
     monkeypatch.setattr(libbpf, "load", load)
     return fake
 
@@ -208,6 +219,62 @@ def test_additions_are_not_needed(monkeypatch: pytest.MonkeyPatch, program: str,
     assert not coverage.hooks.keys() & SYSCALL_HOOKS
     assert set(coverage.refused) == {program}
     assert len(blind(coverage)) == len(UNLIKE) + len(BLIND) + 1
+
+
+@pytest.mark.live
+def test_stand_ins_where_programs_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where tracepoints can be preempted each has its stand-in at the return of a function, and no tracepoint is."""
+    monkeypatch.setattr(core, "_tracepoints_can_be_preempted", lambda: True)
+    fake = on_kernel(monkeypatch)
+    with backend() as chosen:
+        coverage = chosen.start()
+        assert fake.attached == MAIN | MORE | AGAIN.keys()
+        chosen.detach()
+        assert fake.attached == set()
+    assert coverage.hooks.keys() >= MAIN | MORE | AGAIN.keys()
+    assert not coverage.hooks.keys() & SYSCALL_HOOKS
+    assert blind(coverage) == [*UNLIKE, *BLIND]
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("program", sorted(AGAIN))
+def test_stand_in_that_is_refused(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    """Where one of them can't be attached the tracepoints stand in, beside the programs that they stand in for."""
+    monkeypatch.setattr(core, "_tracepoints_can_be_preempted", lambda: True)
+    fake = on_kernel(monkeypatch, refuses=[program])
+    mine = next(returns for returns in RETURNS if program in dict(returns.again))
+    with backend() as chosen:
+        coverage = chosen.start()
+        assert fake.attached == MAIN | MORE | AGAIN.keys() - dict(mine.again).keys()
+    assert coverage.hooks.keys() & SYSCALL_HOOKS == set(mine.replaces)
+    assert set(coverage.refused) == {mine.again[0][0]}
+
+
+@pytest.mark.live
+def test_no_stand_in_at_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that loads none of them has the tracepoints beside the programs that can be skipped."""
+    monkeypatch.setattr(core, "_tracepoints_can_be_preempted", lambda: True)
+    fake = on_kernel(monkeypatch, unloadable=["again"])
+    with backend() as chosen:
+        coverage = chosen.start()
+        assert fake.attached == MAIN | MORE
+    assert coverage.hooks.keys() >= SYSCALL_HOOKS
+    assert "again" in coverage.refused
+
+
+@pytest.mark.live
+def test_kernel_verifies_the_stand_ins() -> None:
+    """This kernel takes the programs, even if it may have no means to attach them: that is answered, not raised."""
+    loaded, refused = libbpf.load(object_file("again"), knobs={}, optional=())
+    try:
+        assert refused == {}
+        assert set(loaded.program_names()) == AGAIN.keys()
+        try:
+            attach_at_return(loaded.program_fd("accept_again"), AGAIN["accept_again"]).destroy()
+        except BpfError as error:
+            assert "inet_csk_accept" in str(error)  # noqa: PT017  # either answer is right, a crash is not
+    finally:
+        loaded.close()
 
 
 @pytest.mark.live

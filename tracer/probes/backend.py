@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Protocol, Self
 
 from tracer.model import RING_KINDS, Kind
 from tracer.probes import libbpf, tracefs
-from tracer.probes.hooks import OPTIONAL, RETURNS, STREAM, Hook, blind_spots
+from tracer.probes.hooks import OPTIONAL, RETURNS, STREAM, Hook, blind_spots, pairs
 from tracer.probes.libbpf_binding import BpfError, possible_cpus
 from tracer.probes.records import KNOBS, TALLY
 from tracer.probes.rings import RingError, RingSet, Run
@@ -260,8 +260,6 @@ class Backend(ABC):
                 for program in programs:
                     self._keep(program, self._attach(program, None))
             replaced = self._attach_returns()
-            if "process_exec" in self._stand_ins:
-                replaced.clear()  # they stand in for the returns of functions
             wanted = [hook for hooks in OPTIONAL.values() for hook in hooks if hook.program not in replaced]
             wanted += self._stand_ins.values()
             if any(hook.tracepoint for hook in wanted):
@@ -379,10 +377,7 @@ class Backend(ABC):
         With a stand-in it is at most so often that both were skipped: as often as the one that was skipped less.
         """
         skipped = {program: libbpf.program_info(fd).recursion_misses for program, fd in self._programs.items()}
-        pairs: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
-        pairs += [((program,), (hook.program,)) for program, hook in self._stand_ins.items()]
-        pairs += [((*returns.programs, *returns.also), returns.replaces) for returns in RETURNS]
-        for firsts, seconds in pairs:
+        for firsts, seconds in pairs(self._stand_ins):
             if skipped.keys() >= {*firsts, *seconds}:
                 both = [sum(skipped.pop(program) for program in programs) for programs in (firsts, seconds)]
                 skipped[firsts[0]] = min(both)

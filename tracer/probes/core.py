@@ -13,7 +13,7 @@ from tracer.probes.backend import Backend, KernelFilters, object_file
 from tracer.probes.cmdlines import with_arguments
 from tracer.probes.hooks import OPTIONAL, RETURNS, STAND_INS, STATE_CHANGE_AGAIN, STREAM
 from tracer.probes.libbpf_binding import BpfError, LoadError
-from tracer.probes.program import fexit_refusal
+from tracer.probes.program import Descriptor, attach_at_return, fexit_refusal
 from tracer.probes.records import HEADER, START, TGID, TID
 from tracer.probes.unusable import UnusableError
 
@@ -22,6 +22,7 @@ __all__ = ["BTF", "HIDDEN_INIT", "HOOKS", "Core"]
 BTF: Final = Path("/sys/kernel/btf/vmlinux")
 HOOKS: Final = ("auto", "tracepoints")
 _RETURNS: Final = "returns"
+_AGAIN: Final = "again"
 _PREEMPTIBLE: Final = b"\0class_srcu_fast_notrace_t\0"
 _FINDER: Final = "find_processes"
 _PLAIN_FINDER: Final = "find_processes_plain"  # without arguments, for kernels that refuse the other
@@ -35,6 +36,7 @@ _OPTIONAL: Final = {name: {hook.program for hook in hooks} for name, hooks in OP
     - {RETURNS[0].programs[0]}
 }
 _OPTIONAL["process"].add(_FINDER)
+_OPTIONAL[_AGAIN] = set()
 
 
 class Core(Backend):
@@ -89,7 +91,9 @@ class Core(Backend):
             with suppress(BpfError):  # told by the second try, alone with libbpf's log
                 load(name)
 
-        names = [*STREAM, *([_RETURNS] if self._may_use_returns() else [])]
+        names = [*STREAM]
+        if self._may_use_returns():
+            names += [_RETURNS, _AGAIN] if self._stand_ins else [_RETURNS]
         threads = [threading.Thread(target=try_to_load, args=(name,)) for name in names]
         for thread in threads:
             thread.start()
@@ -100,9 +104,9 @@ class Core(Backend):
                 if name not in loaded:
                     load(name)
             except LoadError as refused:
-                if name != _RETURNS:
+                if name not in (_RETURNS, _AGAIN):
                     raise
-                self._refused[RETURNS[0].programs[0]] = str(refused)
+                self._refused[RETURNS[0].programs[0] if name == _RETURNS else _AGAIN] = str(refused)
                 continue
             self._objects[name], refusals = loaded[name]
             self._stack.callback(self._objects[name].close)
@@ -161,6 +165,30 @@ class Core(Backend):
     def _attach(self, program: str, tracepoint: int | None) -> libbpf.Link:
         source = self._of(program)
         return source.attach(program) if tracepoint is None else source.attach_tracepoint(program, tracepoint)
+
+    def _attach_returns(self) -> set[str]:
+        """As the base, and stand-ins for them where they are needed: the tracepoints where there is nothing better."""
+        replaced = super()._attach_returns()
+        if not self._stand_ins:
+            return replaced
+        kept: set[str] = set()
+        again = self._objects.get(_AGAIN)
+        for returns in RETURNS:
+            if again is None or not set(returns.replaces) <= replaced:
+                continue
+            links: dict[str, Descriptor] = {}
+            try:
+                for program, function in returns.again:
+                    links[program] = attach_at_return(again.program_fd(program), function)
+            except BpfError as refused:
+                for link in links.values():
+                    link.destroy()
+                self._refused[returns.again[0][0]] = str(refused)
+                continue
+            for program, link in links.items():
+                self._keep(program, link)
+            kept.update(returns.replaces)
+        return kept
 
     def _program_fd(self, program: str) -> int:
         return self._of(program).program_fd(program)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Hook",
     "Returns",
     "blind_spots",
+    "pairs",
 ]
 
 
@@ -73,12 +75,17 @@ class Returns(NamedTuple):
     also: tuple[str, ...]  # of these what the tracepoints see too
     blind: tuple[str, ...]  # what the tracepoints don't see
     unlike: tuple[str, ...] = ()  # what only the tracepoints see
+    # Stand-ins for kernels that skip programs now and then (bpf/again.bpf.c), each with the function that it is at, and
+    # which of `also` they see too. Where one can't be attached the tracepoints stand in.
+    again: tuple[tuple[str, str], ...] = ()
+    again_also: tuple[str, ...] = ()
 
 
 _IA32_EXECS: Final = "failed execs by 32-bit system calls"
 _REFUSED: Final = "execs and connects that a seccomp filter answers with an error (--hooks tracepoints sees them)"
 _KILLED: Final = "execs for which seccomp killed the process"
 _KILLED_SEEN_SINCE: Final = (5, 16)  # by tracepoints: commit 307d522f5eb8
+_CALL: Final = {"aarch64": "__arm64_sys_"}.get(platform.machine(), "__x64_sys_")
 
 RETURNS: Final = (
     Returns(
@@ -90,6 +97,7 @@ RETURNS: Final = (
             "who accepted a connection by a 32-bit system call",
             "who accepted a connection through io_uring",
         ),
+        again=(("accept_again", "inet_csk_accept"),),
     ),
     Returns(
         ("connect_returns",),
@@ -98,8 +106,10 @@ RETURNS: Final = (
         ("connect_denied",),
         ("connects through io_uring that fail before a packet is sent",),
         (_REFUSED,),
+        (("connect_again", f"{_CALL}connect"),),
+        ("connect_denied",),
     ),
-    Returns(("listen_returns",), ("exit_listen",), (), (), ()),
+    Returns(("listen_returns",), ("exit_listen",), (), (), (), again=(("listen_again", f"{_CALL}listen"),)),
     Returns(
         ("execve_returns", "execveat_returns"),
         ("exit_execve", "exit_execveat"),
@@ -111,6 +121,7 @@ RETURNS: Final = (
         ("exec_killed",),
         (_IA32_EXECS,),
         (_REFUSED,),
+        (("execve_again", f"{_CALL}execve"), ("execveat_again", f"{_CALL}execveat")),
     ),
 )
 """What is attached in place of tracepoints where the kernel allows it; the first of all is the one that is tried."""
@@ -131,6 +142,17 @@ def blind_spots(attached: Collection[str]) -> list[str]:
             if "exit_execve" in returns.replaces and _release() < _KILLED_SEEN_SINCE:
                 found.append(_KILLED)
     return [*dict.fromkeys(found), *BLIND]
+
+
+def pairs(stand_ins: Mapping[str, Hook]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Programs, and those that do their work where they are skipped: both of a pair would have to be."""
+    found: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    found += [((program,), (hook.program,)) for program, hook in stand_ins.items()]
+    for returns in RETURNS:
+        again = tuple(program for program, _ in returns.again)
+        found.append(((*returns.programs, *returns.again_also), again))
+        found.append(((*returns.programs, *returns.also), returns.replaces))
+    return found
 
 
 def _hooks() -> list[Hook]:

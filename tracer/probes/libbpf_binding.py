@@ -94,6 +94,23 @@ class ProgLoadOpts(ctypes.Structure):
     )
 
 
+class KprobeMultiOpts(ctypes.Structure):
+    """struct bpf_link_create_opts of bpf/bpf.h, with what links of type kprobe_multi take of its union."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("flags", c_uint32),
+        ("iter_info", c_void_p),
+        ("iter_info_len", c_uint32),
+        ("target_btf_id", c_uint32),
+        ("flags_multi", c_uint32),
+        ("count", c_uint32),
+        ("symbols", ctypes.POINTER(c_char_p)),
+        ("addresses", c_void_p),
+        ("cookies", c_void_p),
+    )
+
+
 _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "bpf_object__open_file": (c_void_p, (c_char_p, c_void_p)),
     "bpf_object__load": (c_int, (c_void_p,)),
@@ -129,6 +146,7 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "bpf_map_get_fd_by_id": (c_int, (c_uint32,)),
     "bpf_prog_load": (c_int, (c_int, c_char_p, c_char_p, c_char_p, c_size_t, ctypes.POINTER(ProgLoadOpts))),
     "bpf_raw_tracepoint_open": (c_int, (c_char_p, c_int)),
+    "bpf_link_create": (c_int, (c_int, c_int, c_int, ctypes.POINTER(KprobeMultiOpts))),
     "bpf_obj_get_info_by_fd": (c_int, (c_int, c_void_p, ctypes.POINTER(c_uint32))),
     "bpf_iter_create": (c_int, (c_int,)),
     "bpf_prog_test_run_opts": (c_int, (c_int, ctypes.POINTER(TestRunOpts))),

@@ -13,13 +13,14 @@ import struct
 from collections.abc import Mapping
 from typing import Final
 
-from tracer.probes.libbpf_binding import BpfError, LoadError, ProgLoadOpts, library, online_cpus, why
+from tracer.probes.libbpf_binding import BpfError, KprobeMultiOpts, LoadError, ProgLoadOpts, library, online_cpus, why
 from tracer.probes.perf_event import PERF_EVENT_IOC_ENABLE, RingError, open_tracepoint
 
 __all__ = [
     "RAW_TRACEPOINT",
     "TRACEPOINT",
     "Descriptor",
+    "attach_at_return",
     "attach_raw_tracepoint",
     "attach_tracepoint",
     "fexit_refusal",
@@ -31,6 +32,8 @@ TRACEPOINT: Final = 5  # enum bpf_prog_type
 RAW_TRACEPOINT: Final = 17
 _TRACING: Final = 26
 _TRACE_FEXIT: Final = 25  # enum bpf_attach_type
+_TRACE_KPROBE_MULTI: Final = 42
+_AT_RETURN: Final = 1  # BPF_F_KPROBE_MULTI_RETURN
 _NO_FUNCTION: Final = 0xFFFFFF  # a number of BTF that no kernel has
 _MOVE: Final = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
 _EXIT: Final = 0x95  # BPF_JMP | BPF_EXIT
@@ -131,6 +134,15 @@ def attach_raw_tracepoint(program: Descriptor, tracepoint: str) -> Descriptor:
     lib = library()
     fd = lib.bpf_raw_tracepoint_open(tracepoint.encode(), program.fd)
     return Descriptor(lib.check(fd, f"attaching to raw tracepoint {tracepoint!r}"))
+
+
+def attach_at_return(program_fd: int, function: str) -> Descriptor:
+    """Attach a kretprobe.multi program to a function of the kernel's until destroy() (5.18). Raises BpfError."""
+    lib = library()
+    names = (ctypes.c_char_p * 1)(function.encode())
+    options = KprobeMultiOpts(sz=ctypes.sizeof(KprobeMultiOpts), flags_multi=_AT_RETURN, count=1, symbols=names)
+    fd = lib.bpf_link_create(program_fd, 0, _TRACE_KPROBE_MULTI, ctypes.byref(options))
+    return Descriptor(lib.check(fd, f"attaching to the return of {function}()"))
 
 
 def attach_tracepoint(program: Descriptor, tracepoint_id: int) -> Descriptor:
