@@ -98,15 +98,15 @@ static __always_inline void read_audit(const struct task_struct *task, u32 *logi
 
 /* At a syscall's exit arm64's regs[0] holds the result; the first argument is kept in orig_x0. */
 #if defined(__TARGET_ARCH_x86)
-#define REGS_ARG1(regs) BPF_CORE_READ(regs, di)
-#define REGS_ARG2(regs) BPF_CORE_READ(regs, si)
-#define REGS_ARG3(regs) BPF_CORE_READ(regs, dx)
-#define REGS_RESULT(regs) BPF_CORE_READ(regs, ax)
+#define REGS_ARG1(from) BPF_CORE_READ(from, di)
+#define REGS_ARG2(from) BPF_CORE_READ(from, si)
+#define REGS_ARG3(from) BPF_CORE_READ(from, dx)
+#define REGS_RESULT(from) BPF_CORE_READ(from, ax)
 #elif defined(__TARGET_ARCH_arm64)
-#define REGS_ARG1(regs) BPF_CORE_READ(regs, orig_x0)
-#define REGS_ARG2(regs) BPF_CORE_READ(regs, regs[1])
-#define REGS_ARG3(regs) BPF_CORE_READ(regs, regs[2])
-#define REGS_RESULT(regs) BPF_CORE_READ(regs, regs[0])
+#define REGS_ARG1(from) BPF_CORE_READ(from, orig_x0)
+#define REGS_ARG2(from) BPF_CORE_READ(from, regs[1])
+#define REGS_ARG3(from) BPF_CORE_READ(from, regs[2])
+#define REGS_RESULT(from) BPF_CORE_READ(from, regs[0])
 #endif
 
 /* The result of an exec(2), above 0 where seccomp has killed the call. Its registers are
