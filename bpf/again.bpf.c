@@ -7,8 +7,8 @@
  * Tracepoints at the return of system calls would not do: since 7.0 the kernel runs their programs
  * preemptibly too, each guarded by itself.
  */
+#include "calls.bpf.h"
 #include "exec.bpf.h"
-#include "socket.bpf.h"
 
 LICENSE("Dual BSD/GPL");
 

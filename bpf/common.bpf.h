@@ -121,7 +121,7 @@ static __always_inline void leave_mark(enum seen_to what, u64 id)
 {
 	u64 key = seen_key(what);
 
-	if (KNOB(stand_ins) & STAND_IN_TASKS)
+	if (KNOB(preemptible))
 		bpf_map_update_elem(MAP(seen_to), &key, &id, BPF_ANY);
 }
 
@@ -129,7 +129,7 @@ static __always_inline bool take_mark(enum seen_to what, u64 id)
 {
 	u64 key = seen_key(what), *seen;
 
-	if (!(KNOB(stand_ins) & STAND_IN_TASKS))
+	if (!KNOB(preemptible))
 		return false;
 	seen = bpf_map_lookup_elem(MAP(seen_to), &key);
 	return seen && *seen == id && !bpf_map_delete_elem(MAP(seen_to), &key);

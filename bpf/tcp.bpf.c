@@ -7,7 +7,8 @@
  * taken where the owner itself runs: at CLOSE -> SYN_SENT and CLOSE -> LISTEN, and at
  * the return of accept(2); `sockets` carries it to the events that come by softirq.
  */
-#include "socket.bpf.h"
+#include "calls.bpf.h"
+#include "turns.bpf.h"
 
 LICENSE("Dual BSD/GPL");
 
@@ -118,27 +119,8 @@ static __always_inline void closed(void *ctx, const struct sock *sk, u64 key, in
 	}
 }
 
-/* Whether this change has been seen to, by a program or its stand-in (see is_seen_to()): by what it
- * left in `sockets`, for a softirq may come between the two. A close seen to twice does nothing. */
-static __always_inline bool is_known(u64 key, const int newstate)
-{
-	struct socket_state *s = bpf_map_lookup_elem(MAP(sockets), &key);
-	u32 tid = bpf_get_current_pid_tgid();
-
-	if (!s)
-		return false;
-	if (newstate == TCP_SYN_SENT)
-		return s->role == ROLE_CONNECT && s->tid == tid && !(s->sock_flags & (SOCK_REPORTED | SOCK_ESTABLISHED));
-	if (newstate == TCP_LISTEN)
-		return s->role == ROLE_LISTEN && s->tid == tid;
-	if (newstate == TCP_ESTABLISHED)
-		return s->sock_flags & SOCK_ESTABLISHED && !(s->sock_flags & SOCK_CLOSED) &&
-		       (s->role == ROLE_CONNECT || !s->tgid);
-	return false;
-}
-
 static __always_inline int changed(void *ctx, const struct sock *sk, const int oldstate, const int newstate,
-				   const bool typed)
+				   const enum turn turn, const bool typed)
 {
 	u64 key = (u64)sk;
 
@@ -147,7 +129,7 @@ static __always_inline int changed(void *ctx, const struct sock *sk, const int o
 		return 0;
 	if (!is_tcp(sk, typed))
 		return 0;
-	if (KNOB(stand_ins) & STAND_IN_STATES && is_known(key, newstate))
+	if (is_seen(key, newstate, turn))
 		return 0;
 	if (newstate == TCP_SYN_SENT && oldstate == TCP_CLOSE)
 		connect_begins(sk, key, typed);
@@ -163,14 +145,13 @@ static __always_inline int changed(void *ctx, const struct sock *sk, const int o
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(socket_state_change, const struct sock *sk, const int oldstate, const int newstate)
 {
-	return changed(ctx, sk, oldstate, newstate, TYPED);
+	return changed(ctx, sk, oldstate, newstate, FIRST, TYPED);
 }
 
-/* The stand-in under BCC, which has longer programs: softirqs interrupt them more often. */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(state_change_again, const struct sock *sk, const int oldstate, const int newstate)
 {
-	return changed(ctx, sk, oldstate, newstate, TYPED);
+	return changed(ctx, sk, oldstate, newstate, SECOND, TYPED);
 }
 
 /* A SYN that is sent again: the one sign of life of a connect that gets no answer. */
@@ -282,7 +263,7 @@ static __always_inline bool find_socket(struct socket_record *r, struct socket_s
 SEC("tp/sock/inet_sock_set_state")
 int state_change_stand_in(struct trace_event_raw_inet_sock_set_state *ctx)
 {
-	return changed(ctx, ctx->skaddr, ctx->oldstate, ctx->newstate, false);
+	return changed(ctx, ctx->skaddr, ctx->oldstate, ctx->newstate, SECOND, false);
 }
 
 /* The sockets that are open, in one pass over the descriptors of all processes and so over

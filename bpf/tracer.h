@@ -207,16 +207,11 @@ enum knob_filter {
 	FILTER_FOLLOW = 1 << 5,	/* children of a filtered pid come too */
 };
 
-enum knob_stand_in {
-	STAND_IN_TASKS = 1 << 0,	/* for what a task does in its own context */
-	STAND_IN_STATES = 1 << 1,	/* for changes of a socket's state */
-};
-
 /* Set before load, constant for the verifier: an unused filter costs nothing. */
 struct knobs {
 	u32 filters;		/* enum knob_filter */
 	u32 kinds;		/* bit per kind that is wanted */
-	u32 stand_ins;		/* enum knob_stand_in */
+	u32 preemptible;	/* tracepoints are: each probe has a stand-in */
 	u32 reserved;
 };
 

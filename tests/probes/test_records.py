@@ -27,7 +27,7 @@ STRUCTS = {
     "exit_record": (records.EXIT, wire.EXIT),
     "socket_record": (records.SOCKET, wire.SOCKET),
     "tally": (records.TALLY, Tally._fields),
-    "knobs": (records.KNOBS, ("filters", "kinds", "stand_ins", "reserved")),
+    "knobs": (records.KNOBS, ("filters", "kinds", "preemptible", "reserved")),
 }
 ENUMS = ("kind", "ring", "record_flag", "role", "knob_filter")
 FORMS = {"b": "signed", "h": "signed", "i": "signed", "q": "signed", "s": "bytes"}

@@ -1,5 +1,6 @@
 """Stand-ins: of two programs at one place either does the work, never both, whichever of them the kernel skips."""
 
+import struct
 from collections import Counter
 from typing import Any
 
@@ -15,7 +16,7 @@ from tracer.probes.records import KIND, TGID
 pytestmark = pytest.mark.live
 
 FIRSTS = {first for pairs in STAND_INS.values() for first in pairs}
-SECONDS = {second.program for pairs in STAND_INS.values() for second in pairs.values()}
+SECONDS = {second.program for pairs in STAND_INS.values() for second in pairs.values()} | {"state_change_again"}
 WORK = """
 listener = socket.create_server(('127.0.0.1', 0), backlog=1)
 for _ in range(11):
@@ -39,10 +40,13 @@ class Nothing:
 
 
 @pytest.mark.parametrize("skipped", [set(), FIRSTS, SECONDS], ids=["none", "firsts", "stand-ins"])
-def test_each_event_comes_once(monkeypatch: pytest.MonkeyPatch, skipped: set[str]) -> None:
+@pytest.mark.parametrize("preemptible", [False, True], ids=["plain", "preemptible"])
+def test_each_event_comes_once(monkeypatch: pytest.MonkeyPatch, *, preemptible: bool, skipped: set[str]) -> None:
     """With both, with the stand-ins alone and with the first alone the records are the same, one for each event."""
     attach = Core._attach
-    monkeypatch.setattr(core, "_tracepoints_can_be_preempted", lambda: True)
+    if not preemptible:
+        skipped = {"socket_state_change"} if skipped == FIRSTS else {"state_change_again"} & skipped
+    monkeypatch.setattr(core, "_tracepoints_can_be_preempted", lambda: preemptible)
     monkeypatch.setattr(
         Core, "_attach", lambda self, name, number: Nothing() if name in skipped else attach(self, name, number)
     )
@@ -54,7 +58,8 @@ def test_each_event_comes_once(monkeypatch: pytest.MonkeyPatch, skipped: set[str
         found = records(tracer.cut().runs)
         missed = tracer.missed()
     helper.process.communicate(timeout=20)
-    assert coverage.hooks.keys() >= {"process_exec", "exec_stand_in", "socket_state_change", "state_change_stand_in"}
+    stand_ins = {"exec_stand_in", "state_change_stand_in"} if preemptible else {"state_change_again"}
+    assert coverage.hooks.keys() >= {"process_exec", "socket_state_change", *stand_ins}
     counts: Counter[Any] = Counter(of(found, helper.pid))
     assert {kind: counts[kind] for kind in EXPECTED} == EXPECTED
     children = [record[TGID] for record in found if record[KIND] == Kind.FORK and record[-1] == helper.pid]
@@ -90,8 +95,10 @@ def test_missed_is_what_both_may_have_skipped(monkeypatch: pytest.MonkeyPatch) -
     names = list(skipped)
     tracer = make()
     tracer._programs = {name: number for number, name in enumerate(names)}
+    tracer._preemptible = True
     tracer._stand_ins = {first: second for pairs in STAND_INS.values() for first, second in pairs.items()}
     monkeypatch.setattr(libbpf, "program_info", lambda fd: libbpf.ProgramInfo(fd, 0, skipped[names[fd]]))
+    tracer._hands = struct.pack("=2Q", 0, 0)  # type: ignore[assignment]
     assert tracer.missed() == {
         "process_exec": 2,
         "accept_returns": 2,
@@ -100,3 +107,38 @@ def test_missed_is_what_both_may_have_skipped(monkeypatch: pytest.MonkeyPatch) -
         "exec_killed": 6,
         "connect_returns": 3,
     }
+
+
+def test_two_that_are_never_skipped_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without preemption a softirq is all that comes between, and of the two it finds one free: nothing is missed."""
+    skipped = {"socket_state_change": 4, "state_change_again": 3, "syn_again": 1}
+    names = list(skipped)
+    tracer = make()
+    tracer._programs = {name: number for number, name in enumerate(names)}
+    monkeypatch.setattr(libbpf, "program_info", lambda fd: libbpf.ProgramInfo(fd, 0, skipped[names[fd]]))
+    assert tracer.missed() == {"syn_again": 1}
+
+
+@pytest.mark.parametrize(
+    ("put", "taken", "missed"),
+    [
+        (100, 97, 0),  # the three that the stand-in was skipped for the first had seen to
+        (100, 98, 1),
+        (100, 100, 3),
+        (100, 96, 0),  # one is on its way
+        (10_000, 2, 3),  # it always comes first: no more can be told than that
+    ],
+)
+def test_what_was_handed_on_tells_what_both_skipped(
+    monkeypatch: pytest.MonkeyPatch, put: int, taken: int, missed: int
+) -> None:
+    """Of three changes that the stand-in was skipped for, missed are those that the first had not handed on to it."""
+    skipped = {"socket_state_change": 40, "state_change_stand_in": 3}
+    names = list(skipped)
+    tracer = make()
+    tracer._programs = {name: number for number, name in enumerate(names)}
+    tracer._preemptible = True
+    tracer._stand_ins = STAND_INS["tcp"]
+    tracer._hands = struct.pack("=2Q", put, taken)  # type: ignore[assignment]
+    monkeypatch.setattr(libbpf, "program_info", lambda fd: libbpf.ProgramInfo(fd, 0, skipped[names[fd]]))
+    assert tracer.missed() == ({"socket_state_change": missed} if missed else {})

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Protocol, Self
 
 from tracer.model import RING_KINDS, Kind
 from tracer.probes import libbpf, tracefs
-from tracer.probes.hooks import OPTIONAL, RETURNS, STREAM, Hook, blind_spots, pairs
+from tracer.probes.hooks import NEVER_BOTH, OPTIONAL, RETURNS, STREAM, Hook, blind_spots, pairs
 from tracer.probes.libbpf_binding import BpfError, possible_cpus
 from tracer.probes.records import KNOBS, TALLY
 from tracer.probes.rings import RingError, RingSet, Run
@@ -120,7 +120,8 @@ class Backend(ABC):
         self._refused: dict[str, str] = {}
         self._programs: dict[str, int] = {}
         self._returns: set[str] = set()  # programs of hooks.RETURNS that are loaded
-        self._stand_ins: dict[str, Hook] = {}  # of hooks.STAND_INS, by program, where this kernel needs them
+        self._preemptible = False  # whether tracepoints can be preempted
+        self._stand_ins: dict[str, Hook] = NEVER_BOTH  # by the program that may be skipped
         self.own_pid = os.getpid()
         self.excluded: list[int] = []
 
@@ -192,11 +193,7 @@ class Backend(ABC):
             (wanted.pids, wanted.uids, wanted.netns, wanted.ports, wanted.cidrs, wanted.follow)
         ):
             bits |= bool(value) << bit
-        return KNOBS.pack(bits, sum(1 << kind for kind in wanted.kinds), self._stand_in_bits(), 0)
-
-    def _stand_in_bits(self) -> int:
-        """As enum knob_stand_in."""
-        return ("process_exec" in self._stand_ins) | ("socket_state_change" in self._stand_ins) << 1
+        return KNOBS.pack(bits, sum(1 << kind for kind in wanted.kinds), self._preemptible, 0)
 
     def _make_maps(self) -> libbpf.Object:
         """The maps that all programs share."""
@@ -374,14 +371,20 @@ class Backend(ABC):
     def missed(self) -> dict[str, int]:
         """How often the kernel skipped each program because it was running already (since 5.12).
 
-        With a stand-in it is at most so often that both were skipped: as often as the one that was skipped less.
+        With a stand-in it is at most so often that both were skipped.
         """
         skipped = {program: libbpf.program_info(fd).recursion_misses for program, fd in self._programs.items()}
         for firsts, seconds in pairs(self._stand_ins):
             if skipped.keys() >= {*firsts, *seconds}:
                 both = [sum(skipped.pop(program) for program in programs) for programs in (firsts, seconds)]
-                skipped[firsts[0]] = min(both)
+                if self._preemptible:
+                    skipped[firsts[0]] = self._skipped_both(firsts[0], *both)
         return {program: misses for program, misses in skipped.items() if misses}
+
+    def _skipped_both(self, first: str, skipped: int, stand_in_skipped: int) -> int:
+        """How often at most a program and its stand-in were both skipped."""
+        del first
+        return min(skipped, stand_in_skipped)
 
 
 def _settled(counters: bytes) -> bool:

@@ -15,7 +15,7 @@ from tracer.probes import libbpf, program, tracefs
 from tracer.probes.backend import Backend, KernelFilters, UnusableError, object_file
 from tracer.probes.bcc_build import BuildError, Built, build
 from tracer.probes.bpf_map import Declaration, Map, create_map
-from tracer.probes.hooks import OPTIONAL, STATE_CHANGE_AGAIN, STREAM
+from tracer.probes.hooks import NEVER_BOTH, OPTIONAL, STREAM
 from tracer.probes.libbpf_binding import LoadError, library
 from tracer.probes.records import HEADER, SIZE, SOCKET, START, TGID
 
@@ -31,7 +31,7 @@ _RAW: Final = {
     "process_fork": "sched_process_fork",
     "process_exit": "sched_process_exit",
     "socket_state_change": "inet_sock_set_state",
-    STATE_CHANGE_AGAIN.program: "inet_sock_set_state",
+    **{hook.program: "inet_sock_set_state" for hook in NEVER_BOTH.values()},
     "syn_again": "tcp_retransmit_skb",
 }
 _SYSCALLS: Final = {hook.program: hook.tracepoint for hooks in OPTIONAL.values() for hook in hooks if hook.tracepoint}
@@ -86,7 +86,6 @@ class Bcc(Backend):
         """As for every backend."""
         super().__init__(filters, buffer_bytes, watermark)
         self._finder = finder
-        self._stand_ins = {"socket_state_change": STATE_CHANGE_AGAIN}
         self._loaded: dict[str, program.Descriptor] = {}
         self.built: Built | None = None
 

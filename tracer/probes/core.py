@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Final
 from tracer.probes import libbpf
 from tracer.probes.backend import Backend, KernelFilters, object_file
 from tracer.probes.cmdlines import with_arguments
-from tracer.probes.hooks import OPTIONAL, RETURNS, STAND_INS, STATE_CHANGE_AGAIN, STREAM
+from tracer.probes.hooks import NEVER_BOTH, OPTIONAL, RETURNS, STAND_INS, STREAM
 from tracer.probes.libbpf_binding import BpfError, LoadError
 from tracer.probes.program import Descriptor, attach_at_return, fexit_refusal
 from tracer.probes.records import HEADER, START, TGID, TID
@@ -26,6 +27,8 @@ _AGAIN: Final = "again"
 _PREEMPTIBLE: Final = b"\0class_srcu_fast_notrace_t\0"
 _FINDER: Final = "find_processes"
 _PLAIN_FINDER: Final = "find_processes_plain"  # without arguments, for kernels that refuse the other
+_HANDS: Final = struct.Struct("=2Q")  # struct hands of bpf/tcp.bpf.c
+_ON_THEIR_WAY: Final = 64
 HIDDEN_INIT: Final = "process 1, which this kernel hides from BPF, and what the network does while it is interrupted"
 _NO_ARGUMENTS: Final = "arguments of processes that ran before the start"
 
@@ -64,10 +67,14 @@ class Core(Backend):
         lacking = self._lacking()
         if lacking:
             raise UnusableError(lacking, 4)
-        if _tracepoints_can_be_preempted():
+        self._preemptible = _tracepoints_can_be_preempted()
+        if self._preemptible:
             self._stand_ins = {first: second for pairs in STAND_INS.values() for first, second in pairs.items()}
         maps = self._make_maps()
         self._load_programs({name: maps.map(name).fd for name in maps.map_names() if not name.startswith(".")})
+        if self._preemptible:
+            self._hands = self._objects["tcp"].map("hands").mmap()
+            self._stack.callback(self._hands.close)
         self._exclude_tracers(self._objects["process"], self._objects["tcp"])
         self._fill_filters()
         self._open_rings()
@@ -78,12 +85,12 @@ class Core(Backend):
 
         def load(name: str) -> None:
             stand_ins = {hook.program for hook in STAND_INS.get(name, {}).values()}
-            unused = {STATE_CHANGE_AGAIN.program} if name == "tcp" else set()
+            never_both = {hook.program for hook in NEVER_BOTH.values()} if name == "tcp" else set()
             loaded[name] = self._load_object(
                 object_file(name),
                 knobs={".rodata.knobs": self._knobs()},
-                optional=_OPTIONAL[name] | stand_ins,
-                disabled=unused if self._stand_ins else stand_ins | unused,
+                optional=_OPTIONAL[name] | stand_ins | never_both,
+                disabled=never_both if self._preemptible else stand_ins,
                 share=share,
             )
 
@@ -93,7 +100,7 @@ class Core(Backend):
 
         names = [*STREAM]
         if self._may_use_returns():
-            names += [_RETURNS, _AGAIN] if self._stand_ins else [_RETURNS]
+            names += [_RETURNS, _AGAIN] if self._preemptible else [_RETURNS]
         threads = [threading.Thread(target=try_to_load, args=(name,)) for name in names]
         for thread in threads:
             thread.start()
@@ -169,7 +176,7 @@ class Core(Backend):
     def _attach_returns(self) -> set[str]:
         """As the base, and stand-ins for them where they are needed: the tracepoints where there is nothing better."""
         replaced = super()._attach_returns()
-        if not self._stand_ins:
+        if not self._preemptible:
             return replaced
         kept: set[str] = set()
         again = self._objects.get(_AGAIN)
@@ -189,6 +196,17 @@ class Core(Backend):
                 self._keep(program, link)
             kept.update(returns.replaces)
         return kept
+
+    def _skipped_both(self, first: str, skipped: int, stand_in_skipped: int) -> int:
+        if first != "socket_state_change":
+            return super()._skipped_both(first, skipped, stand_in_skipped)
+        # What was put there and not taken was not skipped by the first. More than the second was skipped for can't be,
+        # unless others have made it come before the first; a few are on their way.
+        put, taken = _HANDS.unpack(self._hands[: _HANDS.size])
+        passed_over = put - taken
+        if passed_over > stand_in_skipped + _ON_THEIR_WAY:
+            return min(skipped, stand_in_skipped)
+        return max(0, int(stand_in_skipped - passed_over))
 
     def _program_fd(self, program: str) -> int:
         return self._of(program).program_fd(program)

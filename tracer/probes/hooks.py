@@ -10,10 +10,10 @@ from typing import Final, NamedTuple
 
 __all__ = [
     "BLIND",
+    "NEVER_BOTH",
     "OPTIONAL",
     "RETURNS",
     "STAND_INS",
-    "STATE_CHANGE_AGAIN",
     "STREAM",
     "Hook",
     "Returns",
@@ -62,8 +62,8 @@ STAND_INS: Final = {
 }
 """By the source that holds it: the second program of one of STREAM, for kernels that skip the first now and then."""
 
-STATE_CHANGE_AGAIN: Final = Hook("state_change_again", "", "")
-"""The second program of socket_state_change under BCC."""
+NEVER_BOTH: Final = {"socket_state_change": Hook("state_change_again", "", "")}
+"""The second program of one of STREAM where tracepoints can't be preempted: the kernel never skips both."""
 
 
 class Returns(NamedTuple):
