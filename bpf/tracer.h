@@ -78,6 +78,12 @@ enum record_flag {
 	FLAG_SECCOMP_KILLED = 1 << 9,	/* the exec call was killed by seccomp */
 	FLAG_KTHREAD = 1 << 10,
 	FLAG_DETACHED = 1 << 11,	/* the executable is on no mount (memfd) */
+	/* Only from backends without probes. */
+	FLAG_BY_COOKIE = 1 << 12,	/* the owner was found by the socket's cookie */
+	FLAG_BY_INODE = 1 << 13,	/* ... by the inode of a descriptor that was open when it was looked at */
+	FLAG_APPROXIMATE = 1 << 14,	/* times, and order, are those of the look that found it */
+	FLAG_NO_STATUS = 1 << 15,	/* the status of the exit is unknown */
+	FLAG_NO_TOTALS = 1 << 16,	/* bytes, retransmits, rtt and backlog of the socket are unknown */
 };
 
 /* Who a process is; the same in every record that describes one. */

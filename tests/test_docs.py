@@ -25,8 +25,8 @@ from tracer.pipeline import flows, order, processes
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.ledger import Ledger, Loss
 from tracer.pipeline.view import Filters
-from tracer.probes.backend import Coverage
 from tracer.probes.records import Tally
+from tracer.probes.source import Coverage
 from tracer.sinks.output import QUEUE_MOST
 
 ROOT = Path(__file__).parent.parent
@@ -73,6 +73,7 @@ def ledger() -> dict[str, Any]:
         missed={"process_exec": 1},
         evicted={"processes": 1},
         final=True,
+        uncounted=["what lives between two looks"],
     )
 
 
@@ -84,6 +85,8 @@ def notices() -> Iterator[Event]:
     # A pid that is not this process's own is what another pid namespace looks like.
     found = Coverage("core", hooks, refused, ["sockets other than TCP"], [4242], os.getpid() + 1, rings)
     found = found._replace(compiled={"by": "BCC 0.26.0", "cached": True, "milliseconds": 4})
+    found = found._replace(uncounted=("what lives between two looks",), fix="run it with sudo")
+    found = found._replace(polling={"shortest_ms": 20, "longest_ms": 250})
     one = frozenset({1})
     filters = Filters(frozenset(Kind), one, True, ["a*"], ["/usr/*"], one, one, ["10.0.0.0/8"], one)
     coverage = live._coverage(found, live.Options(filters), {"core": "no BTF"})
@@ -110,7 +113,9 @@ def events() -> Iterator[Event]:
     yield ProcessExited(Kind.EXIT, NOW, False, everything, 4242, 0x8B, 1, 1, int(Flag.CORE))
     yield ProcessExited(Kind.EXIT, NOW, False, process(), 4242, 0, 1, 1, 0)
     yield socket(Kind.CONNECT, state=SYN_SENT, mapped=True)
+    yield ProcessExited(Kind.EXIT, NOW, False, process(), 4242, 0, 0, 0, int(Flag.NO_STATUS | Flag.APPROXIMATE))
     yield socket(Kind.CONNECT, state=SYN_SENT, error=111)
+    yield socket(Kind.CLOSE, marks=int(Flag.BY_INODE | Flag.NO_TOTALS))
     yield socket(Kind.ATTEMPT, state=SYN_SENT)
     yield socket(Kind.ACCEPT, role=Role.ACCEPT)
     yield socket(Kind.LISTEN, role=Role.LISTEN)

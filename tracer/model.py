@@ -61,6 +61,20 @@ class Flag(enum.IntFlag):
     SECCOMP_KILLED = 1 << 9
     KTHREAD = 1 << 10
     DETACHED = 1 << 11
+    BY_COOKIE = 1 << 12
+    BY_INODE = 1 << 13
+    APPROXIMATE = 1 << 14
+    NO_STATUS = 1 << 15
+    NO_TOTALS = 1 << 16
+
+
+# What a reader is told of how an owner is known, and of what is not as good as from the probes.
+ATTRIBUTIONS: Final = {Flag.BY_COOKIE: "cookie", Flag.BY_INODE: "inode"}  # without either: kernel
+QUALITIES: Final = {
+    Flag.APPROXIMATE: "approximate",
+    Flag.NO_STATUS: "no-status",
+    Flag.NO_TOTALS: "no-totals",
+}
 
 
 class Role(enum.IntEnum):
@@ -203,13 +217,14 @@ class Process:
 
 
 class ProcessEvent(NamedTuple):
-    """A process was executed, forked, or found running (Kind.EXEC, FORK, PROCESS_FOUND)."""
+    """A process was executed, forked, or found running (Kind.EXEC, FORK, PROCESS_FOUND); ``flags`` of this record."""
 
     kind: Kind
     time: int
     late: bool
     process: Process
     tid: int
+    flags: int = 0
 
 
 class ExecFailed(NamedTuple):
@@ -246,6 +261,7 @@ class SocketEvent(NamedTuple):
     ``process`` is the owner, None where no process ever owned it. ``local`` and ``remote`` are text addresses,
     IPv4-mapped ones normalised (``mapped``). ``opened`` is 0 when it began before the trace, ``established`` when it
     never was; ``sent`` and ``received`` are bytes of the stream; ``state`` is the kernel's before this event.
+    ``flags`` are the socket's (enum socket_flag), ``marks`` the record's (Flag).
     """
 
     kind: Kind
@@ -274,6 +290,7 @@ class SocketEvent(NamedTuple):
     state: int
     flags: int
     uid: int
+    marks: int = 0
 
 
 class Notice(NamedTuple):

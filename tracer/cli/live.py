@@ -21,12 +21,13 @@ from tracer.pipeline.engine import Engine
 from tracer.pipeline.order import RingRun
 from tracer.pipeline.turns import MAGIC, Found, Input, Known, Start, Turn, pack
 from tracer.pipeline.view import Filters
-from tracer.probes.backend import Backend, Coverage, KernelFilters, UnusableError, boottime
 from tracer.probes.bcc import Bcc
 from tracer.probes.core import HOOKS, Core
 from tracer.probes.libbpf import BpfError
 from tracer.probes.records import KIND_AT, SIZE
 from tracer.probes.rings import RingError, Run
+from tracer.probes.source import Coverage, KernelFilters, Source, boottime
+from tracer.probes.unusable import UnusableError
 from tracer.sinks.output import OutputError, open_file
 
 __all__ = ["BACKENDS", "HOOKS", "Live", "Options"]
@@ -92,9 +93,9 @@ class Live:
         steps: dict[str, str] = {}
         for name in ladder:
             try:
-                with self._backend(name) as backend:
-                    coverage = backend.start()
-                    return self._session(backend, coverage, steps)
+                with self._backend(name) as source:
+                    coverage = source.start()
+                    return self._session(source, coverage, steps)
             except UnusableError as error:
                 if self._ending:
                     return Exit.OK  # the compiler was interrupted, too
@@ -105,7 +106,7 @@ class Live:
                 _tell(f"not with {name}: {error}")
         raise AssertionError(ladder)
 
-    def _backend(self, name: str) -> Backend:
+    def _backend(self, name: str) -> Source:
         filters, buffer = self._kernel_filters(), self._options.buffer
         if name == "core":
             return Core(filters, buffer, _WATERMARK, self._options.hooks)
@@ -131,12 +132,12 @@ class Live:
 
     # The beginning.
 
-    def _session(self, core: Backend, coverage: Coverage, steps: dict[str, str]) -> Exit:
+    def _session(self, source: Source, coverage: Coverage, steps: dict[str, str]) -> Exit:
         options = self._options
         if options.output is not None and options.record is not None and _same(options.output, options.record):
             raise CommandError(f"--output and --record both name {options.record}: give them two files", Exit.USAGE)
         fd, name = open_output(options.output)
-        session = facts.session(core.name)
+        session = facts.session(source.name)
         if options.record is not None:
             self._record_to(options.record)
         engine = Engine(session.host.boot_id, options.filters, options.count)
@@ -154,12 +155,12 @@ class Live:
         )
         self._feed(stream, start)
         if options.snapshot:
-            self._feed(stream, self._found(core))
+            self._feed(stream, self._found(source))
         else:
-            self._feed(stream, Known(core.processes()))  # not shown, but what comes is theirs
-        self._follow(core, engine, stream)
+            self._feed(stream, Known(source.processes()))  # not shown, but what comes is theirs
+        self._follow(source, engine, stream)
         self._tell_ready(coverage)
-        status = self._loop(core, engine, stream)
+        status = self._loop(source, engine, stream)
         stream.close()
         return status
 
@@ -183,12 +184,12 @@ class Live:
                 ) from error
         stream.feed(item)
 
-    def _found(self, core: Backend) -> Found:
-        processes, sockets = core.snapshot()
+    def _found(self, source: Source) -> Found:
+        processes, sockets = source.snapshot()
         now = boottime()
         return Found(now, self._measured_offset(), processes, _without(sockets, Kind.ATTEMPT))
 
-    def _follow(self, core: Backend, engine: Engine, stream: Stream) -> None:
+    def _follow(self, source: Source, engine: Engine, stream: Stream) -> None:
         """With --children the descendants that are there already are followed too, until no new one turns up."""
         filters = self._options.filters
         if not filters.children:
@@ -198,10 +199,10 @@ class Live:
             wanted = engine.view.widen(engine.processes)
             if wanted <= followed:
                 break
-            core.follow(wanted - followed)
+            source.follow(wanted - followed)
             followed |= wanted
             # Who was forked before the kernel knew of the parent: quietly, the first look has shown the rest.
-            self._feed(stream, Known(core.processes()))
+            self._feed(stream, Known(source.processes()))
 
     def _tell_ready(self, coverage: Coverage) -> None:
         blind = len(coverage.refused.keys() - {"fexit"})  # for that one tracepoints stand in
@@ -210,7 +211,7 @@ class Live:
 
     # The loop.
 
-    def _loop(self, core: Backend, engine: Engine, stream: Stream) -> Exit:
+    def _loop(self, source: Source, engine: Engine, stream: Stream) -> Exit:
         options = self._options
         started = boottime()
         deadline = started + int(options.duration * 1e9) if options.duration is not None else None
@@ -227,43 +228,43 @@ class Live:
                 wait = _HOLDING_MS if engine.order.holds else _IDLE_MS
                 if deadline is not None:
                     wait = min(wait, (deadline - now) / 1e6)
-                core.rings.poll(max(wait, 0.0))
+                source.wait(max(wait, 0.0))
             now = boottime()
-            turn = self._turn(core, now >= next_ledger)
+            turn = self._turn(source, now >= next_ledger)
             drained = all(run.drained for run in turn.runs)
             self._feed(stream, turn)
             # A CPU that comes online later has no ring, nor has one that was away. The first record that is lost for
             # it tells; one that came back while its old ring still ran a moment ago takes a second look.
             if turn.cut or engine.ledger.no_ring > unread:
                 unread = engine.ledger.no_ring
-                core.rings.add_missing_cpus()
+                source.renew()
             if turn.cut:
                 next_ledger = now + LEDGER_NS
                 stream.ledger(turn)
-        return self._finish(core, stream)
+        return self._finish(source, stream)
 
-    def _turn(self, core: Backend, cut: bool) -> Turn:
+    def _turn(self, source: Source, cut: bool) -> Turn:
         now = boottime()
         if cut:
-            runs, tallies, cut = core.cut()
-            missed = core.missed() if cut else {}
+            runs, tallies, cut = source.cut()
+            missed = source.missed() if cut else {}
         else:
-            runs, tallies, missed = core.read(_READ_MOST), core.tallies(), {}
+            runs, tallies, missed = source.read(_READ_MOST), source.tallies(), {}
         drained_at = now
         for run in runs:
             if not run.drained and run.offsets:
                 drained_at = min(drained_at, _TIME(run.data, run.offsets[-1])[0])
         return Turn(now, self._measured_offset(), drained_at, _runs(runs), tallies, cut, False, missed)
 
-    def _finish(self, core: Backend, stream: Stream) -> Exit:
-        pending = _only(core.sockets(), Kind.ATTEMPT) if not stream.broken else b""
-        runs, tallies, settled = core.cut()
+    def _finish(self, source: Source, stream: Stream) -> Exit:
+        pending = _only(source.sockets(), Kind.ATTEMPT) if not stream.broken else b""
+        runs, tallies, settled = source.cut()
         if not settled:
-            core.detach()  # now nothing is under way any more
-            more, tallies, _ = core.cut()
+            source.detach()  # now nothing is under way any more
+            more, tallies, _ = source.cut()
             runs += more
         now = boottime()
-        turn = Turn(now, self._measured_offset(), now, _runs(runs), tallies, True, True, core.missed())
+        turn = Turn(now, self._measured_offset(), now, _runs(runs), tallies, True, True, source.missed())
         self._feed(stream, turn)
         if pending:
             self._feed(stream, Found(now, turn.offset, b"", pending))
@@ -350,6 +351,12 @@ def _coverage(coverage: Coverage, options: Options, steps: dict[str, str]) -> di
         found["steps_down"] = steps
     if coverage.compiled is not None:
         found["compiled"] = coverage.compiled
+    if coverage.polling is not None:
+        found["polling"] = coverage.polling
+    if coverage.uncounted:
+        found["uncounted"] = list(coverage.uncounted)
+    if coverage.fix is not None:
+        found["fix"] = coverage.fix
     if coverage.own_pid != os.getpid():
         found["pid_namespace"] = {
             "own_pid": os.getpid(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from tracer.formats.ecs_values import dumps, keep_raw, members, quoted, signal_name, stamp, text
+from tracer.formats.ecs_values import MARKS, dumps, keep_raw, members, quality, quoted, signal_name, stamp, text
 from tracer.formats.text import errno_name
 from tracer.model import (
     IDS,
@@ -48,6 +48,7 @@ _FLAG_NAMES: Final = {
     Flag.KTHREAD: "kernel-thread",
 }
 _PROCESS_FOUND: Final = Kind.PROCESS_FOUND
+_NO_STATUS: Final = int(Flag.NO_STATUS)
 _NAMED_FLAGS: Final = int(Flag.DELETED | Flag.DETACHED | Flag.EXECFD | Flag.SCRIPT | Flag.KTHREAD)
 _CUT_NAMES: Final = {
     Flag.TRUNCATED_EXE: "process.executable",
@@ -150,7 +151,7 @@ class Processes:
 
     def started(self, event: ProcessEvent, _offset: int, _when: str) -> Parts:
         """A process was executed, forked, or found running."""
-        kind, _, _, process, tid = event
+        kind, _, _, process, tid, flags = event
         known = self.described(process)
         image = process.image
         shown = told = more = ""
@@ -159,6 +160,8 @@ class Processes:
             more = _image_notes(image, known.raw)
         if kind is _PROCESS_FOUND:
             more += ',"snapshot":true'
+        if flags & MARKS:
+            more += quality(flags)
         return (
             _STARTED[kind],
             known.process,
@@ -204,19 +207,28 @@ class Processes:
         _, time, _, process, tid, status, cpu_ns, max_rss, flags = event
         known = self.described(process)
         signal = status & 0x7F
-        code, ended = status >> 8 & 0xFF, ""
+        code, ended, counted = status >> 8 & 0xFF, "", ""
         if signal:
             code = 128 + signal  # as shells tell it
             core = ',"core_dumped":true' if flags & Flag.CORE else ""
             ended = f',"signal":{signal},"signal_name":"{signal_name(signal)}"{core}'
-        outcome = '"failure"' if status else '"success"'
-        raw = members({"raw": known.raw}) if known.raw else ""
+        if flags & _NO_STATUS:
+            outcome, exit_code, exit_status = '"unknown"', "", ""
+        else:
+            outcome = '"failure"' if status else '"success"'
+            exit_code, exit_status = f',"exit_code":{code}', f',"exit_status":{status}'
+        if max_rss:  # what has run has memory; without probes neither is known
+            counted = f',"cpu_ns":{cpu_ns},"max_rss_bytes":{max_rss * self._page}'
+        elif cpu_ns:
+            counted = f',"cpu_ns":{cpu_ns}'
+        more = members({"raw": known.raw}) if known.raw else ""
+        if flags & MARKS:
+            more += quality(flags)
         return (
             f'{_EXITED}{outcome},"duration":{time - process.start}',
             known.process,
-            f',"thread":{{"id":{tid}}},"end":"{when}","exit_code":{code}}}',
-            f'{known.own},"exit_status":{status},"cpu_ns":{cpu_ns}'
-            f',"max_rss_bytes":{max_rss * self._page}{ended}}}{known.rest}{raw}',
+            f',"thread":{{"id":{tid}}},"end":"{when}"{exit_code}}}',
+            f"{known.own}{exit_status}{counted}{ended}}}{known.rest}{more}",
         )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from tracer.formats.ecs_process import Parts, Processes
-from tracer.formats.ecs_values import dumps, members
+from tracer.formats.ecs_values import MARKS, dumps, members, quality
 from tracer.formats.text import errno_name
-from tracer.model import TCP_STATES, Kind, Role, SocketEvent
+from tracer.model import ATTRIBUTIONS, TCP_STATES, Flag, Kind, Role, SocketEvent
 
 __all__ = ["Sockets"]
 
@@ -24,6 +24,7 @@ _REFUSED: Final = _event("event", '"connection"', "connection-failed", "failure"
 _ATTEMPTED: Final = _event("event", '"connection","start"', "connection-attempted", "unknown")
 _ACCEPTED: Final = _event("event", '"connection","start"', "connection-accepted", "success")
 _CLOSED: Final = _event("event", '"connection","end"', "connection-closed", "success")
+_ENDED: Final = _event("event", '"connection","end"', "connection-closed", "unknown")
 _BROKEN: Final = _event("event", '"connection","end"', "connection-closed", "failure")
 _LISTENING: Final = _event("event", '"start"', "socket-listening", "success")
 _FOUND_OPEN: Final = _event("state", '"info"', "connection-open", "")
@@ -67,17 +68,20 @@ class Sockets:
             state,
             _flags,
             _uid,
+            marks,
         ) = event
         owner = thread = attribution = ""
         if process is not None:
             known = self._described(process)
             owner = known.process
             thread = f',"thread":{{"id":{tid}}}}}' if tid else "}"
-            attribution = ',"attribution":"kernel"'
+            attribution = _ATTRIBUTIONS[marks >> _BY_SHIFT & 3] if marks else _BY_KERNEL
             if known.raw:
                 attribution += members({"raw": known.raw})
         if kind is _SOCKET_FOUND:
             attribution += ',"snapshot":true'
+        if marks & MARKS:
+            attribution += quality(marks)
         type_ = "ipv6" if ipv6 else "ipv4"
         if kind is _LISTEN or state == _LISTEN_STATE:
             here = f'{{"ip":"{local}","port":{local_port}}}'
@@ -86,11 +90,18 @@ class Sockets:
                 owner,
                 f'{thread},"source":{here},"server":{here}'
                 f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"}}',
-                f'"netns":{netns},"socket":{{"id":"{flow:x}"}}{attribution},"listen":{{"backlog":{backlog}}}',
+                f'"netns":{netns},"socket":{{"id":"{flow:x}"}}{attribution}'
+                + ("" if marks & _NO_TOTALS else f',"listen":{{"backlog":{backlog}}}'),
             )
         rtt = f',"rtt_us":{rtt_us}' if rtt_us else ""
         duration = failure = ""
-        if kind is _CLOSE or kind is _SOCKET_FOUND:
+        if marks & _NO_TOTALS:
+            here, there = f'{{"ip":"{local}","port":{local_port}}}', f'{{"ip":"{remote}","port":{remote_port}}}'
+            total = counted = ""
+            told = _TOLD[kind] if not error else _BROKEN if kind is _CLOSE else _REFUSED
+            if opened and kind is not _ACCEPT and when > opened:
+                duration = f',"duration":{when - opened}'
+        elif kind is _CLOSE or kind is _SOCKET_FOUND:
             here = f'{{"ip":"{local}","port":{local_port},"bytes":{sent}}}'
             there = f'{{"ip":"{remote}","port":{remote_port},"bytes":{received}}}'
             total = f',"bytes":{sent + received}'
@@ -110,6 +121,8 @@ class Sockets:
         if error:
             counted += f',"errno":{error}'
             failure = f',"error":{{"code":{dumps(errno_name(error))}}}'
+        if state:
+            counted = f',"state":"{TCP_STATES[state] if state < _STATES else state}"{counted}'
         if role == _ROLE_ACCEPT:
             here, there = there, here
         named = f',"community_id":"{community}"' if community else ""
@@ -122,7 +135,7 @@ class Sockets:
             f',"direction":"{_DIRECTIONS.get(role, "unknown")}"{named}{total}}}'
             f',"related":{{"ip":[{related}]}}{failure}',
             f'"netns":{netns},"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}'
-            f',"tcp":{{"state":"{TCP_STATES[state] if state < _STATES else state}"{counted}}}',
+            + (f',"tcp":{{{counted[1:]}}}' if counted else ""),
         )
 
 
@@ -133,5 +146,18 @@ _ATTEMPT: Final = Kind.ATTEMPT
 _LISTEN: Final = Kind.LISTEN
 _SOCKET_FOUND: Final = Kind.SOCKET_FOUND
 _ROLE_ACCEPT: Final = int(Role.ACCEPT)
+_BY_KERNEL: Final = ',"attribution":"kernel"'
+_BY_SHIFT: Final = 12
+_ATTRIBUTIONS: Final = tuple(
+    f',"attribution":"{ATTRIBUTIONS.get(Flag(bits << _BY_SHIFT), "kernel")}"' for bits in range(4)
+)
+_NO_TOTALS: Final = int(Flag.NO_TOTALS)
+_TOLD: Final = {
+    Kind.CONNECT: _OPENED,
+    Kind.ATTEMPT: _ATTEMPTED,
+    Kind.ACCEPT: _ACCEPTED,
+    Kind.CLOSE: _ENDED,
+    Kind.SOCKET_FOUND: _FOUND_OPEN,
+}
 _MAPPED: Final = ',"mapped":true'
 _STATES: Final = len(TCP_STATES)

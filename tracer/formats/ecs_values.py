@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import time
 from base64 import b64encode
+from functools import lru_cache
 from signal import SIGRTMAX, SIGRTMIN, Signals
 from typing import Any, Final
 
 import orjson
 
-__all__ = ["dumps", "keep_raw", "members", "quoted", "signal_name", "stamp", "text"]
+from tracer.model import QUALITIES
+
+__all__ = ["MARKS", "dumps", "keep_raw", "members", "quality", "quoted", "signal_name", "stamp", "text"]
+
+MARKS: Final = int(sum(QUALITIES))  # the flags of which quality() tells
 
 _QUOTED_MOST: Final = 8192  # texts kept as JSON; commands, paths and names come again and again
 _QUOTED_TEXT_MOST: Final = 256  # bytes of a text that is kept: long ones seldom come again
@@ -77,6 +82,12 @@ def keep_raw(raw_fields: dict[str, str], name: str, raw: bytes) -> None:
         raw.decode()
     except UnicodeDecodeError:
         raw_fields[name] = b64encode(raw).decode()
+
+
+@lru_cache(64)
+def quality(flags: int) -> str:
+    """The member of ``tracer`` that tells what of a record is not exact or not known, behind a comma."""
+    return members({"quality": [name for flag, name in QUALITIES.items() if flags & flag]}) if flags & MARKS else ""
 
 
 def signal_name(number: int) -> str:

@@ -23,6 +23,7 @@ from tracer.formats.text import (
     width,
 )
 from tracer.model import (
+    ATTRIBUTIONS,
     TCP_STATES,
     Event,
     ExecFailed,
@@ -63,6 +64,11 @@ _SECCOMP: Final = int(Flag.SECCOMP_KILLED)
 _CORE: Final = int(Flag.CORE)
 _KTHREAD: Final = int(Flag.KTHREAD)
 _SCRIPT: Final = int(Flag.SCRIPT)
+_NO_STATUS: Final = int(Flag.NO_STATUS)
+_NO_TOTALS: Final = int(Flag.NO_TOTALS)
+_APPROXIMATE: Final = int(Flag.APPROXIMATE)
+
+_MARKED: Final = int(Flag.APPROXIMATE | sum(ATTRIBUTIONS))
 
 _TCP_LISTEN: Final = TCP_STATES.index("LISTEN")
 # The states that a connection passes before CLOSE when both sides said goodbye.
@@ -114,7 +120,16 @@ def _route(event: SocketEvent) -> str:
 
 
 def _traffic(event: SocketEvent) -> str:
-    return f"{human_bytes(event.sent)} out, {human_bytes(event.received)} in"
+    if event.marks & _NO_TOTALS:
+        return ""
+    return f" {human_bytes(event.sent)} out, {human_bytes(event.received)} in"
+
+
+@lru_cache(64)
+def _marked(marks: int) -> str:
+    """How the owner is known, if not from the kernel, and ~ for what is only about right."""
+    by = "".join(f" (by {name})" for flag, name in ATTRIBUTIONS.items() if marks & flag)
+    return by + (" ~" if marks & _APPROXIMATE else "")
 
 
 def _arguments(raw: bytes, most: int | None) -> str:
@@ -194,6 +209,9 @@ class Pretty:
         word, detail, style = self._details[event.kind](event)
         if event.late:
             detail += " (late)"
+        marks = event.marks if isinstance(event, SocketEvent) else event.flags
+        if marks & _MARKED:
+            detail += _marked(marks)
         process = event.process
         if process is not None:
             who = self._who(process.tgid, process.uid, process.comm)
@@ -307,7 +325,9 @@ class Pretty:
     def _exit(self, event: ProcessExited) -> tuple[str, str, str]:
         status, style = event.status, _DIM
         number = status & 0x7F  # wait(2): the signal in the low seven bits, then the core bit, then the exit code
-        if number:
+        if event.flags & _NO_STATUS:
+            detail = "exit, status unknown"
+        elif number:
             name = _signal_name(number)
             detail = f"killed by {name}"
             if event.flags & _SECCOMP:
@@ -328,7 +348,7 @@ class Pretty:
 
     def _connect(self, event: SocketEvent) -> tuple[str, str, str]:
         remote = f"→ {_endpoint(event.remote, event.remote_port)}"
-        took = human_duration(event.time - event.opened) if event.opened else ""
+        took = human_duration(event.time - event.opened) if 0 < event.opened < event.time else ""
         if event.error:
             return "connect", self._fitted(f"{remote} {_reason(event.error)}", [f" after {took}"] if took else []), _RED
         return "connect", f"{remote} in {took}" if took else remote, _CYAN
@@ -341,7 +361,8 @@ class Pretty:
 
     def _listen(self, event: SocketEvent) -> tuple[str, str, str]:
         local = _endpoint(event.local, event.local_port)
-        return "listen", f"listening on {local} backlog {event.backlog}", _CYAN
+        backlog = "" if event.marks & _NO_TOTALS else f" backlog {event.backlog}"
+        return "listen", f"listening on {local}{backlog}", _CYAN
 
     def _close(self, event: SocketEvent) -> tuple[str, str, str]:
         if event.role == Role.LISTEN or event.state == _TCP_LISTEN:
@@ -354,19 +375,20 @@ class Pretty:
         if event.error:
             detail += f" {_reason(event.error)},"
             style = _RED
-        elif event.state not in _ORDERLY:
+        elif event.state not in _ORDERLY and not event.marks & _APPROXIMATE:
             state = TCP_STATES[event.state] if event.state < len(TCP_STATES) else event.state
             detail += f" cut off in {state},"
         extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
         if event.retransmits:
             extras.append(f", {_plural(event.retransmits, 'retransmit')}")
-        return "close", self._fitted(f"{detail} {_traffic(event)}", extras), style
+        return "close", self._fitted((detail + _traffic(event)).removesuffix(","), extras), style
 
     def _open(self, event: SocketEvent) -> tuple[str, str, str]:
         if event.state == _TCP_LISTEN or event.role == Role.LISTEN:
-            return "listening", f"on {_endpoint(event.local, event.local_port)} backlog {event.backlog}", _DIM
+            backlog = "" if event.marks & _NO_TOTALS else f" backlog {event.backlog}"
+            return "listening", f"on {_endpoint(event.local, event.local_port)}{backlog}", _DIM
         extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
-        return "open", self._fitted(f"{_route(event)} {_traffic(event)}", extras), _DIM
+        return "open", self._fitted(_route(event) + _traffic(event), extras), _DIM
 
     def _notice(self, event: Notice, offset: int, stamp: str) -> bytes:
         text, severity = describe(event, self._session, offset)

@@ -60,10 +60,13 @@ def _coverage(body: Mapping[str, Any], session: Session, _offset: int) -> tuple[
     for what, value in (
         ("can't see", coverage.get("blind")),
         ("refused", coverage.get("refused")),
+        ("can't count", coverage.get("uncounted")),
         ("left out, by pid", coverage.get("excluded")),
     ):
         if value:
             text += f"; {what}: {_listed(value)}"
+    if coverage.get("fix"):
+        text += f"; fix: {coverage['fix']}"
     return text, ""
 
 
@@ -97,7 +100,12 @@ def _ledger(body: Mapping[str, Any], _session: Session, _offset: int) -> tuple[s
             text += f", {what} " + ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     if ledger.get("balanced") is False:
         text += ", DOES NOT BALANCE"
-    if ledger.get("complete") is False and text.endswith(", 0 lost"):
+    known = text
+    if missed.get("uncounted"):
+        text += f"; not counted: {_listed(missed['uncounted'])}"
+        if known.endswith(", 0 lost"):
+            return text, QUIET  # that nobody can count is said at the start, and no news
+    elif ledger.get("complete") is False and known.endswith(", 0 lost"):
         text += ", not complete"
     return text, LOUD if lost or ledger.get("complete") is False or ledger.get("balanced") is False else QUIET
 

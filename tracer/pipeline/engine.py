@@ -42,6 +42,7 @@ class Engine:
         self.ledger = Ledger()
         self.view = View(filters)
         self.offset = 0  # wall clock minus CLOCK_BOOTTIME, ns
+        self._uncounted: list[str] = []  # what the backend may miss without knowing
         self._most = most
         self.shown = 0
         self.queued: Counter[int] = Counter()  # handed over, not yet delivered or lost
@@ -88,6 +89,7 @@ class Engine:
 
     def _start(self, start: Start) -> list[Event]:
         facts = start.facts
+        self._uncounted = list(facts["coverage"].get("uncounted", ()))
         return [
             Notice("tracer-coverage", facts["now"], "state", {"coverage": facts["coverage"]}),
             Notice("tracer-session-start", facts["now"], "event", {"session": facts["started"]}),
@@ -141,14 +143,16 @@ class Engine:
         return list[Event](wanted)
 
     def _executed(self, record: Record, late: bool) -> ProcessEvent:
-        return _new(ProcessEvent, (_EXEC, record[TIME], late, self.processes.executed(record), record[TID]))
+        process = self.processes.executed(record)
+        return _new(ProcessEvent, (_EXEC, record[TIME], late, process, record[TID], record[FLAGS]))
 
     def _found_process(self, record: Record, late: bool) -> ProcessEvent:
-        return ProcessEvent(Kind.PROCESS_FOUND, record[TIME], late, self.processes.executed(record), record[TID])
+        process = self.processes.executed(record)
+        return ProcessEvent(Kind.PROCESS_FOUND, record[TIME], late, process, record[TID], record[FLAGS])
 
     def _forked(self, record: Record, late: bool) -> ProcessEvent:
         process = self.processes.forked(record)
-        return ProcessEvent(Kind.FORK, record[TIME], late, process, record[TID])
+        return ProcessEvent(Kind.FORK, record[TIME], late, process, record[TID], record[FLAGS])
 
     def _exec_failed(self, record: Record, late: bool) -> ExecFailed:
         process = self.processes.identified(record)
@@ -185,6 +189,7 @@ class Engine:
             missed=turn.missed,
             evicted={"processes": self.processes.evicted, "flows": self.flows.evicted},
             final=turn.last,
+            uncounted=self._uncounted,
         )
         return Notice("tracer-ledger", turn.now, "metric", {"ledger": body})
 

@@ -80,7 +80,7 @@ class FlowTable:
             _cpu,
             number,
             _ring,
-            _record_flags,
+            marks,
             flow,
             opened,
             established,
@@ -151,6 +151,7 @@ class FlowTable:
                 state,
                 sock_flags,
                 uid,
+                marks,
             ),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from tracer.model import RING_KINDS, Kind
@@ -127,8 +128,12 @@ class Ledger:
         missed: dict[str, int],
         evicted: dict[str, int],
         final: bool,
+        uncounted: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """The ledger record's body; ``missing`` are the gaps that the sequence numbers show."""
+        """The ledger record's body; ``missing`` are the gaps that the sequence numbers show.
+
+        ``uncounted`` is what the backend may miss without knowing: with that nothing can be called complete.
+        """
         by_kind: dict[str, Any] = {}
         total: Counter[str] = Counter()
         stages: Counter[str] = Counter()
@@ -160,12 +165,12 @@ class Ledger:
         return {
             "total": {**total, "lost_by_stage": {stage: stages[stage] for stage in _STAGES}},
             "by_kind": by_kind,
-            "missed": {"programs": gone, "map_full": full},
+            "missed": {"programs": gone, "map_full": full} | ({"uncounted": list(uncounted)} if uncounted else {}),
             "late": self.late,
             "truncated": truncated,
             "final": final,
             "balanced": balanced,
-            "complete": balanced and not total["lost"] and not gone and not full,
+            "complete": balanced and not total["lost"] and not gone and not full and not uncounted,
         }
 
     def _row(self, kind: Kind, in_flight: int, undecodable: int) -> dict[str, Any]:

@@ -10,14 +10,15 @@ from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, Final, Protocol, Self
 
-from tracer.model import RING_KINDS, Kind
+from tracer.model import RING_KINDS
 from tracer.probes import libbpf, tracefs
 from tracer.probes.hooks import NEVER_BOTH, OPTIONAL, RETURNS, STREAM, Hook, blind_spots, pairs
 from tracer.probes.libbpf_binding import BpfError, possible_cpus
 from tracer.probes.records import KNOBS, TALLY
 from tracer.probes.rings import RingError, RingSet, Run
+from tracer.probes.source import Coverage, Cut, KernelFilters, boottime
 from tracer.probes.unusable import UnusableError, raise_memory_limit, unusable
 
 __all__ = [
@@ -46,42 +47,6 @@ _NO_TRACEFS: Final = (
     "no access to tracefs; mount it (mount -t tracefs nodev /sys/kernel/tracing) "
     "and add CAP_DAC_READ_SEARCH, or run as root"
 )
-
-
-class KernelFilters(NamedTuple):
-    """What the kernel can filter by itself; empty means everything."""
-
-    kinds: frozenset[Kind]
-    pids: frozenset[int]
-    follow: bool
-    uids: frozenset[int]
-    netns: frozenset[int]
-    ports: frozenset[int]
-    cidrs: list[str]
-
-
-class Coverage(NamedTuple):
-    """What feeds the stream, what can't be seen, and who is left out."""
-
-    backend: str
-    hooks: dict[str, str]  # program -> where it is attached
-    refused: dict[str, str]  # program -> why not
-    blind: list[str]
-    excluded: list[int]  # pids in the initial namespace
-    own_pid: int
-    buffer: dict[str, int]  # bytes over all CPUs
-    compiled: dict[str, Any] | None = None  # where the probes were compiled on this machine: by what, and how long
-
-
-class Cut(NamedTuple):
-    """All rings up to one moment for each CPU, and the counters of that very moment.
-
-    ``settled`` is False when a probe was always between an attempt and its outcome: then there is no such moment.
-    """
-
-    runs: list[Run]
-    tallies: bytes
-    settled: bool
 
 
 class Attached(Protocol):
@@ -327,6 +292,14 @@ class Backend(ABC):
         """The processes and the TCP sockets that are there now."""
         return self.processes(), self.sockets()
 
+    def wait(self, milliseconds: float) -> None:
+        """Sleep until a ring passes its watermark, or so long."""
+        self.rings.poll(milliseconds)
+
+    def renew(self) -> None:
+        """Give rings to the CPUs that came online, or came back."""
+        self.rings.add_missing_cpus()
+
     def detach(self) -> None:
         """Take the probes off; what they wrote stays to be read."""
         for link in self._links:
@@ -393,8 +366,3 @@ def _settled(counters: bytes) -> bool:
         attempts == filtered + emitted + failed
         for attempts, filtered, emitted, failed, *_ in TALLY.iter_unpack(counters)
     )
-
-
-def boottime() -> int:
-    """CLOCK_BOOTTIME in ns."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -1,0 +1,141 @@
+"""What a session needs of a backend, whatever feeds it: the protocol, and the values that go over it."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
+
+from tracer.model import Kind
+from tracer.probes.rings import Run
+
+__all__ = ["Coverage", "Cut", "KernelFilters", "Source", "boottime"]
+
+
+class KernelFilters(NamedTuple):
+    """What a backend filters by itself, before a record is made; empty means everything."""
+
+    kinds: frozenset[Kind]  # of sockets
+    pids: frozenset[int]
+    follow: bool
+    uids: frozenset[int]
+    netns: frozenset[int]
+    ports: frozenset[int]
+    cidrs: list[str]
+
+
+class Coverage(NamedTuple):
+    """What feeds the stream, what can't be seen, and who is left out.
+
+    ``uncounted`` is what this backend may miss without knowing how often: where it is not empty, no ledger can say that
+    nothing is missing. ``fix`` is how to get back what is blind.
+    """
+
+    backend: str
+    hooks: dict[str, str]  # program, or another way to look -> where it is attached, or what it reads
+    refused: dict[str, str]  # the same -> why not
+    blind: list[str]
+    excluded: list[int]  # pids in the initial namespace
+    own_pid: int
+    buffer: dict[str, int]  # bytes over all CPUs
+    compiled: dict[str, Any] | None = None  # where the probes were compiled on this machine: by what, and how long
+    uncounted: tuple[str, ...] = ()
+    fix: str | None = None
+    polling: dict[str, int] | None = None  # of a backend that looks again and again: shortest_ms, longest_ms
+
+
+class Cut(NamedTuple):
+    """Everything up to one moment, for each CPU a moment of its own, and the counters of that very moment.
+
+    ``settled`` is False when a probe was always between an attempt and its outcome: then there is no such moment.
+    """
+
+    runs: list[Run]
+    tallies: bytes
+    settled: bool
+
+
+class Source(Protocol):
+    """A backend; a context manager that gives back all it took, and raises UnusableError where it can't run.
+
+    start() begins and tells what is covered; snapshot() finds what was there before; then wait(), read() and cut()
+    until detach(), and a last cut(). One thread calls them all.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name that --backend takes."""
+        ...
+
+    @property
+    def own_pid(self) -> int:
+        """This process, as the backend's records number processes."""
+        ...
+
+    @property
+    def excluded(self) -> list[int]:
+        """Processes that are left out: this one, and other tracers."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Take what is needed; raises UnusableError."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """Give it back."""
+        ...
+
+    def start(self) -> Coverage:
+        """From now on nothing is missed that this backend can see. Raises UnusableError."""
+        ...
+
+    def processes(self) -> bytes:
+        """The processes that run now, as records (struct exec_record) behind their sizes."""
+        ...
+
+    def sockets(self) -> bytes:
+        """The TCP sockets that the stream has not told of, and the connects still pending, behind their sizes."""
+        ...
+
+    def snapshot(self) -> tuple[bytes, bytes]:
+        """Both: the processes and the sockets that are there now."""
+        ...
+
+    def follow(self, pids: set[int]) -> None:
+        """These pids are traced too (with a filter for pids)."""
+        ...
+
+    def wait(self, milliseconds: float) -> None:
+        """Sleep until there is much to read, or so long; what comes little by little wakes nobody."""
+        ...
+
+    def renew(self) -> None:
+        """Look after what may have changed since the start, such as CPUs that came online."""
+        ...
+
+    def read(self, limit: int) -> list[Run]:
+        """What is there to read, at most ``limit`` bytes of each ring."""
+        ...
+
+    def tallies(self) -> bytes:
+        """The counters of now (struct tally by CPU and kind): not of one moment over all CPUs."""
+        ...
+
+    def cut(self) -> Cut:
+        """Read up to a moment of which the counters are known too."""
+        ...
+
+    def missed(self) -> dict[str, int]:
+        """How often something was not looked at that should have been, by what should have."""
+        ...
+
+    def detach(self) -> None:
+        """Nothing new is taken in any more; what was stays to be read."""
+        ...
+
+
+def boottime() -> int:
+    """CLOCK_BOOTTIME in ns."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
