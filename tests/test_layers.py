@@ -13,13 +13,13 @@ RANKS = {
     "tracer": 0,  # the package itself: the version and nothing else
     "model": 1,
     "probes": 2,
-    "confine": 2,
-    "fallback": 3,  # tells what the probes would, in their records
-    "pipeline": 4,
-    "formats": 5,
-    "sinks": 6,
-    "cli": 7,
-    "__main__": 8,
+    "confine": 3,  # knows the names of capabilities
+    "fallback": 4,  # tells what the probes would, in their records
+    "pipeline": 5,
+    "formats": 6,
+    "sinks": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 
 

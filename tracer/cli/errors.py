@@ -16,6 +16,7 @@ class Exit(enum.IntEnum):
     PRIVILEGE = 3
     UNSUPPORTED = 4
     LOSS = 5
+    SANDBOX = 6
 
 
 class CommandError(Exception):

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -42,15 +42,21 @@ class Format(Protocol):
 class Stream:
     """The lines of one session. With ``patient`` it waits for a slow reader instead of losing lines (a replay)."""
 
-    def __init__(self, engine: Engine, form: Format, fd: int, name: str, *, patient: bool = False) -> None:
-        """Lines go to ``fd``, which messages call ``name``."""
+    def __init__(
+        self, engine: Engine, form: Format, fd: int, name: str, *, patient: bool = False, started: bool = True
+    ) -> None:
+        """Lines go to ``fd``, which messages call ``name``. If not ``started``, nothing is written before start()."""
         self._engine = engine
         self._form = form
         self._patient = patient
-        self._output = Output(fd, name, queue_most=_PATIENT_MOST if patient else QUEUE_MOST)
+        self._output = Output(fd, name, queue_most=_PATIENT_MOST if patient else QUEUE_MOST, started=started)
         self._sequence = 0
         self._untold: dict[tuple[str, str], dict[str, Any]] = {}  # losses there was no room to tell, by kind and stage
         self.complete = True
+
+    def start(self, first: Callable[[], object]) -> None:
+        """Write what is queued, and what comes; the thread that does calls ``first`` before."""
+        self._output.start(first)
 
     @property
     def broken(self) -> bool:

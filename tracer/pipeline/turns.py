@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from tracer.pipeline.order import RingRun
 from tracer.probes.perf_event import RingError, split
 
-__all__ = ["MAGIC", "Found", "Input", "Known", "RecordingError", "Start", "Turn", "pack", "unpack"]
+__all__ = ["MAGIC", "Confined", "Found", "Input", "Known", "RecordingError", "Start", "Turn", "pack", "unpack"]
 
 MAGIC: Final = b"tracer raw recording 1\n"
 FRAME: Final = struct.Struct("<BI")
@@ -21,6 +21,7 @@ FRAME_MOST: Final = 1 << 30
 
 _TURN = struct.Struct("<QqQBBHII")  # now, offset, drained_at, cut, last, runs, tallies' length, missed's length
 _RUN = struct.Struct("<HBBII")  # cpu, ring, drained, lost, length
+_NOW = struct.Struct("<Q")
 _FOUND = struct.Struct("<QqI")  # now, offset, length of the processes
 
 
@@ -67,7 +68,14 @@ class Known(NamedTuple):
     processes: bytes
 
 
-Input = Start | Found | Turn | Known
+class Confined(NamedTuple):
+    """What this process can still do, and how that was found out, at ``now`` (boottime ns)."""
+
+    now: int
+    facts: dict[str, Any]
+
+
+Input = Start | Found | Turn | Known | Confined
 
 
 def pack(item: Input) -> bytes:
@@ -96,6 +104,8 @@ def pack(item: Input) -> bytes:
         content = _FOUND.pack(item.now, item.offset, len(item.processes)) + item.processes + item.sockets
     elif isinstance(item, Known):
         kind, content = 3, item.processes
+    elif isinstance(item, Confined):
+        kind, content = 4, _NOW.pack(item.now) + json.dumps(item.facts).encode()
     else:
         kind, content = 0, json.dumps(item.facts).encode()
     return FRAME.pack(kind, len(content)) + content
@@ -112,6 +122,8 @@ def unpack(kind: int, content: bytes) -> Input:
             return Found(now, offset, content[_FOUND.size : at], content[at:])
         if kind == 2:
             return _unpack_turn(content)
+        if kind == 4:
+            return Confined(*_NOW.unpack_from(content), _object(content[_NOW.size :]))
     except (struct.error, ValueError, IndexError, RecursionError, RingError) as bad:
         raise RecordingError(f"frame cut or changed: {bad}") from bad
     if kind == 3:

@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 from collections import Counter, deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -41,8 +42,8 @@ def open_file(path: Path, mode: int = 0o640) -> int:
 class Output:
     """A bounded queue and the thread that empties it into a descriptor."""
 
-    def __init__(self, fd: int, name: str, *, queue_most: int = QUEUE_MOST) -> None:
-        """``name`` is for messages. The descriptor stays the caller's."""
+    def __init__(self, fd: int, name: str, *, queue_most: int = QUEUE_MOST, started: bool = True) -> None:
+        """``name`` is for messages. The descriptor stays the caller's. If not ``started``, start() comes later."""
         self._fd = fd
         self._name = name
         self._most = queue_most
@@ -53,8 +54,24 @@ class Output:
         self._ending = False
         self.closed_by_reader = False
         self.error: OutputError | None = None
+        self._first: Callable[[], object] | None = None
         self._thread = threading.Thread(target=self._run, name="output", daemon=True)
+        if started:
+            self._thread.start()
+
+    def start(self, first: Callable[[], object]) -> None:
+        """Start the thread, which calls ``first`` before it writes anything; returns when it has."""
+        done = threading.Event()
+
+        def call() -> None:
+            try:
+                first()
+            finally:
+                done.set()
+
+        self._first = call
         self._thread.start()
+        done.wait()
 
     def put(self, batch: Batch, *, wait: bool = False) -> bool:
         """Queue a batch; False when there is no room for it (with ``wait``: never, unless the output is broken)."""
@@ -96,9 +113,12 @@ class Output:
         with self._lock:
             self._ending = True
             self._lock.notify_all()
-        self._thread.join(timeout=1)
+        if self._thread.ident is not None:
+            self._thread.join(timeout=1)
 
     def _run(self) -> None:
+        if self._first is not None:
+            self._first()
         while True:
             with self._lock:
                 self._lock.wait_for(lambda: self._ending or self._queue)

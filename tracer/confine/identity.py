@@ -1,0 +1,58 @@
+"""Choose whom to run as once everything is open, and become that user for ever."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+__all__ = ["NOBODY", "Identity", "IdentityError", "become", "behind_sudo", "named"]
+
+NOBODY: Final = 65534
+"""The user of many unrelated programs, who could then write what the tracer wrote."""
+_PASSWD: Final = "/etc/passwd"
+
+
+class IdentityError(Exception):
+    """There is no such user, or it may not be; one line with what would be right."""
+
+
+class Identity(NamedTuple):
+    """A user and its group, by number."""
+
+    uid: int
+    gid: int
+
+
+def named(text: str, passwd: str = _PASSWD) -> Identity:
+    """The user that ``--user`` names, by name or number, from /etc/passwd. Raises IdentityError."""
+    try:
+        with open(passwd, encoding="utf-8", errors="replace") as file:  # noqa: PTH123  # no pathlib in what is confined
+            lines = [line.rstrip("\n").split(":") for line in file]
+    except OSError as error:
+        raise IdentityError(f"can't read {passwd}: {error.strerror}") from error
+    for parts in lines:
+        if len(parts) > 3 and text in (parts[0], parts[2]) and parts[2].isdecimal() and parts[3].isdecimal():
+            return Identity(int(parts[2]), int(parts[3]))
+    raise IdentityError(f"--user {text!r}: there is no such user; give a name or number that is in {passwd}")
+
+
+def behind_sudo(environment: Mapping[str, str]) -> Identity | None:
+    """Who called sudo, if this runs as root through it; root itself is nobody behind it."""
+    uid, gid = environment.get("SUDO_UID", ""), environment.get("SUDO_GID", "")
+    if os.geteuid() != 0 or not (_is_id(uid) and _is_id(gid)) or uid == "0":
+        return None
+    return Identity(int(uid), int(gid))
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) < 0xFFFFFFFF
+
+
+def become(identity: Identity) -> None:
+    """Take on the user and its group, real, effective and saved, and no other group. Raises OSError."""
+    if os.getresuid() == (identity.uid,) * 3 and os.getresgid() == (identity.gid,) * 3:
+        return
+    os.setgroups([])
+    os.setresgid(identity.gid, identity.gid, identity.gid)
+    os.setresuid(identity.uid, identity.uid, identity.uid)

@@ -1,0 +1,122 @@
+"""The system calls that are left, as an allowlist for libseccomp; any other answers EPERM.
+
+Through the binding that libseccomp itself publishes, which distributions call python3-seccomp or python3-libseccomp.
+Calls of another architecture end the process.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+__all__ = ["WORKER", "Check", "Rule", "SeccompError", "load", "rules"]
+
+FIX: Final = "install libseccomp's Python binding (Debian, Ubuntu: python3-seccomp; Fedora: python3-libseccomp)"
+
+
+class SeccompError(Exception):
+    """The filter can't be made or loaded; one line, with the fix."""
+
+
+class Check(NamedTuple):
+    """An argument, by position, whose bits in ``mask`` must be ``value``."""
+
+    argument: int
+    mask: int
+    value: int
+
+
+class Rule(NamedTuple):
+    """A system call that is allowed where all checks hold, or that is answered with an error of its own."""
+
+    name: str
+    checks: tuple[Check, ...] = ()
+    error: int = 0
+
+
+_WHOLE: Final = (1 << 64) - 1
+
+
+def _is(argument: int, *values: int) -> list[tuple[Check, ...]]:
+    """Alternatives: the argument is one of these."""
+    return [(Check(argument, _WHOLE, value),) for value in values]
+
+
+def rules(names: str) -> tuple[Rule, ...]:
+    """Rules that allow calls whatever their arguments, from names with blanks between."""
+    return tuple(map(Rule, names.split()))
+
+
+def _checked(name: str, *alternatives: tuple[Check, ...]) -> tuple[Rule, ...]:
+    return tuple(Rule(name, checks) for checks in alternatives)
+
+
+_PROT_EXEC: Final = 4
+_CLONE_THREAD: Final = 0x10000
+_CLONE_VM: Final = 0x100
+# CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP … CLONE_NEWNET; CLONE_PTRACE and CLONE_VFORK
+_CLONE_OTHER: Final = 0x80 | 0x20000 | 0x7E000000 | 0x2000 | 0x4000
+_F_GETFD, _F_SETFD, _F_GETFL, _F_DUPFD_CLOEXEC = 1, 2, 3, 1030
+_TCGETS, _TIOCGWINSZ = 0x5401, 0x5413
+_PERF_ENABLE, _PERF_DISABLE = 0x2400, 0x2401
+_BPF_OBJ_GET_INFO_BY_FD: Final = 15
+_PR_GET_DUMPABLE, _PR_GET_SECCOMP, _PR_CAPBSET_READ, _PR_GET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 3, 21, 23, 39, 47
+_PR_CAP_AMBIENT_IS_SET: Final = 1
+
+WORKER: Final = (
+    # Reading and writing what is open.
+    *rules("read readv pread64 write writev lseek close fstat fsync fdatasync"),
+    *_checked("fcntl", *_is(1, _F_GETFD, _F_SETFD, _F_GETFL, _F_DUPFD_CLOEXEC)),
+    *_checked("ioctl", *_is(1, _TCGETS, _TIOCGWINSZ, _PERF_ENABLE, _PERF_DISABLE)),
+    # Waiting.
+    *rules("epoll_wait epoll_pwait epoll_ctl poll ppoll futex sched_yield nanosleep clock_nanosleep"),
+    # Memory that is not code.
+    *rules("brk munmap mremap madvise"),
+    *_checked("mmap", (Check(2, _PROT_EXEC, 0),)),
+    *_checked("mprotect", (Check(2, _PROT_EXEC, 0),)),
+    # Threads, which inherit every layer, and no process.
+    Rule("clone", (Check(0, _CLONE_THREAD | _CLONE_VM | _CLONE_OTHER, _CLONE_THREAD | _CLONE_VM),)),
+    Rule("clone3", (), errno.ENOSYS),  # its flags are in memory; the C library then uses clone
+    *rules("set_robust_list rseq rt_sigprocmask rt_sigaction rt_sigreturn sigaltstack restart_syscall exit exit_group"),
+    # Looking at itself.
+    *rules("clock_gettime clock_getres gettimeofday getrandom getpid gettid getppid getuid geteuid getgid getegid"),
+    *rules("sched_getaffinity getrusage times capget"),
+    *_checked(
+        "prctl",
+        *_is(0, _PR_GET_DUMPABLE, _PR_GET_SECCOMP, _PR_CAPBSET_READ, _PR_GET_NO_NEW_PRIVS),
+        (Check(0, _WHOLE, _PR_CAP_AMBIENT), Check(1, _WHOLE, _PR_CAP_AMBIENT_IS_SET)),
+    ),
+    Rule("prlimit64", (Check(0, _WHOLE, 0), Check(2, _WHOLE, 0))),
+    # How often the kernel skipped a probe.
+    *_checked("bpf", *_is(0, _BPF_OBJ_GET_INFO_BY_FD)),
+)
+"""What the confined process may do: read and write what is open, wait, make threads, and look at itself."""
+
+
+def load(allowed: Iterable[Rule], *, without_new_privileges: bool = True) -> None:
+    """Load the filter for every thread of this process, for ever. Raises SeccompError.
+
+    With ``without_new_privileges`` False it takes CAP_SYS_ADMIN.
+    """
+    try:
+        import seccomp
+    except ImportError as missing:
+        raise SeccompError(f"{missing}; {FIX}") from missing
+    try:
+        filtered = seccomp.SyscallFilter(seccomp.ERRNO(errno.EPERM))
+        filtered.set_attr(seccomp.Attr.ACT_BADARCH, seccomp.KILL_PROCESS)
+        filtered.set_attr(seccomp.Attr.CTL_NNP, int(without_new_privileges))
+        filtered.set_attr(seccomp.Attr.CTL_TSYNC, 1)
+        for rule in allowed:
+            try:
+                number = seccomp.resolve_syscall(seccomp.Arch(), rule.name)
+            except (RuntimeError, ValueError):
+                continue  # newer than this libseccomp: it stays forbidden
+            if number < 0:
+                continue  # not on this architecture
+            checks = [seccomp.Arg(check.argument, seccomp.MASKED_EQ, check.mask, check.value) for check in rule.checks]
+            filtered.add_rule(seccomp.ERRNO(rule.error) if rule.error else seccomp.ALLOW, number, *checks)
+        filtered.load()
+    except (OSError, RuntimeError, ValueError) as refused:
+        raise SeccompError(f"the filter was refused: {refused}") from refused
