@@ -13,13 +13,15 @@ from typing import Any, Final
 
 from tracer.cli import facts
 from tracer.cli.errors import CommandError, Exit
+from tracer.cli.sandbox import Mode, Sandbox, choose_user
 from tracer.cli.stream import Stream, make_format, open_output
+from tracer.confine.plan import Plan
 from tracer.fallback.procfs import ProcFinder
 from tracer.formats.text import visible
 from tracer.model import SOCKET_KINDS, Kind
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.order import RingRun
-from tracer.pipeline.turns import MAGIC, Found, Input, Known, Start, Turn, pack
+from tracer.pipeline.turns import MAGIC, Confined, Found, Input, Known, Start, Turn, pack
 from tracer.pipeline.view import Filters
 from tracer.probes.bcc import Bcc
 from tracer.probes.core import HOOKS, Core
@@ -63,6 +65,8 @@ class Options:
     record: Path | None = None
     fail_on_loss: bool = False
     snapshot: bool = True
+    sandbox: Mode = Mode.BEST
+    user: str | None = None
 
 
 class Live:
@@ -136,12 +140,13 @@ class Live:
         options = self._options
         if options.output is not None and options.record is not None and _same(options.output, options.record):
             raise CommandError(f"--output and --record both name {options.record}: give them two files", Exit.USAGE)
+        sandbox = self._sandbox()
         fd, name = open_output(options.output)
         session = facts.session(source.name)
         if options.record is not None:
             self._record_to(options.record)
         engine = Engine(session.host.boot_id, options.filters, options.count)
-        stream = Stream(engine, make_format(options.format, session, fd), fd, name)
+        stream = Stream(engine, make_format(options.format, session, fd), fd, name, started=False)
         start = Start(
             {
                 "now": boottime(),
@@ -154,15 +159,27 @@ class Live:
             }
         )
         self._feed(stream, start)
-        if options.snapshot:
-            self._feed(stream, self._found(source))
-        else:
-            self._feed(stream, Known(source.processes()))  # not shown, but what comes is theirs
+        found = self._found(source) if options.snapshot else None
+        if found is None or options.filters.children:
+            # Not shown, or not yet, but what comes is theirs.
+            self._feed(stream, Known(found.processes if found else source.processes()))
         self._follow(source, engine, stream)
+        if options.sandbox is not Mode.OFF:
+            source.seal()
+        self._feed(stream, Confined(boottime(), sandbox.enter(_tell, stream.start)))
+        if found is not None:
+            self._feed(stream, found)
         self._tell_ready(coverage)
         status = self._loop(source, engine, stream)
         stream.close()
         return status
+
+    def _sandbox(self) -> Sandbox:
+        """The confinement that was asked for. Raises CommandError."""
+        options = self._options
+        files = [path for path in (options.output, options.record) if path is not None and str(path) != "-"]
+        user = choose_user(options.user, writes_files=bool(files)) if options.sandbox is not Mode.OFF else None
+        return Sandbox(options.sandbox, Plan(user), asked_for_user=options.user is not None)
 
     def _record_to(self, path: Path) -> None:
         try:

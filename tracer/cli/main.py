@@ -78,15 +78,25 @@ def live(
     ] = "auto",
     fail_on_loss: FailOnLoss = False,
     no_snapshot: Annotated[bool, typer.Option("--no-snapshot", help="leave out what was there before")] = False,
+    no_sandbox: Annotated[bool, typer.Option("--no-sandbox", help="keep all power after the start")] = False,
+    sandbox_strict: Annotated[
+        bool, typer.Option("--sandbox-strict", help="exit with 6 unless every layer of the sandbox is on")
+    ] = False,
+    user: Annotated[str | None, typer.Option(help="run as this user after the start", metavar="USER")] = None,
 ) -> None:
     """Watch processes and TCP connections as they happen.
 
     Examples: tracer live --port 443 -- tracer live --pid 4242 --children -- tracer live --json | jq .process.name
     """
     from tracer.cli import live as command
+    from tracer.cli.sandbox import Mode
 
     if backend not in command.BACKENDS:
         raise CommandError(f"--backend {backend!r}: give one of {', '.join(command.BACKENDS)}", Exit.USAGE)
+    if no_sandbox and (sandbox_strict or user is not None):
+        other = "--sandbox-strict" if sandbox_strict else "--user"
+        raise CommandError(f"--no-sandbox and {other} contradict each other: give one of them", Exit.USAGE)
+    mode = Mode.OFF if no_sandbox else Mode.STRICT if sandbox_strict else Mode.BEST
     if hooks not in command.HOOKS:
         raise CommandError(f"--hooks {hooks!r}: give one of {', '.join(command.HOOKS)}", Exit.USAGE)
     asked = command.Options(
@@ -111,6 +121,8 @@ def live(
         record=record,
         fail_on_loss=fail_on_loss,
         snapshot=not no_snapshot,
+        sandbox=mode,
+        user=user,
     )
     raise typer.Exit(int(command.Live(asked).run()))
 

@@ -54,9 +54,9 @@ class Stream:
         self._untold: dict[tuple[str, str], dict[str, Any]] = {}  # losses there was no room to tell, by kind and stage
         self.complete = True
 
-    def start(self, first: Callable[[], object]) -> None:
-        """Write what is queued, and what comes; the thread that does calls ``first`` before."""
-        self._output.start(first)
+    def start(self, first: Callable[[], bool]) -> bool:
+        """Write what is queued and what comes, unless ``first`` gives False, which the writing thread calls before."""
+        return self._output.start(first)
 
     @property
     def broken(self) -> bool:

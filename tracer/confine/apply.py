@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from tracer.confine import capabilities, identity, landlock_rules, seccomp_filter
@@ -15,7 +16,7 @@ __all__ = ["Applied", "confine"]
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_KEEPCAPS: Final = 8
 _PR_SET_NO_NEW_PRIVS: Final = 38
-_TASKS: Final = "/proc/self/task"
+_TASKS: Final = Path("/proc/self/task")
 _THREAD_TRIES: Final = 200
 _THREAD_WAIT_S: Final = 0.001
 
@@ -43,13 +44,14 @@ def confine(plan: Plan) -> Applied:
     verdicts: dict[Layer, Verdict] = {}
     _no_dumps()
     off = Verdict(State.OFF)
+    load = _prepared(plan)
     emptied = Layer.CAPABILITIES in plan.without or capabilities.drop_bounding(plan.capabilities)
     verdicts[Layer.USER] = _become(plan)
     verdicts[Layer.CAPABILITIES] = off if Layer.CAPABILITIES in plan.without else _drop(plan, emptied)
     verdicts[Layer.NO_NEW_PRIVILEGES] = off if Layer.NO_NEW_PRIVILEGES in plan.without else _no_new_privileges()
     abi = landlock_rules.abi()
     verdicts |= _landlock(plan, abi)
-    verdicts[Layer.SECCOMP] = off if Layer.SECCOMP in plan.without else _seccomp(plan)
+    verdicts[Layer.SECCOMP] = _seccomp(load)
     if others:
         detail = f"{others} other thread(s) were there before"
         for layer in Layer:
@@ -63,7 +65,7 @@ def _other_threads() -> int:
     count = 0
     for _ in range(_THREAD_TRIES):
         try:
-            count = len(os.listdir(_TASKS)) - 1
+            count = len(list(_TASKS.iterdir())) - 1
         except OSError:
             return 0  # no /proc, no way to look
         if not count:
@@ -81,10 +83,11 @@ def _become(plan: Plan) -> Verdict:
     if plan.identity is None or Layer.USER in plan.without:
         return Verdict(State.OFF)
     try:
-        keep = bool(plan.capabilities) or Layer.CAPABILITIES in plan.without
-        if keep:
+        if plan.capabilities or Layer.CAPABILITIES in plan.without:
             call("prctl", _PR_SET_KEEPCAPS, 1, 0, 0, 0)
         identity.become(plan.identity)
+        if Layer.CAPABILITIES in plan.without:
+            capabilities.drop(capabilities.read().permitted)  # the kernel has emptied the effective set
     except OSError as refused:
         return Verdict(State.ABSENT, f"becoming user {plan.identity.uid} was refused: {refused.strerror}")
     return Verdict(State.ENFORCED)
@@ -138,11 +141,21 @@ def _landlock(plan: Plan, abi: int) -> dict[Layer, Verdict]:
     return verdicts
 
 
-def _seccomp(plan: Plan) -> Verdict:
+def _prepared(plan: Plan) -> Callable[[], None] | Verdict:
+    """What loads the filter, or why there is none."""
+    if Layer.SECCOMP in plan.without:
+        return Verdict(State.OFF)
     try:
-        seccomp_filter.load(
-            plan.calls, without_new_privileges=Layer.NO_NEW_PRIVILEGES not in plan.without
-        )
+        return seccomp_filter.prepare(plan.calls, without_new_privileges=Layer.NO_NEW_PRIVILEGES not in plan.without)
+    except seccomp_filter.SeccompError as refused:
+        return Verdict(State.ABSENT, str(refused))
+
+
+def _seccomp(load: Callable[[], None] | Verdict) -> Verdict:
+    if isinstance(load, Verdict):
+        return load
+    try:
+        load()
     except seccomp_filter.SeccompError as refused:
         return Verdict(State.ABSENT, str(refused))
     return Verdict(State.ENFORCED)

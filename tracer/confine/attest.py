@@ -1,4 +1,4 @@
-"""Try what a confined process must not be able to do, in ways that harm nothing where it can, and record the answers."""
+"""Try what a confined process must not be able to do, in ways that harm nothing where it can, and keep the answers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import ctypes
 import errno
 import mmap
 import os
-import signal
 import socket
 import stat
 import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from tracer.confine import capabilities
@@ -55,8 +55,8 @@ class Targets(NamedTuple):
 def targets(home: str) -> Targets:
     """Look for targets; ``home`` is the directory of whoever started this. Opens one descriptor: close it after."""
     names = (".bash_history", ".ssh/authorized_keys", ".profile", ".bashrc", ".")
-    places = [os.path.join(home, name) for name in names]  # noqa: PTH118
-    found = next((place for place in places if os.access(place, os.F_OK)), "/")
+    places = [Path(home, name) for name in names]
+    found = next((str(place) for place in places if place.exists()), "/")
     try:
         namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -193,18 +193,19 @@ def descriptors() -> dict[str, int]:
     """How many descriptors of which kind this process has open; before the confinement, since it takes /proc."""
     found: Counter[str] = Counter()
     try:
-        names = os.listdir("/proc/self/fd")
+        entries = list(Path("/proc/self/fd").iterdir())
     except OSError:
         return {}
-    for name in names:
+    for entry in entries:
+        number = int(entry.name)
         try:
-            target = os.readlink(f"/proc/self/fd/{name}")
-            mode = os.fstat(int(name)).st_mode
+            target = str(entry.readlink())
+            mode = os.fstat(number).st_mode
         except OSError:
             continue  # the listing's own
         if target.startswith("anon_inode:"):
             found[target.removeprefix("anon_inode:").strip("[]").replace("-", "_")] += 1
-        elif stat.S_ISCHR(mode) and os.isatty(int(name)):
+        elif stat.S_ISCHR(mode) and os.isatty(number):
             found["terminal"] += 1
         else:
             found[_KINDS.get(stat.S_IFMT(mode), "other")] += 1

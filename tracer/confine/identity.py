@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["NOBODY", "Identity", "IdentityError", "become", "behind_sudo", "named"]
+__all__ = ["NOBODY", "Identity", "IdentityError", "become", "behind_sudo", "home", "named"]
 
 NOBODY: Final = 65534
 """The user of many unrelated programs, who could then write what the tracer wrote."""
-_PASSWD: Final = "/etc/passwd"
+_USERS: Final = Path("/etc/passwd")
 
 
 class IdentityError(Exception):
@@ -24,17 +25,20 @@ class Identity(NamedTuple):
     gid: int
 
 
-def named(text: str, passwd: str = _PASSWD) -> Identity:
+def named(text: str, users: Path = _USERS) -> Identity:
     """The user that ``--user`` names, by name or number, from /etc/passwd. Raises IdentityError."""
     try:
-        with open(passwd, encoding="utf-8", errors="replace") as file:  # noqa: PTH123  # no pathlib in what is confined
-            lines = [line.rstrip("\n").split(":") for line in file]
+        lines = _lines(users)
     except OSError as error:
-        raise IdentityError(f"can't read {passwd}: {error.strerror}") from error
+        raise IdentityError(f"can't read {users}: {error.strerror}") from error
     for parts in lines:
         if len(parts) > 3 and text in (parts[0], parts[2]) and parts[2].isdecimal() and parts[3].isdecimal():
             return Identity(int(parts[2]), int(parts[3]))
-    raise IdentityError(f"--user {text!r}: there is no such user; give a name or number that is in {passwd}")
+    raise IdentityError(f"--user {text!r}: there is no such user; give a name or number that is in {users}")
+
+
+def _lines(users: Path) -> list[list[str]]:
+    return [line.split(":") for line in users.read_text(encoding="utf-8", errors="replace").splitlines()]
 
 
 def behind_sudo(environment: Mapping[str, str]) -> Identity | None:
@@ -56,3 +60,12 @@ def become(identity: Identity) -> None:
     os.setgroups([])
     os.setresgid(identity.gid, identity.gid, identity.gid)
     os.setresuid(identity.uid, identity.uid, identity.uid)
+
+
+def home(uid: str, users: Path = _USERS) -> str:
+    """The home directory of a user, by number, from /etc/passwd; the file system's root where there is none."""
+    try:
+        lines = _lines(users)
+    except OSError:
+        return "/"
+    return next((parts[5] for parts in lines if len(parts) > 5 and parts[2] == uid), "/")

@@ -7,12 +7,15 @@ Calls of another architecture end the process.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
 
-__all__ = ["WORKER", "Check", "Rule", "SeccompError", "load", "rules"]
+__all__ = ["WORKER", "Check", "Rule", "SeccompError", "prepare", "rules"]
 
 FIX: Final = "install libseccomp's Python binding (Debian, Ubuntu: python3-seccomp; Fedora: python3-libseccomp)"
+
+
+_REFUSALS: Final = (OSError, RuntimeError, ValueError, TypeError)  # what the binding raises, by its version
 
 
 class SeccompError(Exception):
@@ -94,10 +97,11 @@ WORKER: Final = (
 """What the confined process may do: read and write what is open, wait, make threads, and look at itself."""
 
 
-def load(allowed: Iterable[Rule], *, without_new_privileges: bool = True) -> None:
-    """Load the filter for every thread of this process, for ever. Raises SeccompError.
+def prepare(allowed: Iterable[Rule], *, without_new_privileges: bool = True) -> Callable[[], None]:
+    """Make the filter; what it gives loads it, for every thread of this process and for ever.
 
-    With ``without_new_privileges`` False it takes CAP_SYS_ADMIN.
+    Making it takes files, so it comes before Landlock. With ``without_new_privileges`` False loading takes
+    CAP_SYS_ADMIN. Raises SeccompError, and so does loading.
     """
     try:
         import seccomp
@@ -109,14 +113,25 @@ def load(allowed: Iterable[Rule], *, without_new_privileges: bool = True) -> Non
         filtered.set_attr(seccomp.Attr.CTL_NNP, int(without_new_privileges))
         filtered.set_attr(seccomp.Attr.CTL_TSYNC, 1)
         for rule in allowed:
-            try:
-                number = seccomp.resolve_syscall(seccomp.Arch(), rule.name)
-            except (RuntimeError, ValueError):
-                continue  # newer than this libseccomp: it stays forbidden
+            number = _number(seccomp, rule.name)
             if number < 0:
-                continue  # not on this architecture
+                continue  # not on this architecture, or newer than this libseccomp: it stays forbidden
             checks = [seccomp.Arg(check.argument, seccomp.MASKED_EQ, check.mask, check.value) for check in rule.checks]
             filtered.add_rule(seccomp.ERRNO(rule.error) if rule.error else seccomp.ALLOW, number, *checks)
-        filtered.load()
-    except (OSError, RuntimeError, ValueError) as refused:
-        raise SeccompError(f"the filter was refused: {refused}") from refused
+    except _REFUSALS as refused:
+        raise SeccompError(f"the filter can't be made: {refused}") from refused
+
+    def load() -> None:
+        try:
+            filtered.load()
+        except _REFUSALS as refused:
+            raise SeccompError(f"the kernel refused the filter: {refused}") from refused
+
+    return load
+
+
+def _number(seccomp: Any, name: str) -> int:
+    try:
+        return int(seccomp.resolve_syscall(seccomp.Arch(), name))
+    except _REFUSALS:
+        return -1

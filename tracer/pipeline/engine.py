@@ -13,7 +13,7 @@ from tracer.pipeline.flows import FlowTable
 from tracer.pipeline.ledger import Ledger, Loss
 from tracer.pipeline.order import Order
 from tracer.pipeline.processes import ProcessTable
-from tracer.pipeline.turns import Found, Input, Known, Start, Turn
+from tracer.pipeline.turns import Confined, Found, Input, Known, Start, Turn
 from tracer.pipeline.view import Filters, View
 from tracer.probes.records import FACTS, FLAGS, KIND, START, TGID, TID, TIME, Record, decode, frames
 
@@ -84,6 +84,8 @@ class Engine:
         if isinstance(item, Known):
             self._learn(item.processes)
             return iter(())
+        if isinstance(item, Confined):
+            return iter([[Notice("tracer-confinement", item.now, "state", {"confinement": item.facts})]])
         self.offset = self.processes.clock = item.facts["offset"]
         return iter([self._start(item)])
 

@@ -123,7 +123,7 @@ def unpack(kind: int, content: bytes) -> Input:
         if kind == 2:
             return _unpack_turn(content)
         if kind == 4:
-            return Confined(*_NOW.unpack_from(content), _object(content[_NOW.size :]))
+            return Confined(_NOW.unpack_from(content)[0], _object(content[_NOW.size :]))
     except (struct.error, ValueError, IndexError, RecursionError, RingError) as bad:
         raise RecordingError(f"frame cut or changed: {bad}") from bad
     if kind == 3:

@@ -34,6 +34,7 @@ __all__ = [
 
 OBJECTS: Final = Path(__file__).parent / "objects" / platform.machine()
 """Where the build puts the programs that it compiles for this machine, in the tree and in the wheel."""
+NEW_CPUS: Final = "CPUs that come online later: what happens there is counted as lost"
 _KINDS: Final = len(RING_KINDS)
 _RINGS: Final = ("lifecycle", "bulk")
 _CUT_TRIES: Final = 200
@@ -87,6 +88,7 @@ class Backend(ABC):
         self._returns: set[str] = set()  # programs of hooks.RETURNS that are loaded
         self._preemptible = False  # whether tracepoints can be preempted
         self._stand_ins: dict[str, Hook] = NEVER_BOTH  # by the program that may be skipped
+        self._sealed = False
         self.own_pid = os.getpid()
         self.excluded: list[int] = []
 
@@ -147,6 +149,10 @@ class Backend(ABC):
 
     def _more_blind(self) -> list[str]:
         """What this backend alone can't see."""
+        return []
+
+    def _more_blind_sealed(self) -> list[str]:
+        """What this backend alone can't see once it is sealed."""
         return []
 
     # Maps and rings.
@@ -242,6 +248,7 @@ class Backend(ABC):
             self.own_pid,
             self.rings.sizes,
             self._compiled(),
+            sealed=(NEW_CPUS, *self._more_blind_sealed()),
         )
 
     def _attach_returns(self) -> set[str]:
@@ -297,8 +304,13 @@ class Backend(ABC):
         self.rings.poll(milliseconds)
 
     def renew(self) -> None:
-        """Give rings to the CPUs that came online, or came back."""
-        self.rings.add_missing_cpus()
+        """Give rings to the CPUs that came online, or came back; not once this is sealed, as that takes privilege."""
+        if not self._sealed:
+            self.rings.add_missing_cpus()
+
+    def seal(self) -> None:
+        """Open what sockets() reads at the end: nothing can be opened from now on."""
+        self._sealed = True
 
     def detach(self) -> None:
         """Take the probes off; what they wrote stays to be read."""
@@ -346,7 +358,13 @@ class Backend(ABC):
 
         With a stand-in it is at most so often that both were skipped.
         """
-        skipped = {program: libbpf.program_info(fd).recursion_misses for program, fd in self._programs.items()}
+        try:
+            skipped = {program: libbpf.program_info(fd).recursion_misses for program, fd in self._programs.items()}
+        except BpfError:
+            # Before 5.19 (commit c8644cd0efe7) that takes privilege where unprivileged BPF is off.
+            if not self._sealed:
+                raise
+            return {}
         for firsts, seconds in pairs(self._stand_ins):
             if skipped.keys() >= {*firsts, *seconds}:
                 both = [sum(skipped.pop(program) for program in programs) for programs in (firsts, seconds)]

@@ -192,6 +192,9 @@ class Bcc(Backend):
         blind = [f"{hidden} processes that were there before, which /proc hides"] if hidden else []
         return blind + ([f"sockets that {closed} processes had before: looking into them is refused"] if closed else [])
 
+    def _more_blind_sealed(self) -> list[str]:
+        return ["connects that are still without an answer at the end, if they are younger than 3 s"]
+
     def _section(self, program: str) -> str:
         return f"raw_tp/{_RAW[program]}" if program in _RAW else f"tp/{_SYSCALLS[program]}"
 
@@ -219,7 +222,7 @@ class Bcc(Backend):
         Each descriptor is taken from its process for a moment (pidfd_getfd(2)), so that a program that runs here can
         follow it to its socket, whatever the network namespace.
         """
-        if not self._in_first_namespace:
+        if not self._in_first_namespace or self._sealed:
             return b""
         found = []
         for holder in self._finder.holders(frozenset(self.excluded)):

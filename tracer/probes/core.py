@@ -51,6 +51,7 @@ class Core(Backend):
         """As the other backends; ``hooks`` is one of HOOKS: tracepoints even where fexit would do."""
         super().__init__(filters, buffer_bytes, watermark)
         self._hooks = hooks
+        self._last_look: int | None = None
 
     def _lacking(self) -> str | None:
         if BTF.exists():
@@ -219,7 +220,19 @@ class Core(Backend):
 
     def sockets(self) -> bytes:
         """The TCP sockets that the probes did not know yet, and the connects still pending."""
-        return _run(self._objects["tcp"], "find_sockets")
+        if self._last_look is None:
+            return _run(self._objects["tcp"], "find_sockets")
+        try:
+            return libbpf.drain_iterator(self._last_look)
+        except OSError as failed:
+            raise BpfError(f"iterator 'find_sockets': {failed.strerror}", failed.errno or 0) from failed
+
+    def seal(self) -> None:
+        """Open what sockets() reads at the end: nothing can be opened from now on."""
+        super().seal()
+        # An iterator runs when it is read, whoever reads it.
+        self._last_look = libbpf.open_iterator(self._objects["tcp"].attach_iter("find_sockets"))
+        self._stack.callback(os.close, self._last_look)
 
 
 def _tracepoints_can_be_preempted() -> bool:

@@ -28,7 +28,7 @@ class Coverage(NamedTuple):
     """What feeds the stream, what can't be seen, and who is left out.
 
     ``uncounted`` is what this backend may miss without knowing how often: where it is not empty, no ledger can say that
-    nothing is missing. ``fix`` is how to get back what is blind.
+    nothing is missing. ``fix`` is how to get back what is blind. ``sealed`` can't be seen after seal(), besides.
     """
 
     backend: str
@@ -41,6 +41,7 @@ class Coverage(NamedTuple):
     compiled: dict[str, Any] | None = None  # where the probes were compiled on this machine: by what, and how long
     uncounted: tuple[str, ...] = ()
     fix: str | None = None
+    sealed: tuple[str, ...] = ()
     polling: dict[str, int] | None = None  # of a backend that looks again and again: shortest_ms, longest_ms
 
 
@@ -105,6 +106,13 @@ class Source(Protocol):
 
     def follow(self, pids: set[int]) -> None:
         """These pids are traced too (with a filter for pids)."""
+        ...
+
+    def seal(self) -> None:
+        """Open what is read later and let go of the rest: from now on this process may open nothing.
+
+        The snapshot was made and everybody is followed; sockets() is called once more, at the end.
+        """
         ...
 
     def wait(self, milliseconds: float) -> None:

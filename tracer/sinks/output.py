@@ -54,24 +54,30 @@ class Output:
         self._ending = False
         self.closed_by_reader = False
         self.error: OutputError | None = None
-        self._first: Callable[[], object] | None = None
+        self._first: Callable[[], bool] | None = None
         self._thread = threading.Thread(target=self._run, name="output", daemon=True)
         if started:
             self._thread.start()
 
-    def start(self, first: Callable[[], object]) -> None:
-        """Start the thread, which calls ``first`` before it writes anything; returns when it has."""
-        done = threading.Event()
+    def start(self, first: Callable[[], bool]) -> bool:
+        """Start the thread, which calls ``first`` before it writes anything, and writes nothing if that gives False.
 
-        def call() -> None:
+        Returns what it gave.
+        """
+        answers: list[bool] = []
+        asked = threading.Event()
+
+        def call() -> bool:
             try:
-                first()
+                answers.append(first())
             finally:
-                done.set()
+                asked.set()
+            return answers[0]
 
         self._first = call
         self._thread.start()
-        done.wait()
+        asked.wait()
+        return answers == [True]
 
     def put(self, batch: Batch, *, wait: bool = False) -> bool:
         """Queue a batch; False when there is no room for it (with ``wait``: never, unless the output is broken)."""
@@ -117,8 +123,8 @@ class Output:
             self._thread.join(timeout=1)
 
     def _run(self) -> None:
-        if self._first is not None:
-            self._first()
+        if self._first is not None and not self._first():
+            return
         while True:
             with self._lock:
                 self._lock.wait_for(lambda: self._ending or self._queue)
