@@ -18,6 +18,9 @@ import pytest
 from tests.formats.events import NOW, OFFSET, SECOND, SESSION, executed, failed, image, process, socket
 from tracer.cli import facts, live
 from tracer.cli.errors import Exit
+from tracer.cli.sandbox import Mode, Sandbox
+from tracer.confine.apply import Applied
+from tracer.confine.plan import Layer, Plan, State, Verdict
 from tracer.formats.ecs import Ecs
 from tracer.formats.shorten import LINE_MOST
 from tracer.model import IDS, RING_KINDS, TCP_STATES, Event, Flag, Ids, Kind, Notice, ProcessEvent, ProcessExited, Role
@@ -44,6 +47,10 @@ PLACEHOLDERS = {
     "tracer.coverage.steps_down": "<backend>",
     "tracer.coverage.buffer": "<ring>",
     "tracer.loss.causes": "<cause>",
+    "tracer.confinement.layers": "<layer>",
+    "tracer.confinement.reasons": "<layer>",
+    "tracer.confinement.descriptors": "<kind>",
+    "tracer.confinement.tries": "<try>",
     "tracer.ledger.by_kind": "<kind>",
     "tracer.ledger.missed.programs": "<name>",
     "tracer.ledger.missed.map_full": "<kind>",
@@ -77,6 +84,15 @@ def ledger() -> dict[str, Any]:
     )
 
 
+def confinement() -> dict[str, Any]:
+    """A confinement record in which everything that can be there is."""
+    sandbox = Sandbox(Mode.BEST, Plan())
+    sandbox._is_proven()
+    verdicts = dict.fromkeys(Layer, Verdict(State.ENFORCED, "a remark"))
+    record = sandbox._record(Applied(verdicts, 6), {"execve": "EPERM"}, {"file": 1}, strict=True)
+    return record | {"capabilities": ["CAP_KILL"]}
+
+
 def notices() -> Iterator[Event]:
     """One of each thing that the tracer says of itself, with all members that it can have."""
     hooks = {"process_exec": "tp_btf/sched_process_exec", "exit_accept4": "tp/syscalls/sys_exit_accept4"}
@@ -94,6 +110,7 @@ def notices() -> Iterator[Event]:
     loss = Loss("exec", "emit", 3, NOW, NOW + SECOND, [0], {"no_space": 3})
     yield Notice("tracer-coverage", NOW, "state", {"coverage": coverage})
     yield Notice("tracer-session-start", NOW, "event", {"session": started})
+    yield Notice("tracer-confinement", NOW, "state", {"confinement": confinement()})
     yield Engine._loss_notice(loss, NOW)
     yield Notice("tracer-ledger", NOW, "metric", {"ledger": ledger()})
 

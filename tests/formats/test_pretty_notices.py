@@ -27,6 +27,39 @@ from tracer.model import Notice
         ),
         (
             notice(
+                "tracer-confinement",
+                confinement={
+                    "enabled": True,
+                    "layers": {"user": "off", "seccomp": "enforced"},
+                    "uid": 33,
+                    "capabilities": [],
+                    "tries": {"execve": "EPERM", "fork": "EPERM"},
+                },
+            ),
+            "confined as user 33, no capability; 2 forbidden things tried and refused",
+        ),
+        (
+            notice(
+                "tracer-confinement",
+                confinement={
+                    "enabled": True,
+                    "layers": {"landlock_files": "absent", "seccomp": "enforced"},
+                    "uid": 0,
+                    "capabilities": ["CAP_KILL"],
+                    "tries": {"execve": "EPERM", "fork": "possible"},
+                },
+            ),
+            (
+                "confined as user 0, CAP_KILL; 1 forbidden thing tried and refused; "
+                "NOT ENFORCED: landlock_files absent; STILL POSSIBLE: fork"
+            ),
+        ),
+        (
+            notice("tracer-confinement", confinement={"enabled": False}),
+            "NOT CONFINED: this tracer keeps its power (--no-sandbox)",
+        ),
+        (
+            notice(
                 "tracer-loss",
                 loss={
                     "kind": "connect",

@@ -142,8 +142,17 @@ def replay(
 
 
 @app.command()
-def doctor(json: Annotated[bool, typer.Option("--json", help="the same facts as one JSON object")] = False) -> None:
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="the same facts as one JSON object")] = False,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="try what the sandbox must refuse, with each layer on and off (as root)")
+    ] = False,
+) -> None:
     """Tell what works on this machine, what doesn't, and the fix."""
+    if prove:
+        from tracer.cli import prove as proof
+
+        raise typer.Exit(proof.command(json=json))
     from tracer.cli import doctor as command
 
     raise typer.Exit(command.doctor(json=json))

@@ -70,6 +70,26 @@ def _coverage(body: Mapping[str, Any], session: Session, _offset: int) -> tuple[
     return text, ""
 
 
+def _confinement(body: Mapping[str, Any], _session: Session, _offset: int) -> tuple[str, str]:
+    found = body.get("confinement", {})
+    if not found.get("enabled"):
+        return "NOT CONFINED: this tracer keeps its power (--no-sandbox)", LOUD
+    lacking = [
+        f"{name} {state}"
+        for name, state in found.get("layers", {}).items()
+        if state != "enforced" and (name, state) != ("user", "off")
+    ]
+    tries = found.get("tries", {})
+    possible = [name for name, answer in tries.items() if answer == "possible"]
+    kept = found.get("capabilities", ())
+    text = f"confined as user {found.get('uid')}, {_listed(kept) if kept else 'no capability'}"
+    text += f"; {_plural(len(tries) - len(possible), 'forbidden thing')} tried and refused"
+    for what, names in (("NOT ENFORCED", lacking), ("STILL POSSIBLE", possible)):
+        if names:
+            text += f"; {what}: {_listed(names)}"
+    return text, LOUD if lacking or possible else ""
+
+
 def _loss(body: Mapping[str, Any], _session: Session, offset: int) -> tuple[str, str]:
     loss = body.get("loss", {})
     count, kind = loss.get("count"), loss.get("kind")
@@ -113,6 +133,7 @@ def _ledger(body: Mapping[str, Any], _session: Session, _offset: int) -> tuple[s
 _DESCRIBE: Final[dict[str, Callable[[Mapping[str, Any], Session, int], tuple[str, str]]]] = {
     "tracer-session-start": _session_start,
     "tracer-coverage": _coverage,
+    "tracer-confinement": _confinement,
     "tracer-loss": _loss,
     "tracer-ledger": _ledger,
 }
