@@ -36,8 +36,8 @@ def command(*, json: bool) -> int:
     layers            by layer: state (enforced, partial, absent, off), detail, expected
     strict            whether --sandbox-strict would run
     tries             as tracer.confinement.tries
-    escapes           name, words, layer, error, behind, on, off, whole, result: holds, absent (this kernel has no such layer), unproven
-                      (refused without it, too) or broken
+    escapes           name, words, layer, error, behind, on, off, whole; result: holds, absent (this kernel has no
+                      such layer), unproven (refused without it, too) or broken
     counts            by layer and result
     as_expected       whether all is as it should be
     """

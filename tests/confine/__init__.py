@@ -1,0 +1,1 @@
+"""Tests of the confinement, each in a fork that is confined."""
