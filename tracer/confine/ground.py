@@ -150,24 +150,29 @@ def _port6(listener: Callable[[int, int, tuple[str, int] | bytes], socket.socket
 
 
 def _process(stack: contextlib.ExitStack, uid: int) -> int:
+    """A process that ends with this one: not by a signal, which a confined parent's end does not send."""
     ready, told = os.pipe()
+    life, alive = os.pipe()
     child = os.fork()
     if not child:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        os.close(alive)
+        os.close(ready)
         if uid:
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
         os.write(told, b"!")
         os.close(told)
-        os.close(ready)
-        while True:
-            signal.pause()
+        os.read(life, 1)
+        os._exit(0)
     os.close(told)
+    os.close(life)
     os.read(ready, 1)
     os.close(ready)
 
     def end() -> None:
+        os.close(alive)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
 
