@@ -352,7 +352,11 @@ def _coverage(coverage: Coverage, options: Options, steps: dict[str, str]) -> di
     found: dict[str, Any] = {
         "backend": coverage.backend,
         "hooks": coverage.hooks,
-        "blind": coverage.blind + ([_OTHER_NAMESPACES] if coverage.own_pid != os.getpid() else []),
+        "blind": [
+            *coverage.blind,
+            *([_OTHER_NAMESPACES] if coverage.own_pid != os.getpid() else []),
+            *(coverage.sealed if options.sandbox is not Mode.OFF else ()),
+        ],
         "excluded": coverage.excluded,
         "buffer": coverage.buffer,
         "filters": options.filters.as_json(),
