@@ -76,7 +76,7 @@ def _ready(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[byte
 
 
 def check_losses(events: list[dict[str, Any]], cpu: int) -> dict[str, Any]:
-    """The last ledger, which balances; its losses are all of that CPU, for the want of a ring, and told as intervals."""
+    """The last ledger, which balances; all losses are of that CPU, for the want of a ring, and told as intervals."""
     ledger: dict[str, Any] = events[-1]["tracer"]["ledger"]
     assert ledger["balanced"] is True
     losses = [event["tracer"]["loss"] for event in find(events, "tracer-loss")]
