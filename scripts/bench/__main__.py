@@ -35,6 +35,13 @@ def _workload(workload: overhead.Workload, settings: _Settings) -> Iterator[str 
     yield from overhead.measure(workload, settings.programs, settings.directory, pairs)
 
 
+def _sandbox(settings: _Settings) -> Iterator[str | Row]:
+    for workload in overhead.WORKLOADS:
+        if workload.key in ("spawn", "connect"):
+            pairs = workload.quick_pairs if settings.quick else workload.pairs
+            yield from overhead.sandbox(workload, settings.programs, settings.directory, pairs)
+
+
 def _others(settings: _Settings) -> Iterator[str | Row]:
     for workload in overhead.WORKLOADS:
         for other in overhead.others_for(workload):
@@ -50,6 +57,7 @@ def _memory(settings: _Settings) -> Iterator[str | Row]:
 
 _PARTS: Final[dict[str, _Part]] = {
     **{workload.key: partial(_workload, workload) for workload in overhead.WORKLOADS},
+    "sandbox": _sandbox,
     "others": _others,
     "replay": lambda settings: throughput.rate(settings.directory, 3 if settings.quick else 7),
     "live": lambda settings: feeder.live_rate(

@@ -28,6 +28,8 @@ MEBIBYTES: Final = 8_192
 _SHOWN: Final = 4
 GROUP: Final = "what a workload takes longer while the whole system is traced (elapsed, with / without)"
 OTHERS_GROUP: Final = "the same workloads under other tools (elapsed, with / without)"
+SANDBOX_GROUP: Final = "the same while traced by a confined tracer (elapsed, with the sandbox / without)"
+SANDBOX_BUDGET: Final = 1.02
 
 
 class Workload(NamedTuple):
@@ -153,9 +155,9 @@ def _bytes_wrong(output: Path, needle: bytes) -> list[str]:
     )
 
 
-def _traced(workload: Workload, programs: Programs, directory: Path, runs: _Runs) -> Took:
+def _traced(workload: Workload, programs: Programs, directory: Path, runs: _Runs, *options: str) -> Took:
     output = directory / "events.ndjson"
-    with Tracer(output) as tracer:
+    with Tracer(output, *options) as tracer:
         took = run(workload.command(programs))
         tracer.mark()
     needle, expected = workload.lines(took)
@@ -182,6 +184,39 @@ def measure(workload: Workload, programs: Programs, directory: Path, pairs: int)
                 runs.without.append(run(workload.command(programs)))
         yield f"pair {number + 1} of {pairs}"
     yield _row(workload, runs)
+
+
+def sandbox(workload: Workload, programs: Programs, directory: Path, pairs: int) -> Iterator[str | Row]:
+    """The workload traced by a confined tracer and by one that is not, in turn; as measure(). Raises BenchError."""
+    runs = _Runs()
+    off: list[Took] = []
+    shares_off: list[float] = []
+    _traced(workload, programs, directory, _Runs())
+    for number in range(pairs):
+        for confined in (False, True) if number % 2 else (True, False):
+            settle()
+            if confined:
+                runs.with_it.append(_traced(workload, programs, directory, runs))
+            else:
+                other = _Runs()
+                off.append(_traced(workload, programs, directory, other, "--no-sandbox"))
+                shares_off += other.shares
+                runs.wrong += other.wrong
+        yield f"pair {number + 1} of {pairs}"
+    seconds = Paired([took.seconds for took in off], [took.seconds for took in runs.with_it])
+    shares = [Spread.of(each).median for each in (runs.shares, shares_off)]
+    yield Row(
+        workload.name,
+        SANDBOX_GROUP,
+        seconds.ratios,
+        SANDBOX_BUDGET,
+        form=".3f",
+        unit="x",
+        note=f"of medians {seconds.of_medians:.3f}, of the fastest {seconds.of_least:.3f}; "
+        f"tracer {shares[0]:.1%} of one CPU with it, {shares[1]:.1%} without",
+        wrong=_few(runs.wrong),
+        facts={"seconds_without": seconds.without, "seconds_with": seconds.with_it, "tracer_cpu_shares": shares},
+    )
 
 
 def _row(workload: Workload, runs: _Runs) -> Row:

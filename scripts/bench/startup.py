@@ -33,9 +33,9 @@ def is_event(line: bytes) -> bool:
     return bool(action) and not action.startswith(b"tracer-")
 
 
-def _first_event_ms() -> float:
+def _first_event_ms(*options: str) -> float:
     """From before the exec of `tracer live` until the first event is read from its stdout, ms."""
-    command = [sys.executable, "-m", "tracer", "live", "--json"]
+    command = [sys.executable, "-m", "tracer", "live", "--json", *options]
     begin = time.perf_counter()
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as live:
         assert live.stdout is not None
@@ -66,9 +66,10 @@ def first_event(runs: int) -> Iterator[str | Row]:
     """The time to the first event; yields a word after each run, and the row in the end. Raises BenchError."""
     _first_event_ms()
     _imports_ms()
-    starts, imports = [], []
+    starts, imports, unconfined = [], [], []
     for number in range(runs):
         starts.append(_first_event_ms())
+        unconfined.append(_first_event_ms("--no-sandbox"))
         imports.append(_imports_ms())
         yield f"start {number + 1} of {runs}"
     part = Spread.of(imports).median
@@ -82,6 +83,7 @@ def first_event(runs: int) -> Iterator[str | Row]:
         note=f"of it {part:.0f} ms for the interpreter and its imports",
         facts={"starts_ms": starts, "imports_ms": imports},
     )
+    yield Row("the same without the sandbox", GROUP, Spread.of(unconfined), form=".0f", unit=" ms")
 
 
 def idle(directory: Path, seconds: float) -> Row:

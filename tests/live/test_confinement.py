@@ -199,6 +199,40 @@ def test_missing_layer_is_a_warning() -> None:
     assert found["tries"]["mount"] == "EPERM"  # by the capabilities alone
 
 
+# What a container's own filter may refuse: calls, and the layers that are gone then.
+IN_CONTAINERS = [
+    ("landlock_create_ruleset", {"landlock_files", "landlock_network", "landlock_scopes"}),
+    ("landlock_restrict_self", {"landlock_files", "landlock_network", "landlock_scopes"}),
+    ("seccomp prctl", {"capabilities", "no_new_privileges", "seccomp"}),
+    ("capset", {"capabilities"}),
+    ("seccomp", set[str]()),
+]
+
+
+@pytest.mark.parametrize(("refused", "gone"), IN_CONTAINERS, ids=lambda value: value if isinstance(value, str) else "")
+def test_in_a_container_with_a_filter_of_its_own(refused: str, gone: set[str]) -> None:
+    """What a filter from outside refuses is a layer less, said on stderr and in the record; the others are on."""
+    code = f"""
+import errno, seccomp
+outer = seccomp.SyscallFilter(seccomp.ALLOW)
+for name in {refused.split()}:
+    outer.add_rule(seccomp.ERRNO(errno.EPERM), name)
+outer.load()
+from tracer.cli.entry import run
+run()
+"""
+    done = run(*SHORT, code=code)
+    assert done.returncode == Exit.OK, done.stderr
+    assert "Traceback" not in done.stderr
+    found = record(events_of(done.stdout))
+    possible = {layer.value for layer, state in expected(ABI).items() if state is State.ENFORCED}
+    assert {layer for layer, state in found["layers"].items() if state == "enforced"} == possible - gone
+    for layer in gone & possible:
+        assert f"tracer: sandbox: {layer} is absent: " in done.stderr
+    if gone & possible:
+        assert_refused(run("--sandbox-strict", *SHORT, code=code), Exit.SANDBOX, "--sandbox-strict")
+
+
 def test_no_sandbox_is_said() -> None:
     """--no-sandbox keeps everything, and says so on stderr and in the record."""
     done = run("--no-sandbox", *SHORT)
@@ -318,7 +352,8 @@ def test_terminal_is_followed_while_confined() -> None:
     """On a terminal lines fit its width, also after it has changed, and the view says that it is confined."""
     main, other = os.openpty()
     fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 200, 0, 0))
-    command = [sys.executable, "-m", "tracer", "live", "--no-snapshot", *COMMAND[5:]]
+    # Little enough for the terminal to hold while nobody reads.
+    command = [sys.executable, "-m", "tracer", "live", "--no-snapshot", "--comm", "true", *COMMAND[5:]]
     tracer = subprocess.Popen(command, stdout=other, stderr=subprocess.DEVNULL)
     seen = b""
     deadline = time.monotonic() + 30 * PATIENCE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,7 +21,6 @@ _TASKS: Final = Path("/proc/self/task")
 _THREAD_TRIES: Final = 200
 _THREAD_WAIT_S: Final = 0.001
 
-_ABSENT_LANDLOCK: Final = "this kernel has no Landlock (Linux 5.13 and newer have, unless lsm= leaves it out)"
 _NEEDS: Final = {
     Layer.NETWORK: "rules on the network take Landlock ABI 4 (Linux 6.7)",
     Layer.SCOPES: "scopes take Landlock ABI 6 (Linux 6.12)",
@@ -49,8 +49,8 @@ def confine(plan: Plan) -> Applied:
     verdicts[Layer.USER] = _become(plan)
     verdicts[Layer.CAPABILITIES] = off if Layer.CAPABILITIES in plan.without else _drop(plan, emptied)
     verdicts[Layer.NO_NEW_PRIVILEGES] = off if Layer.NO_NEW_PRIVILEGES in plan.without else _no_new_privileges()
-    abi = landlock_rules.abi()
-    verdicts |= _landlock(plan, abi)
+    abi, why = landlock_rules.look()
+    verdicts |= _landlock(plan, abi, why)
     verdicts[Layer.SECCOMP] = _seccomp(load)
     if others:
         detail = f"{others} other thread(s) were there before"
@@ -76,7 +76,8 @@ def _other_threads() -> int:
 
 def _no_dumps() -> None:
     """No core file and no tracing by others of the user: the memory holds what everybody on the machine runs."""
-    call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
+    with suppress(OSError):  # where a filter from before refuses it, as it does the rest of prctl, which is told
+        call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _become(plan: Plan) -> Verdict:
@@ -113,13 +114,13 @@ def _no_new_privileges() -> Verdict:
     return Verdict(State.ENFORCED)
 
 
-def _landlock(plan: Plan, abi: int) -> dict[Layer, Verdict]:
+def _landlock(plan: Plan, abi: int, why: str) -> dict[Layer, Verdict]:
     wanted = [layer for layer in LANDLOCK if layer not in plan.without]
     verdicts = dict.fromkeys(LANDLOCK, Verdict(State.OFF))
     if not wanted:
         return verdicts
     if not abi:
-        return verdicts | dict.fromkeys(wanted, Verdict(State.ABSENT, _ABSENT_LANDLOCK))
+        return verdicts | dict.fromkeys(wanted, Verdict(State.ABSENT, why))
     found = landlock_rules.offered()
     rights = landlock_rules.Rights(*(each * (layer in wanted) for layer, each in zip(LANDLOCK, found, strict=True)))
     try:

@@ -20,6 +20,8 @@ from tracer.confine.libc import call, syscall
 __all__ = ["POSSIBLE", "TRIES", "OwnState", "Targets", "descriptors", "own_state", "targets", "threads", "tries"]
 
 POSSIBLE: Final = "possible"
+UNKNOWN: Final = "unknown"
+"""Stands for capabilities that can't be asked for."""
 _LOOPBACK: Final = "127.0.0.1"
 _DISCARD: Final = 9  # the port of a service that nobody runs, and that would ignore what it gets
 _PTRACE_PEEKDATA: Final = 2
@@ -173,20 +175,27 @@ class OwnState(NamedTuple):
 
 
 def own_state() -> OwnState:
-    """The state of the calling thread; needs no file. Raises OSError."""
-    sets = capabilities.read()
-    left = sets.effective | sets.permitted | sets.inheritable | sets.ambient
-    privileges = call("prctl", _PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+    """The state of the calling thread; needs no file. What the kernel doesn't tell counts as the worst there is."""
     try:
-        filtered = call("prctl", _PR_GET_SECCOMP, 0, 0, 0, 0) == 2
+        sets = capabilities.read()
+        left = sets.effective | sets.permitted | sets.inheritable | sets.ambient
     except OSError:
-        filtered = False
+        left = frozenset({UNKNOWN})
     try:
         _read("/etc/passwd")
         reads = True
     except OSError:
         reads = False
-    return OwnState(left, (os.getuid(), os.geteuid()), bool(privileges), filtered, reads)
+    return OwnState(
+        left, (os.getuid(), os.geteuid()), _asked(_PR_GET_NO_NEW_PRIVS) == 1, _asked(_PR_GET_SECCOMP) == 2, reads
+    )
+
+
+def _asked(option: int) -> int:
+    try:
+        return call("prctl", option, 0, 0, 0, 0)
+    except OSError:
+        return -1
 
 
 def descriptors() -> dict[str, int]:

@@ -8,6 +8,7 @@ of newer kernels are taken away too.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +24,7 @@ from landlock.plumbing import (
     get_restrict_self,
 )
 
-__all__ = ["FILES", "NETWORK", "SCOPES", "Rights", "abi", "offered", "restrict"]
+__all__ = ["FILES", "NETWORK", "SCOPES", "Rights", "abi", "look", "offered", "restrict"]
 
 # include/uapi/linux/landlock.h
 FILES: Final = int(FSAccess.EXECUTE | FSAccess.WRITE_FILE | FSAccess.READ_FILE | FSAccess.READ_DIR) | 0x1FFF
@@ -50,11 +51,20 @@ class Rights(NamedTuple):
 
 
 def abi() -> int:
-    """The version of Landlock that this kernel has, 0 where there is none."""
+    """The version of Landlock that can be used here, 0 where there is none."""
+    return look()[0]
+
+
+def look() -> tuple[int, str]:
+    """The version of Landlock that can be used here, or 0 and why there is none."""
     try:
-        return _call(get_create_ruleset(), None, 0, CREATE_RULESET_VERSION)
-    except OSError:
-        return 0
+        return _call(get_create_ruleset(), None, 0, CREATE_RULESET_VERSION), ""
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return 0, "this kernel has Landlock switched off: boot with landlock in lsm="
+        if error.errno == errno.ENOSYS:
+            return 0, "this kernel has no Landlock (Linux 5.13 and newer have)"
+        return 0, f"Landlock is refused here ({os.strerror(error.errno or 0)}), by a container's seccomp filter maybe"
 
 
 def offered() -> Rights:

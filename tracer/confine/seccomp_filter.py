@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 __all__ = ["WORKER", "Check", "Rule", "SeccompError", "prepare", "rules"]
@@ -109,9 +110,11 @@ def prepare(allowed: Iterable[Rule], *, without_new_privileges: bool = True) -> 
         raise SeccompError(f"{missing}; {FIX}") from missing
     try:
         filtered = seccomp.SyscallFilter(seccomp.ERRNO(errno.EPERM))
-        filtered.set_attr(seccomp.Attr.ACT_BADARCH, seccomp.KILL_PROCESS)
         filtered.set_attr(seccomp.Attr.CTL_NNP, int(without_new_privileges))
-        filtered.set_attr(seccomp.Attr.CTL_TSYNC, 1)
+        # Without seccomp(2), as in some containers, prctl(2) does for this thread and those to come, and kills a thread.
+        for attribute, value in ((seccomp.Attr.ACT_BADARCH, seccomp.KILL_PROCESS), (seccomp.Attr.CTL_TSYNC, 1)):
+            with suppress(*_REFUSALS):
+                filtered.set_attr(attribute, value)
         for rule in allowed:
             number = _number(seccomp, rule.name)
             if number < 0:
