@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -83,6 +84,7 @@ def drop(keep: Iterable[str] = ()) -> None:
     call("capset", ctypes.byref(_Header(_VERSION_3, 0)), data)
 
 
+@functools.cache
 def _known() -> range:
     """The numbers of the capabilities that this kernel has: the first that it doesn't know ends them."""
     for each in range(_MOST):
