@@ -111,7 +111,7 @@ def prepare(allowed: Iterable[Rule], *, without_new_privileges: bool = True) -> 
     try:
         filtered = seccomp.SyscallFilter(seccomp.ERRNO(errno.EPERM))
         filtered.set_attr(seccomp.Attr.CTL_NNP, int(without_new_privileges))
-        # Without seccomp(2), as in some containers, prctl(2) does: for this thread and those to come, and one is killed.
+        # Without seccomp(2), as in some containers, prctl(2) does: for this thread and those it makes.
         for attribute, value in ((seccomp.Attr.ACT_BADARCH, seccomp.KILL_PROCESS), (seccomp.Attr.CTL_TSYNC, 1)):
             with suppress(*_REFUSALS):
                 filtered.set_attr(attribute, value)
