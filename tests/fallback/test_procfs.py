@@ -1,5 +1,6 @@
 """What /proc tells of processes is what the kernel's iterators tell, field by field, for the same processes."""
 
+import errno
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tracer.fallback.files import READ_MOST, DirectFiles
 from tracer.fallback.procfs import ProcFinder
 from tracer.model import IDS, NS_PER_TICK, Flag, Kind
 from tracer.probes.backend import KernelFilters
@@ -177,18 +179,18 @@ def test_leader_that_ended_first_is_there() -> None:
     assert decode(record, 0)[TGID] == child.pid
 
 
-def test_unreadable_is_not_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_is_not_absent() -> None:
     """A process whose files may not be read is told, with what is known."""
-    real = Path.read_bytes
-    denied: set[str] = {"status", "cgroup", "loginuid", "sessionid"}
 
-    def read_bytes(self: Path) -> bytes:
-        if self.name in denied:
-            raise PermissionError(13, "denied", str(self))
-        return real(self)
+    class Denied(DirectFiles):
+        """Some files are refused."""
 
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
-    record = ProcFinder().record(os.getpid())
+        def read(self, pid: int, name: str, most: int = READ_MOST, *, start: int = 0) -> bytes:
+            if name in {"status", "cgroup", "loginuid", "sessionid"}:
+                raise PermissionError(errno.EACCES, "denied")
+            return super().read(pid, name, most, start=start)
+
+    record = ProcFinder(Denied()).record(os.getpid())
     assert record is not None
     fields = facts(decode(record, 0))
     assert (fields["vpid"], fields["cgroup"], fields["loginuid"]) == (os.getpid(), 0, 0xFFFFFFFF)

@@ -1,7 +1,8 @@
 """Tell of the processes that run now what the probes would tell, from /proc: the same records, to the clock tick.
 
 Pids are those of the pid namespace that /proc belongs to. Gone is only what has no /proc/PID/stat any more: a file that
-may not be read leaves its fields unknown and the process there.
+may not be read leaves its fields unknown and the process there. The files themselves are read by a ProcFiles: this
+process's own, or another that is asked.
 """
 
 from __future__ import annotations
@@ -9,19 +10,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime_ns
 from typing import Final, NamedTuple
 
+from tracer.fallback.files import SELF, DirectFiles, ProcFiles, gone
 from tracer.model import NS_PER_TICK, UNSET_ID, Flag, Kind
-from tracer.probes import tracefs
 from tracer.probes.bcc import Holder
 from tracer.probes.cmdlines import ARGS_BYTES
 from tracer.probes.records import EXEC, SIZE
 
 __all__ = ["ProcFinder"]
-
-_PROC: Final = Path("/proc")
 
 _COMM_BYTES: Final = 15
 # Bits of a task's flags in include/linux/sched.h.
@@ -58,17 +56,15 @@ class _Exe(NamedTuple):
 
 
 class ProcFinder:
-    """Finds processes and descriptors; what costs to look up is kept between them."""
+    """Finds processes and descriptors."""
 
-    def __init__(self, proc: Path = _PROC) -> None:
-        """``proc`` is where procfs is mounted."""
-        self._proc = proc
-        self._ahead = _boottime_offset(proc)
-        self._cgroups: dict[bytes, int] = {}
+    def __init__(self, files: ProcFiles | None = None) -> None:
+        """``files`` reads /proc; by itself this process does."""
+        self._files = files or DirectFiles()
+        self._ahead = _boottime_offset(self._read(SELF, "timens_offsets"))
 
     def _pids(self, without: frozenset[int]) -> list[int]:
-        pids = (int(entry.name) for entry in self._proc.iterdir() if entry.name.isdecimal())
-        return [pid for pid in pids if pid not in without]
+        return [pid for pid in self._files.pids() if pid not in without]
 
     def processes(self, without: frozenset[int]) -> bytes:
         """The processes that run now but those ``without``, as records (struct exec_record) behind their sizes."""
@@ -77,39 +73,37 @@ class ProcFinder:
 
     def hidden(self) -> int:
         """How many processes there are of which nothing may be read, not even when they began (hidepid of procfs)."""
-        return sum(not os.access(self._proc / str(pid) / "stat", os.R_OK) for pid in self._pids(frozenset()))
+        return sum(stat is None for stat in self._files.read_each(self._pids(frozenset()), "stat").values())
 
     def holders(self, without: frozenset[int]) -> Iterator[Holder]:
         """The processes that have sockets, but those ``without``."""
         for pid in self._pids(without):
-            place = self._proc / str(pid)
-            stat = self._living(place)
+            stat = self._living(pid)
             if stat is None:
                 continue
-            sockets = _sockets(place)
+            sockets = self._sockets(pid)
             if sockets:
-                _, uid, *_ = _ids(_status(place), b"Uid:")
-                cgroup = self._cgroup(place)[0]
+                _, uid, *_ = _ids(self._status(pid), b"Uid:")
+                cgroup = self._cgroup(pid)[0]
                 yield Holder(pid, self._start(stat), uid, cgroup, _comm(stat), sockets)
 
     def record(self, pid: int) -> bytes | None:
         """The record of one process; None when it has ended."""
-        place = self._proc / str(pid)
-        stat = self._living(place)
+        stat = self._living(pid)
         if stat is None:
             return None
-        status = _status(place)
+        status = self._status(pid)
         uid, euid, *_ = _ids(status, b"Uid:")
         gid, egid, *_ = _ids(status, b"Gid:")
-        parent = self._living(self._proc / str(stat.parent)) if stat.parent else None
-        cgroup, cgroup_name = self._cgroup(place)
+        parent = self._living(stat.parent) if stat.parent else None
+        cgroup, cgroup_path = self._cgroup(pid)
         kernel = bool(stat.flags & _KTHREAD)
-        exe = _Exe(b"", 0, 0, int(Flag.KTHREAD)) if kernel else _exe(place)
+        exe = _Exe(b"", 0, 0, int(Flag.KTHREAD)) if kernel else self._exe(pid)
         image = exe.inode != 0
-        cwd = _components(_link(place / "cwd").removesuffix(_DELETED)) if image else b""
-        leaf = cgroup_name + b"\0" if image else b""
-        args, args_total, args_flags = (b"", 0, 0) if kernel else _arguments(place, stat)
-        if self._start(stat) != self._start(_stat(place) or stat):
+        cwd = _components(self._link(pid, "cwd").removesuffix(_DELETED)) if image else b""
+        leaf = cgroup_path.rpartition(b"/")[2] + b"\0" if image else b""
+        args, args_total, args_flags = (b"", 0, 0) if kernel else self._arguments(pid, stat)
+        if self._start(stat) != self._start(self._stat(pid) or stat):
             return None  # another one by now, under the same pid
         return EXEC.pack(
             clock_gettime_ns(CLOCK_BOOTTIME),
@@ -129,12 +123,12 @@ class ProcFinder:
             gid,
             euid,
             egid,
-            _number(place / "loginuid", UNSET_ID),
-            _number(place / "sessionid", UNSET_ID),
+            _number(self._read(pid, "loginuid"), UNSET_ID),
+            _number(self._read(pid, "sessionid"), UNSET_ID),
             stat.session,
             stat.group,
-            _namespace(place / "ns/net"),
-            _namespace(place / "ns/pid"),
+            _namespace(self._link(pid, "ns/net")),
+            _namespace(self._link(pid, "ns/pid")),
             _comm(stat),
             exe.inode,
             args_total,
@@ -149,9 +143,9 @@ class ProcFinder:
             0,
         ) + b"".join((exe.components, cwd, leaf, args))
 
-    def _living(self, place: Path) -> _Stat | None:
+    def _living(self, pid: int) -> _Stat | None:
         try:
-            stat = _stat(place)
+            stat = self._stat(pid)
         except PermissionError:
             return None  # one of hidden()
         # A leader that has ended stays a zombie while other threads run on.
@@ -160,79 +154,91 @@ class ProcFinder:
     def _start(self, stat: _Stat) -> int:
         return stat.start * NS_PER_TICK - self._ahead
 
-    def _cgroup(self, place: Path) -> tuple[int, bytes]:
-        """The id (the directory's inode) and the name of a process's group of cgroup v2; 0 where that can't be seen."""
-        for line in _read(place / "cgroup").splitlines():
-            if line.startswith(b"0::/"):
-                path = line[4:]
-                return self._cgroup_id(path), path.rpartition(b"/")[2]
-        return 0, b""
+    def _stat(self, pid: int) -> _Stat | None:
+        """None when the process is gone; any other failure to read is raised as OSError."""
+        try:
+            text = self._files.read(pid, "stat")
+        except OSError as error:
+            if gone(error):
+                return None
+            raise
+        head, _, tail = text.rpartition(b")")
+        fields = tail.split()  # from the state on, which proc(5) counts as the third
+        numbers = [int(fields[at]) for at in (1, 2, 3, 6, 17, 19, 45, 46)]
+        return _Stat(head.partition(b"(")[2], fields[0], *numbers)
 
-    def _cgroup_id(self, path: bytes) -> int:
-        if path not in self._cgroups:
-            fd = tracefs.open_detached("cgroup2", os.fsdecode(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            if fd is None:
-                return 0
-            self._cgroups[path] = os.fstat(fd).st_ino
-            os.close(fd)
-        return self._cgroups[path]
+    def _read(self, pid: int, name: str) -> bytes:
+        """A file of a process, empty when it can't be read."""
+        try:
+            return self._files.read(pid, name)
+        except OSError:
+            return b""
 
+    def _link(self, pid: int, name: str) -> bytes:
+        """Where a link leads, empty when it can't be read."""
+        try:
+            return self._files.link(pid, name)
+        except OSError:
+            return b""
 
-def _read(path: Path) -> bytes:
-    """A small file, empty when it can't be read."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+    def _status(self, pid: int) -> dict[bytes, list[bytes]]:
+        lines = (line.split() for line in self._read(pid, "status").splitlines())
+        return {words[0]: words[1:] for words in lines if words}
 
+    def _cgroup(self, pid: int) -> tuple[int, bytes]:
+        try:
+            return self._files.cgroup(pid)
+        except OSError:
+            return 0, b""
 
-def _link(path: Path) -> bytes:
-    """Where a link leads, empty when it can't be read."""
-    try:
-        return os.fsencode(path.readlink())
-    except OSError:
-        return b""
+    def _sockets(self, pid: int) -> list[int]:
+        """The descriptors of a process that are sockets."""
+        try:
+            return [fd for fd, target in self._files.fds(pid).items() if target.startswith(b"socket:")]
+        except OSError:
+            return []
 
+    def _exe(self, pid: int) -> _Exe:
+        path = self._link(pid, "exe")
+        try:
+            found = self._files.exe(pid)
+        except OSError:
+            return _Exe(_components(path), 0, 0, 0)
+        flags = 0
+        if not found.links:
+            flags |= Flag.DELETED
+            path = path.removesuffix(_DELETED)
+        # The kernel's own encoding of a device number.
+        dev = os.major(found.dev) << 20 | os.minor(found.dev)
+        if path.startswith(_MEMFD) and not found.links:
+            return _Exe(path[1:] + b"\0", dev, found.inode, flags | Flag.DETACHED)
+        return _Exe(_components(path), dev, found.inode, flags)
 
-def _sockets(place: Path) -> list[int]:
-    """The descriptors of a process that are sockets."""
-    try:
-        return [int(entry.name) for entry in (place / "fd").iterdir() if _link(entry).startswith(b"socket:")]
-    except OSError:
-        return []
-
-
-def _stat(place: Path) -> _Stat | None:
-    """None when the process is gone; any other failure to read is raised as OSError."""
-    try:
-        text = (place / "stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    head, _, tail = text.rpartition(b")")
-    fields = tail.split()  # from the state on, which proc(5) counts as the third
-    numbers = [int(fields[at]) for at in (1, 2, 3, 6, 17, 19, 45, 46)]
-    return _Stat(head.partition(b"(")[2], fields[0], *numbers)
-
-
-def _status(place: Path) -> dict[bytes, list[bytes]]:
-    lines = (line.split() for line in _read(place / "status").splitlines())
-    return {words[0]: words[1:] for words in lines if words}
+    def _arguments(self, pid: int, stat: _Stat) -> tuple[bytes, int, int]:
+        """The arguments, their bytes before truncation, and flags."""
+        total = stat.args_end - stat.args_start
+        try:
+            args = self._files.read(pid, "cmdline", ARGS_BYTES)
+        except OSError:
+            return b"", max(total, 0), int(Flag.FAULT_ARGS)
+        if not stat.args_end:  # the bounds are for those who may trace the process
+            total = len(args)
+        flags = int(Flag.TRUNCATED_ARGS) if total > ARGS_BYTES else 0
+        return args[:total], total, flags
 
 
 def _ids(status: dict[bytes, list[bytes]], name: bytes) -> list[int]:
     return [int(word) for word in status.get(name, ())] or [0, 0]
 
 
-def _number(path: Path, otherwise: int) -> int:
-    text = _read(path)
+def _number(text: bytes, otherwise: int) -> int:
     return int(text) if text.strip().isdigit() else otherwise
 
 
-def _namespace(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return 0
+def _namespace(link: bytes) -> int:
+    """The inode of a namespace, from a link such as ``net:[4026531840]``; 0 when it could not be read."""
+    number = link[link.find(b"[") + 1 : -1]
+    return int(number) if number.isdigit() else 0
 
 
 def _comm(stat: _Stat) -> bytes:
@@ -245,40 +251,9 @@ def _components(path: bytes) -> bytes:
     return b"".join(part + b"\0" for part in reversed(path.split(b"/")) if part)
 
 
-def _exe(place: Path) -> _Exe:
-    path = _link(place / "exe")
-    try:
-        found = (place / "exe").stat()
-    except OSError:
-        return _Exe(_components(path), 0, 0, 0)
-    flags = 0
-    if not found.st_nlink:
-        flags |= Flag.DELETED
-        path = path.removesuffix(_DELETED)
-    # The kernel's own encoding of a device number.
-    dev = os.major(found.st_dev) << 20 | os.minor(found.st_dev)
-    if path.startswith(_MEMFD) and not found.st_nlink:
-        return _Exe(path[1:] + b"\0", dev, found.st_ino, flags | Flag.DETACHED)
-    return _Exe(_components(path), dev, found.st_ino, flags)
-
-
-def _arguments(place: Path, stat: _Stat) -> tuple[bytes, int, int]:
-    """The arguments, their bytes before truncation, and flags."""
-    total = stat.args_end - stat.args_start
-    try:
-        with (place / "cmdline").open("rb") as file:
-            args = file.read(ARGS_BYTES)
-    except OSError:
-        return b"", max(total, 0), int(Flag.FAULT_ARGS)
-    if not stat.args_end:  # the bounds are for those who may trace the process
-        total = len(args)
-    flags = int(Flag.TRUNCATED_ARGS) if total > ARGS_BYTES else 0
-    return args[:total], total, flags
-
-
-def _boottime_offset(proc: Path) -> int:
+def _boottime_offset(offsets: bytes) -> int:
     """How far the reader's boot-time clock is ahead of the machine's, in ns: other than 0 in a time namespace."""
-    for line in _read(proc / "self/timens_offsets").splitlines():
+    for line in offsets.splitlines():
         words = line.split()
         if words[0] == b"boottime":
             return int(words[1]) * 1_000_000_000 + int(words[2])

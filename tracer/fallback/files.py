@@ -1,0 +1,297 @@
+"""Read of /proc what the fallback backends need, and nothing else: a closed set of questions, by pid and name.
+
+Who asks knows no paths, so that the same questions can be answered by another process (AskedFiles in worker.py) when
+this one may not read /proc any more. Every refusal is an OSError with its errno: ENOENT or ESRCH when the process is
+gone, EACCES or EPERM when it may not be looked at. These are never mixed up.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+from tracer.probes import tracefs
+
+__all__ = ["EACH_MOST", "FILES", "LINKS", "READ_MOST", "SELF", "DirectFiles", "ExeFile", "ProcFiles", "gone"]
+
+SELF: Final = 0
+"""The pid that stands for whoever really reads: of use only for ``timens_offsets``."""
+
+FILES: Final = (
+    "stat",
+    "status",
+    "cmdline",
+    "cgroup",
+    "loginuid",
+    "sessionid",
+    "net/tcp",
+    "net/tcp6",
+    "timens_offsets",
+    "comm",
+    "io",
+    "limits",
+)
+"""What read() takes. The order is part of the protocol between worker and broker: add at the end."""
+
+LINKS: Final = ("exe", "cwd", "root", "ns/net", "ns/pid", "ns/mnt", "ns/user")
+"""What link() takes, in the protocol's order."""
+
+READ_MOST: Final = 8 << 20
+"""Bytes of one file at most: 50,000 lines of /proc/PID/net/tcp."""
+
+EACH_MOST: Final = 4 << 10
+"""Bytes of one file at most, of those that read_each() reads."""
+
+_CHUNK: Final = 64 << 10
+_CLONE_NEWNET: Final = 0x40000000  # include/uapi/linux/sched.h
+_NETLINK_SOCK_DIAG: Final = 4  # include/uapi/linux/netlink.h
+_CGROUP_MOUNTS: Final = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+_OPEN: Final = os.O_RDONLY | os.O_CLOEXEC
+_PLACE: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class ExeFile(NamedTuple):
+    """The file that a process runs: ``dev`` as stat(2) has it; ``links`` is 0 when it was deleted."""
+
+    dev: int
+    inode: int
+    links: int
+
+
+class ProcFiles(Protocol):
+    """What can be asked about processes. ``start`` is field 22 of /proc/PID/stat (ticks since boot).
+
+    With a ``start`` other than 0 only the process that began then is meant: when the pid is another's by now, that is
+    ESRCH. All methods raise OSError as the module says, and ValueError for a name that is none of FILES or LINKS.
+    """
+
+    def pids(self) -> list[int]:
+        """The processes that there are."""
+        ...
+
+    def read(self, pid: int, name: str, most: int = READ_MOST, *, start: int = 0) -> bytes:
+        """The first ``most`` bytes of /proc/PID/NAME."""
+        ...
+
+    def read_each(self, pids: Iterable[int], name: str, most: int = EACH_MOST) -> dict[int, bytes | None]:
+        """The first ``most`` bytes of that file of each process; None where it is refused. Who is gone is left out."""
+        ...
+
+    def link(self, pid: int, name: str, *, start: int = 0) -> bytes:
+        """Where the link /proc/PID/NAME leads."""
+        ...
+
+    def fds(self, pid: int, *, start: int = 0) -> dict[int, bytes]:
+        """The open descriptors of a process, and where each leads, such as ``socket:[4711]``."""
+        ...
+
+    def exe(self, pid: int, *, start: int = 0) -> ExeFile:
+        """The file that a process runs."""
+        ...
+
+    def cgroup(self, pid: int, *, start: int = 0) -> tuple[int, bytes]:
+        """The id (the directory's inode) and the path of its cgroup of version 2; the id is 0 where it can't be told.
+
+        (0, b"") when it is in none.
+        """
+        ...
+
+    def open_diag(self, pid: int | None = None) -> int:
+        """A new socket of NETLINK_SOCK_DIAG in the network namespace of a process (None: the reader's own).
+
+        The descriptor is the caller's to close.
+        """
+        ...
+
+
+def gone(error: OSError) -> bool:
+    """Whether an error says that the process, or what it had, is not there any more."""
+    return error.errno in (errno.ENOENT, errno.ESRCH)
+
+
+class DirectFiles:
+    """ProcFiles of this very process."""
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        """``proc`` is where procfs is mounted."""
+        self._proc = str(proc)
+        self._cgroups: int | None = None  # the root of cgroup v2; -1: there is none to be had
+
+    def close(self) -> None:
+        """Let go of what is kept open; idempotent."""
+        if self._cgroups is not None and self._cgroups >= 0:
+            os.close(self._cgroups)
+        self._cgroups = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def pids(self) -> list[int]:
+        """See ProcFiles."""
+        with os.scandir(self._proc) as entries:
+            return [int(entry.name) for entry in entries if entry.name.isdecimal()]
+
+    def read(self, pid: int, name: str, most: int = READ_MOST, *, start: int = 0) -> bytes:
+        """See ProcFiles."""
+        _check(name, FILES)
+        with self._place(pid, start) as (base, at):
+            fd = os.open(base + name, _OPEN, dir_fd=at)
+        try:
+            return _read_all(fd, min(most, READ_MOST))
+        finally:
+            os.close(fd)
+
+    def read_each(self, pids: Iterable[int], name: str, most: int = EACH_MOST) -> dict[int, bytes | None]:
+        """See ProcFiles."""
+        _check(name, FILES)
+        found: dict[int, bytes | None] = {}
+        for pid in pids:
+            try:
+                found[pid] = self.read(pid, name, min(most, EACH_MOST))
+            except OSError as error:
+                if not gone(error):
+                    found[pid] = None
+        return found
+
+    def link(self, pid: int, name: str, *, start: int = 0) -> bytes:
+        """See ProcFiles."""
+        _check(name, LINKS)
+        with self._place(pid, start) as (base, at):
+            return os.fsencode(os.readlink(base + name, dir_fd=at))
+
+    def fds(self, pid: int, *, start: int = 0) -> dict[int, bytes]:
+        """See ProcFiles."""
+        found = {}
+        with self._place(pid, start) as (base, at):
+            directory = os.open(base + "fd", _OPEN | os.O_DIRECTORY, dir_fd=at)
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):  # closed meanwhile
+                        found[int(entry.name)] = os.fsencode(os.readlink(entry.name, dir_fd=directory))
+        finally:
+            os.close(directory)
+        return found
+
+    def exe(self, pid: int, *, start: int = 0) -> ExeFile:
+        """See ProcFiles."""
+        with self._place(pid, start) as (base, at):
+            found = os.stat(base + "exe", dir_fd=at)
+        return ExeFile(found.st_dev, found.st_ino, found.st_nlink)
+
+    def cgroup(self, pid: int, *, start: int = 0) -> tuple[int, bytes]:
+        """See ProcFiles."""
+        for line in self.read(pid, "cgroup", start=start).splitlines():
+            if line.startswith(b"0::/"):
+                return self._cgroup_id(line[4:]), line[3:]
+        return 0, b""
+
+    def _cgroup_id(self, path: bytes) -> int:
+        """The inode of a group's directory, anew each time: a group of the same name may be another one."""
+        if self._cgroups is None:
+            self._cgroups = _open_cgroups()
+        if self._cgroups < 0:
+            return 0
+        try:
+            return os.stat(path or b".", dir_fd=self._cgroups).st_ino
+        except OSError:
+            return 0
+
+    def open_diag(self, pid: int | None = None) -> int:
+        """See ProcFiles."""
+        if pid is None:
+            return _diag_socket()
+        there = os.open(f"{self._proc}/{pid}/ns/net", _OPEN)
+        try:
+            wanted, own = os.fstat(there), Path(f"{self._proc}/self/ns/net").stat()
+            # There already: then it takes no privilege.
+            same = (wanted.st_dev, wanted.st_ino) == (own.st_dev, own.st_ino)
+            return _diag_socket() if same else _diag_socket_in(there)
+        finally:
+            os.close(there)
+
+    @contextmanager
+    def _place(self, pid: int, start: int) -> Iterator[tuple[str, int | None]]:
+        """What to put before a name, and the directory that is relative to."""
+        if not start:
+            yield f"{self._proc}/{pid or 'self'}/", None
+            return
+        directory = os.open(f"{self._proc}/{pid}", _PLACE)  # it stays that process's, whoever has the pid later
+        try:
+            fd = os.open("stat", _OPEN, dir_fd=directory)
+            try:
+                stat = os.read(fd, EACH_MOST)
+            finally:
+                os.close(fd)
+            if int(stat.rpartition(b")")[2].split()[19]) != start:
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+            yield "", directory
+        finally:
+            os.close(directory)
+
+
+def _check(name: str, names: tuple[str, ...]) -> None:
+    if name not in names:
+        raise ValueError(f"{name!r} is none of {', '.join(names)}")
+
+
+def _read_all(fd: int, most: int) -> bytes:
+    # Files of /proc have no size; most end with the first read.
+    parts = []
+    while most > 0 and (part := os.read(fd, min(most, _CHUNK))):
+        parts.append(part)
+        most -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _open_cgroups() -> int:
+    """The root of cgroup v2, also where it is mounted nowhere; -1 when it can't be had."""
+    fd = tracefs.open_detached("cgroup2", ".", _OPEN | os.O_DIRECTORY)
+    if fd is not None:
+        return fd
+    for place in _CGROUP_MOUNTS:
+        # The file is in directories of version 2 alone, but in the root of a machine with version 1 beside it too.
+        with suppress(OSError):
+            Path(f"{place}/cgroup.controllers").stat()
+            return os.open(place, _OPEN | os.O_DIRECTORY)
+    return -1
+
+
+def _enter(namespace: int) -> None:
+    """Take this thread into a network namespace. Raises OSError."""
+    if _libc.setns(namespace, _CLONE_NEWNET):
+        number = ctypes.get_errno()
+        ctypes.set_errno(0)  # left behind it would look like the failure of whoever checks it next
+        raise OSError(number, os.strerror(number))
+
+
+def _diag_socket() -> int:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG).detach()
+
+
+def _diag_socket_in(namespace: int) -> int:
+    """A socket of another network namespace, made by a thread that goes there and never comes back."""
+    made: list[int | OSError] = []
+
+    def make() -> None:
+        try:
+            _enter(namespace)
+            made.append(_diag_socket())
+        except OSError as refused:
+            made.append(refused)
+
+    thread = threading.Thread(target=make, name="namespace")
+    thread.start()
+    thread.join()
+    if isinstance(made[0], OSError):
+        raise made[0]
+    return made[0]
