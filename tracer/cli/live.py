@@ -16,6 +16,7 @@ from tracer.cli.errors import CommandError, Exit
 from tracer.cli.sandbox import Mode, Sandbox, choose_user
 from tracer.cli.stream import Stream, make_format, open_output
 from tracer.confine.plan import Plan
+from tracer.fallback.polling import Procfs
 from tracer.fallback.procfs import ProcFinder
 from tracer.formats.text import visible
 from tracer.model import SOCKET_KINDS, Kind
@@ -46,8 +47,8 @@ _CLOSURE_TURNS: Final = 8
 _TIME = struct.Struct("=Q").unpack_from
 # The iterators walk the pid namespace of their reader (task_seq_get_next() in kernel/bpf/task_iter.c).
 _OTHER_NAMESPACES: Final = "processes and sockets outside this pid namespace that were there before"
-BACKENDS: Final = ("auto", "core", "bcc")
-_LADDER: Final = ("core", "bcc")  # what auto tries, best first
+BACKENDS: Final = ("auto", "core", "bcc", "procfs")
+_LADDER: Final = BACKENDS[1:]  # what auto tries, best first
 
 
 @dataclass
@@ -103,18 +104,20 @@ class Live:
             except UnusableError as error:
                 if self._ending:
                     return Exit.OK  # the compiler was interrupted, too
-                # Without privilege no other backend of this kind starts either.
-                if name == ladder[-1] or error.code != Exit.UNSUPPORTED:
+                if name == ladder[-1]:
                     raise CommandError(str(error), Exit(error.code)) from error
+                if str(error) not in steps.values():  # the same lack keeps several from running
+                    _tell(f"not with {name}: {error}")
                 steps[name] = str(error)
-                _tell(f"not with {name}: {error}")
         raise AssertionError(ladder)
 
     def _backend(self, name: str) -> Source:
         filters, buffer = self._kernel_filters(), self._options.buffer
         if name == "core":
             return Core(filters, buffer, _WATERMARK, self._options.hooks)
-        return Bcc(filters, buffer, _WATERMARK, ProcFinder())
+        if name == "bcc":
+            return Bcc(filters, buffer, _WATERMARK, ProcFinder())
+        return Procfs(filters, buffer)
 
     def _stop(self, *_: object) -> None:
         self._ending = True

@@ -37,6 +37,8 @@ FILES: Final = (
     "comm",
     "io",
     "limits",
+    "net/sockstat",
+    "net/sockstat6",
 )
 """What read() takes. The order is part of the protocol between worker and broker: add at the end."""
 
@@ -50,6 +52,7 @@ EACH_MOST: Final = 4 << 10
 """Bytes of one file at most, of those that read_each() reads."""
 
 _CHUNK: Final = 64 << 10
+_PART_LEAST: Final = 3 << 10  # bytes: no line of these files is as long as what is left of a page then
 _CLONE_NEWNET: Final = 0x40000000  # include/uapi/linux/sched.h
 _NETLINK_SOCK_DIAG: Final = 4  # include/uapi/linux/netlink.h
 _CGROUP_MOUNTS: Final = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
@@ -245,11 +248,14 @@ def _check(name: str, names: tuple[str, ...]) -> None:
 
 
 def _read_all(fd: int, most: int) -> bytes:
-    # Files of /proc have no size; most end with the first read.
+    # Files of /proc have no size. A read gives what fits a page (seq_read_iter() in fs/seq_file.c), so one that is far
+    # from that has come to the end; asked again, net/tcp would look through a table of some 100,000 entries for it.
     parts = []
     while most > 0 and (part := os.read(fd, min(most, _CHUNK))):
         parts.append(part)
         most -= len(part)
+        if len(part) < _PART_LEAST:
+            break
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -103,8 +103,9 @@ class ProcFinder:
         cwd = _components(self._link(pid, "cwd").removesuffix(_DELETED)) if image else b""
         leaf = cgroup_path.rpartition(b"/")[2] + b"\0" if image else b""
         args, args_total, args_flags = (b"", 0, 0) if kernel else self._arguments(pid, stat)
-        if self._start(stat) != self._start(self._stat(pid) or stat):
-            return None  # another one by now, under the same pid
+        after = self._stat(pid)
+        if after is None or after.start != stat.start:
+            return None  # gone by now: what could not be read of it any more is not what it was
         return EXEC.pack(
             clock_gettime_ns(CLOCK_BOOTTIME),
             0,
