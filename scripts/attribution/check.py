@@ -29,6 +29,15 @@ class CheckError(Exception):
     """The measurement could not be made: no compiler, or the generator or the tracer failed."""
 
 
+class NotReadyError(CheckError):
+    """The tracer ended, with `code`, or took too long (None), before it was ready."""
+
+    def __init__(self, said: str, code: int | None) -> None:
+        """`said` is what it wrote to stderr."""
+        super().__init__(f"the tracer did not get ready: {said}")
+        self.code = code
+
+
 def build(directory: Path, compiled: Path | None = None) -> Path:
     """Puts the generator into `directory`, under the three names it is run by, and returns its path.
 
@@ -55,10 +64,13 @@ def _compile(storm: Path) -> None:
         raise CheckError(made.stderr)
 
 
-def run_storm(storm: Path, truth: Path, processes: int, parallel: int, noise: int) -> float:
-    """Runs the generator to its end and returns how long it took, in seconds; raises CheckError if it failed."""
+def run_storm(storm: Path, truth: Path, processes: int, parallel: int, noise: int, octaves: int = 0) -> float:
+    """Runs the generator to its end and returns how long it took, in seconds; raises CheckError if it failed.
+
+    With `octaves` the clients live for 1 ms to 2 ** octaves ms.
+    """
     begin = time.monotonic()
-    command = [str(part) for part in (storm, processes, parallel, noise, truth)]
+    command = [str(part) for part in (storm, processes, parallel, noise, truth, octaves)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=STORM_SECONDS)
     if done.returncode:
         raise CheckError(f"the generator ended with {done.returncode}: {done.stderr}")
@@ -66,10 +78,10 @@ def run_storm(storm: Path, truth: Path, processes: int, parallel: int, noise: in
 
 
 @contextlib.contextmanager
-def tracing(output: Path, options: Sequence[str] = ()) -> Iterator[None]:
+def tracing(output: Path, options: Sequence[str] = ()) -> Iterator[int]:
     """Traces the whole machine into `output` while the block runs; drained and ended when it leaves.
 
-    `options` are more of the command's.
+    `options` are more of the command's. Gives the tracer's pid.
 
     Raises CheckError with the tracer's stderr when it never gets ready or ends with anything but 0.
     """
@@ -80,9 +92,9 @@ def tracing(output: Path, options: Sequence[str] = ()) -> Iterator[None]:
             deadline = time.monotonic() + READY_SECONDS
             while READY not in said.read_text():
                 if tracer.poll() is not None or time.monotonic() > deadline:
-                    raise CheckError(f"the tracer did not get ready: {said.read_text()}")
+                    raise NotReadyError(said.read_text().strip(), tracer.poll())
                 time.sleep(0.02)
-            yield
+            yield tracer.pid
             tracer.send_signal(signal.SIGTERM)
             code = tracer.wait(DRAIN_SECONDS)
         finally:

@@ -2,12 +2,15 @@
 /*
  * storm.c - processes with a known truth: each lives a few milliseconds and makes one TCP connection to a port of its own.
  *
- *	storm PROCESSES PARALLEL NOISE TRUTH
+ *	storm PROCESSES PARALLEL NOISE TRUTH [OCTAVES]
  *
  * PARALLEL workers run PROCESSES clients in one new network namespace, and for as long as they do, NOISE workers run
  * the same clients in a second one. Client i of either side connects 127.0.0.1:SOURCE_PORT+i to 127.0.0.1:FIRST_PORT+i, so
  * that the two sides' four-tuples are the same and only the namespace tells them apart. The noise keeps in step with
  * the main side (never more than NOISE clients ahead), so equal tuples are alive at the same time.
+ *
+ * With OCTAVES the clients of the main side keep their connections for 1 ms to 2^OCTAVES ms, as many of them in each
+ * octave as in any other, in no order. What they were told is the last but one of their arguments.
  *
  * A worker listens on the port, forks and executes the client, accepts its connection, waits for it, and only then appends one
  * JSON line to TRUTH: what the client said about itself through a pipe, checked against what the worker saw.
@@ -45,6 +48,7 @@
 enum {
 	FIRST_PORT = 20000,
 	SOURCE_PORT = 40000,
+	MAX_OCTAVES = 12, /* 4 s */
 	MAX_PROCESSES = 20000, /* both port ranges stay apart and below 60000 */
 	MAX_WORKERS = 1024,
 	REPORT_FD = 3,
@@ -82,6 +86,7 @@ struct progress {
 static struct progress *progress;
 static int processes;
 static int noise_ahead;
+static int octaves;
 static int truth_fd;
 static char self_path[PATH_MAX];
 static char **self_argv;
@@ -218,6 +223,18 @@ static void append_truth(const char *role, const struct side *side, const struct
 		fail("the truth file");
 }
 
+/* How long a client keeps its connection, in us. */
+static unsigned long hold_us(const struct side *side, uint64_t random)
+{
+	const unsigned long parts = 1000;
+	unsigned long part;
+
+	if (side->name[0] == 'n' || !octaves)
+		return side->hold_us + random % (2 * side->hold_us);
+	part = random % (octaves * parts);
+	return (1000UL << part / parts) * (parts + part % parts) / parts;
+}
+
 static void run_client(const struct side *side, const int *pipe_fds, int index)
 {
 	struct sockaddr_in peer;
@@ -234,7 +251,7 @@ static void run_client(const struct side *side, const int *pipe_fds, int index)
 	snprintf(port, sizeof(port), "%d", FIRST_PORT + index);
 	snprintf(nonce, sizeof(nonce), "%016lx", random);
 	snprintf(code, sizeof(code), "%d", exit_code);
-	snprintf(hold, sizeof(hold), "%lu", side->hold_us + (random >> 8) % (2 * side->hold_us));
+	snprintf(hold, sizeof(hold), "%lu", hold_us(side, random >> 8));
 	if (index % 3) /* an empty argument and one with a space are easily lost */
 		argv[5] = extra[index % 3 - 1];
 
@@ -320,17 +337,18 @@ int main(int argc, char **argv)
 
 	if (strcmp(basename(argv[0]), "storm"))
 		return argc >= 5 ? client(argv) : CLIENT_FAILED;
-	if (argc != 5) {
-		fprintf(stderr, "usage: storm PROCESSES PARALLEL NOISE TRUTH\n");
+	if (argc != 5 && argc != 6) {
+		fprintf(stderr, "usage: storm PROCESSES PARALLEL NOISE TRUTH [OCTAVES]\n");
 		return 2;
 	}
+	octaves = argc == 6 ? atoi(argv[5]) : 0;
 	processes = atoi(argv[1]);
 	main_side.workers = atoi(argv[2]);
 	noise_side.workers = noise_ahead = atoi(argv[3]);
-	if (processes < 1 || processes > MAX_PROCESSES || main_side.workers < 1 || main_side.workers > MAX_WORKERS ||
+	if (octaves < 0 || octaves > MAX_OCTAVES || processes < 1 || processes > MAX_PROCESSES || main_side.workers < 1 || main_side.workers > MAX_WORKERS ||
 	    noise_ahead < 0 || noise_ahead > MAX_WORKERS || noise_ahead >= processes) {
-		fprintf(stderr, "storm: 1 to %d PROCESSES, 1 to %d PARALLEL, fewer NOISE than PROCESSES\n", MAX_PROCESSES,
-			MAX_WORKERS);
+		fprintf(stderr, "storm: 1 to %d PROCESSES, 1 to %d PARALLEL, fewer NOISE than PROCESSES, %d OCTAVES at most\n",
+			MAX_PROCESSES, MAX_WORKERS, MAX_OCTAVES);
 		return 2;
 	}
 	alarm(STORM_SECONDS);

@@ -30,7 +30,7 @@ from tracer.probes.unusable import UnusableError
 __all__ = ["Procfs"]
 
 SHORTEST_NS: Final = 20_000_000  # between two looks while something happens
-LONGEST_NS: Final = 200_000_000  # and while nothing does
+LONGEST_NS: Final = 160_000_000  # and while nothing does
 PROMISED_NS: Final = 250_000_000  # later is counted as missed: what a scheduler may add to the longest
 SHARE: Final = 0.2  # of one CPU that looking may take, as long as the promise allows
 _CALMER: Final = 1.5  # by which the time between two looks grows while nothing happens

@@ -174,7 +174,7 @@ class SocketWatch:
     def _closed(self, flow: Flow, changes: list[SocketChange]) -> None:
         if flow.state == LISTEN or not flow.inode:
             return  # nobody has ever accepted it
-        if flow.state != SYN_SENT and not flow.told:
+        if flow.state != SYN_SENT and not flow.told and self._knows_role(flow):
             changes.append(self._told(flow))
         if flow.state == SYN_SENT and not flow.attempted:
             changes.append(SocketChange(Kind.ATTEMPT, flow, SYN_SENT))
@@ -216,7 +216,10 @@ class SocketWatch:
             if flow.told or not flow.inode or not (flow.owner.pid or flow.tries >= _OWNER_TRIES):
                 continue
             if flow.state != SYN_SENT:
-                changes.append(self._told(flow))
+                # The table of what listens is read before the others: it may have come in between.
+                if flow.state == LISTEN or self._knows_role(flow) or flow.looks:
+                    changes.append(self._told(flow))
+                flow.looks += 1
             elif not flow.attempted and now - flow.id > ATTEMPT_AFTER_NS:
                 flow.attempted = True
                 changes.append(SocketChange(Kind.ATTEMPT, flow, SYN_SENT))
@@ -229,10 +232,13 @@ class SocketWatch:
             flow.role = Role.LISTEN
             return SocketChange(Kind.LISTEN, flow, 0)
         flow.established = self._clock()
-        flow.role = flow.role or self._role(flow)
         if flow.role == Role.ACCEPT:
             return SocketChange(Kind.ACCEPT, flow, _SYN_RECV)
         return SocketChange(Kind.CONNECT, flow, SYN_SENT if flow.role else 0)
+
+    def _knows_role(self, flow: Flow) -> bool:
+        flow.role = flow.role or self._role(flow)
+        return bool(flow.role)
 
     def _role(self, flow: Flow) -> Role:
         """Which side has opened a connection, as far as the ports can tell."""

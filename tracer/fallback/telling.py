@@ -59,6 +59,7 @@ class Flow:
     role: int = Role.NONE
     owner: Owner = NOBODY
     tries: int = 0  # at finding the owner
+    looks: int = 0  # that could have told of it
     told: bool = False  # that it is there
     attempted: bool = False  # told that its connect is still pending
     before: bool = False  # it was there at the first look, and has not been told of
