@@ -9,7 +9,11 @@ from typing import Any, NamedTuple, Protocol, Self
 from tracer.model import Kind
 from tracer.probes.rings import Run
 
-__all__ = ["Coverage", "Cut", "KernelFilters", "Source", "boottime"]
+__all__ = ["Coverage", "Cut", "KernelFilters", "Source", "SourceLostError", "boottime"]
+
+
+class SourceLostError(Exception):
+    """A backend that ran has died or fallen silent: from now on things are missed, nobody knows how many."""
 
 
 class KernelFilters(NamedTuple):
@@ -60,7 +64,7 @@ class Source(Protocol):
     """A backend; a context manager that gives back all it took, and raises UnusableError where it can't run.
 
     start() begins and tells what is covered; snapshot() finds what was there before; then wait(), read() and cut()
-    until detach(), and a last cut(). One thread calls them all.
+    until detach(), and a last cut(). One thread calls them all. After start() any of them may raise SourceLostError.
     """
 
     @property
@@ -137,6 +141,13 @@ class Source(Protocol):
 
     def missed(self) -> dict[str, int]:
         """How often something was not looked at that should have been, by what should have."""
+        ...
+
+    def silent(self) -> list[str]:
+        """What of this backend is dead, a line each; looked for by trial, so not to be asked more than once a second.
+
+        Empty where everything that can be tried works. What can't be tried is in docs/design.md.
+        """
         ...
 
     def detach(self) -> None:
