@@ -17,6 +17,7 @@ import pytest
 
 from tests.formats.events import NOW, OFFSET, SECOND, SESSION, executed, failed, image, process, socket
 from tracer.cli import facts, live
+from tracer.cli.coverage import coverage_record
 from tracer.cli.errors import Exit
 from tracer.cli.sandbox import Mode, Sandbox
 from tracer.confine.apply import Applied
@@ -71,6 +72,7 @@ SYSTEM_PATHS = re.compile(r"/(bin|dev|etc|lib|proc|run|srv|sys|tmp|usr|var)(/|$)
 def ledger() -> dict[str, Any]:
     """The body of a ledger in which everything that can be there is."""
     book = Ledger()
+    book.gaps = 1
     book.delivered[Kind.EXEC] = 1
     book._tallies = [[Tally(*[1] * len(Tally._fields)) for _ in RING_KINDS]]
     return book.statement(
@@ -105,13 +107,15 @@ def notices() -> Iterator[Event]:
     found = found._replace(polling={"shortest_ms": 20, "longest_ms": 250})
     one = frozenset({1})
     filters = Filters(frozenset(Kind), one, True, ["a*"], ["/usr/*"], one, one, ["10.0.0.0/8"], one)
-    coverage = live._coverage(found, live.Options(filters), {"core": "no BTF"})
+    coverage = coverage_record(found, filters, {"core": "no BTF"}, snapshot=True)
     started = facts.started() | {"loginuid": 1000, "sudo_uid": 1000, "terminal": "/dev/pts/0"}
     loss = Loss("exec", "emit", 3, NOW, NOW + SECOND, [0], {"no_space": 3})
     yield Notice("tracer-coverage", NOW, "state", {"coverage": coverage})
     yield Notice("tracer-session-start", NOW, "event", {"session": started})
     yield Notice("tracer-confinement", NOW, "state", {"confinement": confinement()})
     yield Engine._loss_notice(loss, NOW)
+    change = {"state": "restarted", "backend": "netlink", "reasons": ["overrun"], "first": NOW, "last": NOW + SECOND}
+    yield Notice("tracer-backend", NOW, "event", {"change": change})
     yield Notice("tracer-ledger", NOW, "metric", {"ledger": ledger()})
 
 

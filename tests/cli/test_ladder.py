@@ -61,7 +61,7 @@ class Ladder:
         monkeypatch.setattr(Live, "_backend", make)
         monkeypatch.setattr(Live, "_session", session)
 
-    def run(self, backend: str) -> Exit:
+    def run(self, backend: str) -> int:
         """Trace with this choice."""
         return Live(Options(backend=backend)).run()
 

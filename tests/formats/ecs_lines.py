@@ -28,6 +28,7 @@ from tracer.model import (
     Process,
 )
 from tracer.pipeline.engine import Engine
+from tracer.pipeline.turns import Lost
 from tracer.pipeline.view import Filters
 
 LINE_BYTES = 32_000
@@ -239,6 +240,7 @@ def notices() -> list[Notice]:
     engine = Engine(wire.BOOT_ID, Filters(kinds=frozenset(RING_KINDS)))
     failed = {"attempts": 5, "failed": 2, "no_space": 2, "map_full": 1, "failed_first": NOW, "failed_last": NOW + 5}
     turn = wire.turn(counters=wire.tallies({(1, Kind.CLOSE): failed}), last=True, missed={"process_exec": 1})
-    made = [*engine.feed(wire.start()), *engine.feed(turn), engine.statement(turn)]
-    assert len(made) == 4
+    lost = Lost(NOW, NOW - 5, "core", ["process_exec: its link is closed"])
+    made = [*engine.feed(wire.start()), *engine.feed(lost), *engine.feed(turn), engine.statement(turn)]
+    assert len(made) == 5
     return [event for event in made if isinstance(event, Notice)]

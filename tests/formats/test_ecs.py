@@ -102,6 +102,7 @@ def test_every_kind_of_event_is_rendered() -> None:
         "tracer-coverage",
         "tracer-session-start",
         "tracer-loss",
+        "tracer-backend",
         "tracer-ledger",
     }
 

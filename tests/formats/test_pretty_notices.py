@@ -75,6 +75,36 @@ from tracer.model import Notice
         (notice("tracer-loss", loss={"stage": "sink", "count": 1}), "LOST 1 record at sink"),
         (
             notice(
+                "tracer-backend",
+                change={"state": "lost", "backend": "core", "reasons": ["a: closed", "b: closed"], "first": NOW},
+            ),
+            "BACKEND LOST: core: a: closed, b: closed; since 22:13:20.042 an unknown number of events is missing",
+        ),
+        (
+            notice(
+                "tracer-backend",
+                change={
+                    "state": "restarted",
+                    "backend": "netlink",
+                    "reasons": ["overrun"],
+                    "first": NOW,
+                    "last": NOW + SECOND,
+                },
+            ),
+            (
+                "BACKEND LOST: netlink: overrun; an unknown number of events is missing between 22:13:20.042 and "
+                "22:13:21.042, this goes on after that"
+            ),
+        ),
+        (
+            notice(
+                "tracer-ledger",
+                ledger={"total": {"delivered": 1, "lost": 0}, "missed": {"gaps": 1}, "complete": False},
+            ),
+            "ledger: 1 event, 0 lost, 1 gap of which nobody knows what is missing",
+        ),
+        (
+            notice(
                 "tracer-ledger", ledger={"total": {"delivered": 1234, "lost": 0}, "complete": True, "balanced": True}
             ),
             "ledger: 1,234 events, 0 lost",
@@ -115,6 +145,8 @@ def test_notices(event: Notice, shown: str) -> None:
         (notice("tracer-ledger", ledger={"total": {"lost": 1}, "complete": False, "balanced": True}), LOUD),
         (notice("tracer-ledger", ledger={"total": {"lost": 0}, "complete": False, "balanced": True}), LOUD),
         (notice("tracer-ledger", ledger={"total": {"lost": 0}, "complete": True, "balanced": False}), LOUD),
+        (notice("tracer-backend", change={"state": "lost"}), LOUD),
+        (notice("tracer-backend", change={"state": "restarted"}), LOUD),
         (notice("tracer-coverage", coverage={}), ""),
     ],
 )

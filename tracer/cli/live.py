@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import struct
 import sys
-import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tracer.cli import facts
+from tracer.cli.clock import Clock
+from tracer.cli.coverage import coverage_record
 from tracer.cli.errors import CommandError, Exit
+from tracer.cli.health import LOSSES, Health, gap_of
+from tracer.cli.recording import Recording
 from tracer.cli.sandbox import Mode, Sandbox, choose_user
-from tracer.cli.stream import Stream, make_format, open_output
+from tracer.cli.stream import Stream, begin_line, make_format, open_output
 from tracer.confine.plan import Plan
+from tracer.fallback.broker import Broker, Worker
 from tracer.fallback.polling import Procfs
 from tracer.fallback.procfs import ProcFinder
 from tracer.formats.text import visible
 from tracer.model import SOCKET_KINDS, Kind
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.order import RingRun
-from tracer.pipeline.turns import MAGIC, Confined, Found, Input, Known, Start, Turn, pack
+from tracer.pipeline.turns import Confined, Found, Input, Known, Start, Turn
 from tracer.pipeline.view import Filters
 from tracer.probes.bcc import Bcc
 from tracer.probes.core import HOOKS, Core
-from tracer.probes.libbpf import BpfError
 from tracer.probes.records import KIND_AT, SIZE
-from tracer.probes.rings import RingError, Run
+from tracer.probes.rings import Run
 from tracer.probes.source import Coverage, KernelFilters, Source, boottime
 from tracer.probes.unusable import UnusableError
-from tracer.sinks.output import OutputError, open_file
 
 __all__ = ["BACKENDS", "HOOKS", "Live", "Options"]
 
@@ -40,15 +42,11 @@ _WATERMARK: Final = 64 << 10
 _READ_MOST: Final = 64 << 10  # bytes of one ring in one turn: what stays in the cache
 _IDLE_MS: Final = 100.0
 _HOLDING_MS: Final = 20.0
-_OFFSET_STEP_NS: Final = 1_000_000  # below this a difference is the measuring itself
-_OFFSET_CLOSE_NS: Final = 20_000  # between two looks at the boot clock around one at the wall clock
-_OFFSET_TRIES: Final = 7
 _CLOSURE_TURNS: Final = 8
 _TIME = struct.Struct("=Q").unpack_from
-# The iterators walk the pid namespace of their reader (task_seq_get_next() in kernel/bpf/task_iter.c).
-_OTHER_NAMESPACES: Final = "processes and sockets outside this pid namespace that were there before"
 BACKENDS: Final = ("auto", "core", "bcc", "procfs")
 _LADDER: Final = BACKENDS[1:]  # what auto tries, best first
+_BROKERED: Final = frozenset({"netlink", "procfs"})  # they ask about /proc as long as they run
 
 
 @dataclass
@@ -77,30 +75,39 @@ class Live:
         """Nothing is loaded before run()."""
         self._options = options
         self._ending = False
-        self._recording: int | None = None
-        self._offset = 0
+        self._output: tuple[int, str] | None = None
+        self._recording: Recording | None = None
+        self._clock = Clock()
+        self._worker: Worker | None = None  # where a broker is
+        self._lost = False
+        self._failure: str | None = None  # what the command ends with when the backend was lost
 
-    def run(self) -> Exit:
+    def run(self) -> int:
         """Trace until the end that was asked for, a signal, or a closed output. Raises CommandError."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
         try:
-            return self._with_backend()
-        except (BpfError, RingError) as error:
-            raise CommandError(f"the probes failed while tracing: {error}", Exit.FAILURE) from error
+            ladder = _LADDER if self._options.backend == "auto" else (self._options.backend,)
+            return self._with_backend(ladder, {})
         finally:
             if self._recording is not None:
-                os.close(self._recording)
+                self._recording.close()
 
-    def _with_backend(self) -> Exit:
-        """Trace with the backend that was asked for, or with the best that really starts here. Raises CommandError."""
-        ladder = _LADDER if self._options.backend == "auto" else (self._options.backend,)
-        steps: dict[str, str] = {}
-        for name in ladder:
+    def _with_backend(self, ladder: tuple[str, ...], steps: dict[str, str]) -> int:
+        """Trace with the first of these that really starts here. Raises CommandError."""
+        for place, name in enumerate(ladder):
+            if name in _BROKERED and self._worker is None:
+                self._sandbox()  # a wrong user is told before anything is written
+                self._open()
+                role = Broker(ladder[place:], say=_tell).run()
+                if isinstance(role, int):
+                    return role
+                self._worker = role
+                return self._with_backend(role.ladder, steps)
             try:
                 with self._backend(name) as source:
                     coverage = source.start()
-                    return self._session(source, coverage, steps)
+                    status = self._session(source, coverage, steps)
             except UnusableError as error:
                 if self._ending:
                     return Exit.OK  # the compiler was interrupted, too
@@ -109,6 +116,14 @@ class Live:
                 if str(error) not in steps.values():  # the same lack keeps several from running
                     _tell(f"not with {name}: {error}")
                 steps[name] = str(error)
+                continue
+            except LOSSES as error:
+                if not self._lost:  # else it is told already: what is dead can't be ended in order
+                    raise CommandError(f"{name} failed: {error}", Exit.FAILURE) from error
+                status = Exit.FAILURE
+            if self._failure is not None:
+                raise CommandError(self._failure, Exit.FAILURE)
+            return status
         raise AssertionError(ladder)
 
     def _backend(self, name: str) -> Source:
@@ -117,7 +132,9 @@ class Live:
             return Core(filters, buffer, _WATERMARK, self._options.hooks)
         if name == "bcc":
             return Bcc(filters, buffer, _WATERMARK, ProcFinder())
-        return Procfs(filters, buffer)
+        if self._worker is None:
+            raise AssertionError(name)  # _BROKERED says so
+        return Procfs(filters, buffer, self._worker.files, [self._worker.broker])
 
     def _stop(self, *_: object) -> None:
         self._ending = True
@@ -141,26 +158,28 @@ class Live:
 
     def _session(self, source: Source, coverage: Coverage, steps: dict[str, str]) -> Exit:
         options = self._options
-        if options.output is not None and options.record is not None and _same(options.output, options.record):
-            raise CommandError(f"--output and --record both name {options.record}: give them two files", Exit.USAGE)
         sandbox = self._sandbox()
-        fd, name = open_output(options.output)
+        fd, name = self._open()
         session = facts.session(source.name)
-        if options.record is not None:
-            self._record_to(options.record)
-        engine = Engine(session.host.boot_id, options.filters, options.count)
+        told = self._worker.events if self._worker is not None else 0
+        most = None if options.count is None else max(0, options.count - told)
+        engine = Engine(session.host.boot_id, options.filters, most)
         stream = Stream(engine, make_format(options.format, session, fd), fd, name, started=False)
+        if options.sandbox is not Mode.OFF:
+            coverage = coverage._replace(blind=[*coverage.blind, *coverage.sealed])
         start = Start(
             {
                 "now": boottime(),
-                "offset": self._measured_offset(),
+                "offset": self._clock.offset(),
                 "session": facts.session_to_json(session),
                 "filters": options.filters.as_json(),
-                "count": options.count,
-                "coverage": _coverage(coverage, self._options, steps),
+                "count": most,
+                "coverage": coverage_record(coverage, self._options.filters, steps, snapshot=self._options.snapshot),
                 "started": facts.started(),
+                "gap": gap_of(self._worker),
             }
         )
+        health = Health(source, self._worker)
         self._feed(stream, start)
         found = self._found(source) if options.snapshot else None
         if found is None or options.filters.children:
@@ -173,7 +192,18 @@ class Live:
         if found is not None:
             self._feed(stream, found)
         self._tell_ready(coverage)
-        status = self._loop(source, engine, stream)
+        try:
+            status = self._loop(source, engine, stream, health)
+        except LOSSES as error:
+            self._lost = True
+            lost = health.told(error)
+            self._feed(stream, lost)
+            self._feed(stream, turn := self._last_turn(source, engine))
+            stream.ledger(turn)
+            stream.close()
+            if not health.report(lost, engine.shown):
+                self._failure = f"{lost.backend} was lost while tracing: {'; '.join(lost.reasons)}"
+            return Exit.FAILURE
         stream.close()
         return status
 
@@ -184,30 +214,30 @@ class Live:
         user = choose_user(options.user, writes_files=bool(files)) if options.sandbox is not Mode.OFF else None
         return Sandbox(options.sandbox, Plan(user), asked_for_user=options.user is not None)
 
-    def _record_to(self, path: Path) -> None:
-        try:
-            self._recording = open_file(path, 0o600)
-            os.fchmod(self._recording, 0o600)  # it may have been there before
-            os.write(self._recording, MAGIC)
-        except (OutputError, OSError) as error:
-            raise CommandError(f"--record: {error}", Exit.FAILURE) from error
+    def _open(self) -> tuple[int, str]:
+        """Open what is written to, once for all sessions of a command: the output's descriptor and name."""
+        options = self._options
+        if self._output is None:
+            if options.output is not None and options.record is not None and _same(options.output, options.record):
+                raise CommandError(f"--output and --record both name {options.record}: give them two files", Exit.USAGE)
+            self._output = open_output(options.output)
+            if options.record is not None:
+                self._recording = Recording(options.record)
+        elif self._worker is not None and self._worker.gap is not None and self._worker.gap.killed:
+            begin_line(*self._output, options.output)
+            if self._recording is not None:
+                self._recording.mend()
+        return self._output
 
     def _feed(self, stream: Stream, item: Input) -> None:
         if self._recording is not None:
-            data = memoryview(pack(item))
-            try:
-                while data:
-                    data = data[os.write(self._recording, data) :]
-            except OSError as error:
-                raise CommandError(
-                    f"can't write the recording {self._options.record}: {error.strerror}", Exit.FAILURE
-                ) from error
+            self._recording.add(item)
         stream.feed(item)
 
     def _found(self, source: Source) -> Found:
         processes, sockets = source.snapshot()
         now = boottime()
-        return Found(now, self._measured_offset(), processes, _without(sockets, Kind.ATTEMPT))
+        return Found(now, self._clock.offset(), processes, _without(sockets, Kind.ATTEMPT))
 
     def _follow(self, source: Source, engine: Engine, stream: Stream) -> None:
         """With --children the descendants that are there already are followed too, until no new one turns up."""
@@ -231,11 +261,14 @@ class Live:
 
     # The loop.
 
-    def _loop(self, source: Source, engine: Engine, stream: Stream) -> Exit:
+    def _loop(self, source: Source, engine: Engine, stream: Stream, health: Health) -> Exit:
         options = self._options
         started = boottime()
+        health.look(engine.shown)
+        if self._worker is not None and self._worker.began:
+            started = self._worker.began
         deadline = started + int(options.duration * 1e9) if options.duration is not None else None
-        next_ledger = started + LEDGER_NS
+        next_ledger = boottime() + LEDGER_NS
         drained = True
         unread = 0  # records of CPUs without a ring
         while not self._ending and not stream.broken:
@@ -249,6 +282,7 @@ class Live:
                 if deadline is not None:
                     wait = min(wait, (deadline - now) / 1e6)
                 source.wait(max(wait, 0.0))
+            health.glance()
             now = boottime()
             turn = self._turn(source, now >= next_ledger)
             drained = all(run.drained for run in turn.runs)
@@ -261,6 +295,8 @@ class Live:
             if turn.cut:
                 next_ledger = now + LEDGER_NS
                 stream.ledger(turn)
+                health.look(engine.shown)
+        health.glance()  # when the broker dies a signal tells, too
         return self._finish(source, stream)
 
     def _turn(self, source: Source, cut: bool) -> Turn:
@@ -274,7 +310,7 @@ class Live:
         for run in runs:
             if not run.drained and run.offsets:
                 drained_at = min(drained_at, _TIME(run.data, run.offsets[-1])[0])
-        return Turn(now, self._measured_offset(), drained_at, _runs(runs), tallies, cut, False, missed)
+        return Turn(now, self._clock.offset(), drained_at, _runs(runs), tallies, cut, False, missed)
 
     def _finish(self, source: Source, stream: Stream) -> Exit:
         pending = _only(source.sockets(), Kind.ATTEMPT) if not stream.broken else b""
@@ -284,7 +320,7 @@ class Live:
             more, tallies, _ = source.cut()
             runs += more
         now = boottime()
-        turn = Turn(now, self._measured_offset(), now, _runs(runs), tallies, True, True, source.missed())
+        turn = Turn(now, self._clock.offset(), now, _runs(runs), tallies, True, True, source.missed())
         self._feed(stream, turn)
         if pending:
             self._feed(stream, Found(now, turn.offset, b"", pending))
@@ -293,30 +329,17 @@ class Live:
             return Exit.LOSS
         return Exit.OK
 
-    def _measured_offset(self) -> int:
-        """Wall clock minus boot time, measured anew in each turn, so that a step of the clock is followed.
-
-        In a turn it comes after the reading: what happens after a step never has a time from before it. What happened
-        in the turn before, at most a wait for the rings and the hold of the order ago, may have the new one already.
-        """
-        offset = _offset_now()
-        if abs(offset - self._offset) > _OFFSET_STEP_NS:
-            self._offset = offset
-        return self._offset
-
-
-def _offset_now() -> int:
-    """Wall clock minus CLOCK_BOOTTIME in ns: the closest of a few looks, for who is interrupted between is wrong."""
-    narrowest, offset = 1 << 62, 0
-    for _ in range(_OFFSET_TRIES):
-        before = boottime()
-        wall = time.time_ns()
-        width = boottime() - before
-        if width < narrowest:
-            narrowest, offset = width, wall - before - width // 2
-        if width < _OFFSET_CLOSE_NS:
-            break
-    return offset
+    def _last_turn(self, source: Source, engine: Engine) -> Turn:
+        """What can still be read of a source that is lost; where nothing can, the counters are the last that were."""
+        runs: list[Run] = []
+        tallies, missed = engine.ledger.raw, {}
+        with suppress(*LOSSES):
+            source.detach()
+        with suppress(*LOSSES):
+            runs, tallies, _ = source.cut()
+            missed = source.missed()
+        now = boottime()
+        return Turn(now, self._clock.offset(), now, _runs(runs), tallies, True, True, missed)
 
 
 def _tell(line: str) -> None:
@@ -349,41 +372,3 @@ def _without(data: bytes, kind: Kind) -> bytes:
 
 def _only(data: bytes, kind: Kind) -> bytes:
     return _sorted_out(data, kind, keep=True)
-
-
-def _coverage(coverage: Coverage, options: Options, steps: dict[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "backend": coverage.backend,
-        "hooks": coverage.hooks,
-        "blind": [
-            *coverage.blind,
-            *([_OTHER_NAMESPACES] if coverage.own_pid != os.getpid() else []),
-            *(coverage.sealed if options.sandbox is not Mode.OFF else ()),
-        ],
-        "excluded": coverage.excluded,
-        "buffer": coverage.buffer,
-        "filters": options.filters.as_json(),
-        "snapshot": options.snapshot,
-        "pid": coverage.own_pid,
-    }
-    taxing = sum(section.startswith("tp/syscalls/") for section in coverage.hooks.values())
-    if taxing:
-        found["costs"] = [f"{taxing} tracepoints of system calls: every call on the machine takes some 30 ns longer"]
-    if coverage.refused:
-        found["refused"] = coverage.refused
-    if steps:
-        found["steps_down"] = steps
-    if coverage.compiled is not None:
-        found["compiled"] = coverage.compiled
-    if coverage.polling is not None:
-        found["polling"] = coverage.polling
-    if coverage.uncounted:
-        found["uncounted"] = list(coverage.uncounted)
-    if coverage.fix is not None:
-        found["fix"] = coverage.fix
-    if coverage.own_pid != os.getpid():
-        found["pid_namespace"] = {
-            "own_pid": os.getpid(),
-            "note": "not in the initial pid namespace: pids here are the host's, not those that /proc shows",
-        }
-    return found

@@ -7,30 +7,14 @@ from pathlib import Path
 
 from tracer.cli import facts
 from tracer.cli.errors import CommandError, Exit
+from tracer.cli.recording import items
 from tracer.cli.stream import Stream, make_format, open_output
 from tracer.pipeline.engine import Engine
-from tracer.pipeline.turns import FRAME, FRAME_MOST, MAGIC, Input, RecordingError, Start, Turn, unpack
+from tracer.pipeline.turns import Input, RecordingError, Start, Turn
 from tracer.pipeline.view import Filters
 from tracer.probes.records import DecodeError
 
 __all__ = ["replay"]
-
-
-def _items(path: Path) -> Iterator[Input]:
-    """The inputs that a recording holds. Raises RecordingError, OSError."""
-    with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise RecordingError("not a recording of tracer (made by tracer live --record)")
-        while head := file.read(FRAME.size):
-            if len(head) < FRAME.size:
-                raise RecordingError("cut in the middle of a frame")
-            kind, length = FRAME.unpack(head)
-            if length > FRAME_MOST:
-                raise RecordingError(f"a frame of {length} bytes: changed")
-            content = file.read(length)
-            if len(content) < length:
-                raise RecordingError("cut in the middle of a frame")
-            yield unpack(kind, content)
 
 
 def replay(path: Path, form: str | None, output: Path | None, *, fail_on_loss: bool = False) -> Exit:
@@ -49,20 +33,35 @@ def replay(path: Path, form: str | None, output: Path | None, *, fail_on_loss: b
 
 
 def _play(path: Path, form: str | None, output: Path | None) -> bool:
-    """Write the lines, those before a bad frame too; whether the session was complete."""
-    items = _items(path)
-    start = next(items, None)
+    """Write the lines, those before a bad frame too; whether every session in it was complete."""
+    found = items(path)
+    start = next(found, None)
     if not isinstance(start, Start):
         raise RecordingError("it has no beginning")
+    fd, name = open_output(output)
+    complete = True
+    while start is not None:
+        whole, start = _play_session(start, found, form, fd, name)
+        complete &= whole
+    return complete
+
+
+def _play_session(
+    start: Start, rest: Iterator[Input], form: str | None, fd: int, name: str
+) -> tuple[bool, Start | None]:
+    """Write the lines of one session; whether it was complete, and the beginning of the next if there is one."""
     session = facts.session_from_json(start.facts["session"])
     engine = Engine(session.host.boot_id, Filters.from_json(start.facts["filters"]), start.facts["count"])
-    fd, name = open_output(output)
     stream = Stream(engine, make_format(form, session, fd), fd, name, patient=True)
+    following: Start | None = None
     try:
         stream.feed(start)
         last: Turn | None = None
-        for item in items:
+        for item in rest:
             if stream.broken:
+                break
+            if isinstance(item, Start):
+                following = item
                 break
             stream.feed(item)
             if isinstance(item, Turn) and item.last:
@@ -71,8 +70,8 @@ def _play(path: Path, form: str | None, output: Path | None) -> bool:
                 stream.ledger(item)
         if last is not None:
             stream.ledger(last)
-        elif not stream.broken:
+        elif not stream.broken and following is None:
             raise RecordingError("cut before the session's end: there is no last ledger")
     finally:
         stream.close()
-    return stream.complete
+    return stream.complete and last is not None, following

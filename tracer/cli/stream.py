@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from tracer.pipeline.engine import Engine
 from tracer.pipeline.turns import Input, Turn
 from tracer.sinks.output import QUEUE_MOST, Batch, Output, OutputError, is_terminal, open_file
 
-__all__ = ["FORMATS", "Stream"]
+__all__ = ["FORMATS", "Stream", "begin_line", "make_format", "open_output"]
 
 FORMATS: Final = ("pretty", "ecs")
 _FIRST: Final = itemgetter(0)
@@ -142,6 +143,20 @@ def open_output(path: Path | None) -> tuple[int, str]:
         return open_file(path), str(path)
     except OutputError as error:
         raise CommandError(str(error), Exit.FAILURE) from error
+
+
+def begin_line(fd: int, name: str, path: Path | None) -> None:
+    """End the line that a killed worker may have left unfinished at the end of the output. Raises CommandError."""
+    try:
+        if path is not None and stat.S_ISREG(os.fstat(fd).st_mode):
+            with path.open("rb") as file:
+                if not file.seek(0, os.SEEK_END) or (file.seek(-1, os.SEEK_END) and file.read() == b"\n"):
+                    return
+        os.write(fd, b"\n")
+    except BrokenPipeError:
+        return  # the stream will find out, and end as it should
+    except OSError as failed:
+        raise CommandError(f"can't write {name}: {failed.strerror}", Exit.FAILURE) from failed
 
 
 def make_format(name: str | None, session: Session, fd: int) -> Format:

@@ -51,11 +51,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Gap(NamedTuple):
-    """What is missing before a fresh worker's session: from ``first`` (ns of CLOCK_BOOTTIME) until it began."""
+    """What is missing before a fresh worker's session: from ``first`` (ns of CLOCK_BOOTTIME) until it began.
+
+    ``killed``: the worker before could not even end its line.
+    """
 
     first: int
     backend: str
     reason: str
+    killed: bool
 
 
 class Worker(NamedTuple):
@@ -103,6 +107,7 @@ class Broker:
         self._pidfd = -1  # of the worker that there is
         self._ending = False
         self._overdue = False
+        self._hostile: str | None = None  # what a worker said that is no question
         self._began = 0
         self._events = 0
         self._losses: list[tuple[int, str]] = []  # when, and of which backend
@@ -175,7 +180,7 @@ class Broker:
                     self._answer(end, question)
         except ProtocolError as bad:
             self._kill()
-            return told._replace(lost=f"the worker did not keep to the protocol: {bad}")
+            self._hostile = f"the worker did not keep to the protocol: {bad}"
         except ConnectionError:
             pass  # it is gone; how it ended tells more
         return told
@@ -223,9 +228,12 @@ class Broker:
         if self._overdue:
             self._say(f"the worker did not end within {_END_WITHIN_S:.0f} s, and was killed")
             return _FAILURE, None
+        if self._hostile is not None:
+            self._say(f"{self._hostile}; it was killed")
+            return _FAILURE, None
         if told.lost is None and code >= 0:
             return code, None
-        reason = told.lost or f"the worker was killed by {signal.Signals(-code).name}"
+        reason = told.lost or f"the worker was killed by {_name(-code)}"
         if self._ending:
             self._say(reason)
             return _FAILURE, None
@@ -242,12 +250,19 @@ class Broker:
             self._ladder = self._ladder[1:]
         self._say(f"{reason}; a fresh worker starts with {self._ladder[0]}")
         self._pause(_FIRST_PAUSE_S * 2 ** len(recent))
-        return 0, Gap(told.time or self._began or now, backend, reason)
+        return 0, Gap(told.time or self._began or now, backend, reason, told.lost is None)
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while not self._ending and time.monotonic() < until:
             time.sleep(0.05)
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 @contextmanager

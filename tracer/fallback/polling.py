@@ -250,6 +250,13 @@ class Procfs:
         """How many looks came later than the coverage record promises."""
         return {"polls": self._late} if self._late else {}
 
+    def seal(self) -> None:
+        """Whoever reads /proc has opened what that takes."""
+
+    def silent(self) -> list[str]:
+        """A look either happens or fails: nothing here can fall silent by itself."""
+        return []
+
     def detach(self) -> None:
         """No look is taken any more."""
         self._ended = True

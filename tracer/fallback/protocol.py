@@ -63,6 +63,7 @@ _FEW: Final = 16  # outputs, and backends
 _HEAD: Final = struct.Struct("<BBHIQQI")  # what, name, 0, pid, start or time, most or events, bytes that follow
 _ANSWER: Final = struct.Struct("<iI")  # errno, bytes
 _PID: Final = struct.Struct("<I")
+_FD: Final = struct.Struct("=i")
 _QUESTION_MOST: Final = _HEAD.size + max(PIDS_MOST * _PID.size, REASON_MOST)
 _PID_MOST: Final = 1 << 22  # PID_MAX_LIMIT of a 64-bit kernel
 LINK: Final = struct.Struct("<IH")  # descriptor and length of its link, in answers to FDS
@@ -167,7 +168,9 @@ def hear(end: socket.socket) -> Heard:
     was told to.
     """
     size = _ANSWER.size + _CHUNK
-    data, fds, flags, _ = socket.recv_fds(end, size, 1, socket.MSG_CMSG_CLOEXEC)
+    # Not socket.recv_fds(), which forgets its flags (CPython before 3.12).
+    data, beside, flags, _ = end.recvmsg(size, socket.CMSG_LEN(_FD.size), socket.MSG_CMSG_CLOEXEC)
+    fds = [_FD.unpack_from(each)[0] for _, kind, each in beside if kind == socket.SCM_RIGHTS and len(each) >= _FD.size]
     try:
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             _bad("a part of an answer too long, or with too many descriptors")

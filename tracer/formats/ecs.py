@@ -84,11 +84,13 @@ class Ecs:
     def _notice(event: Notice, offset: int, _when: str) -> Parts:
         fields = {"kind": event.event_kind, "category": ["process"], "type": ["info"], "action": event.action}
         body = event.body
-        if "loss" in body:
-            loss = body["loss"]
-            body = {"loss": {**loss, "first": stamp(loss["first"] + offset), "last": stamp(loss["last"] + offset)}}
+        for name in _INTERVALS & body.keys():
+            told = body[name]
+            ends = {end: stamp(told[end] + offset) for end in ("first", "last") if end in told}
+            body = {name: {**told, **ends}}
         return dumps(fields)[1:-1], "", "", dumps(body)[1:-1]
 
 
+_INTERVALS: Final = {"loss", "change"}  # notices about a time
 _TIME: Final = 1  # the position of the time in every event but notices, where it is the third
 _LATE: Final = 2  # the position of `late` in every event that can be

@@ -104,6 +104,16 @@ def _loss(body: Mapping[str, Any], _session: Session, offset: int) -> tuple[str,
     return text, LOUD
 
 
+def _change(body: Mapping[str, Any], _session: Session, offset: int) -> tuple[str, str]:
+    change = body.get("change", {})
+    text = f"BACKEND LOST: {change.get('backend')}: {_listed(change.get('reasons', ()))}"
+    first = _clock(change.get("first"), offset)
+    if change.get("state") == "lost":
+        return f"{text}; since {first} an unknown number of events is missing", LOUD
+    last = _clock(change.get("last"), offset)
+    return f"{text}; an unknown number of events is missing between {first} and {last}, this goes on after that", LOUD
+
+
 def _ledger(body: Mapping[str, Any], _session: Session, _offset: int) -> tuple[str, str]:
     ledger = body.get("ledger", {})
     total = ledger.get("total", {})
@@ -120,6 +130,8 @@ def _ledger(body: Mapping[str, Any], _session: Session, _offset: int) -> tuple[s
             text += f", {what} " + ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     if ledger.get("balanced") is False:
         text += ", DOES NOT BALANCE"
+    if missed.get("gaps"):
+        text += f", {_plural(missed['gaps'], 'gap')} of which nobody knows what is missing"
     known = text
     if missed.get("uncounted"):
         text += f"; not counted: {_listed(missed['uncounted'])}"
@@ -135,6 +147,7 @@ _DESCRIBE: Final[dict[str, Callable[[Mapping[str, Any], Session, int], tuple[str
     "tracer-coverage": _coverage,
     "tracer-confinement": _confinement,
     "tracer-loss": _loss,
+    "tracer-backend": _change,
     "tracer-ledger": _ledger,
 }
 

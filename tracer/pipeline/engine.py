@@ -13,7 +13,7 @@ from tracer.pipeline.flows import FlowTable
 from tracer.pipeline.ledger import Ledger, Loss
 from tracer.pipeline.order import Order
 from tracer.pipeline.processes import ProcessTable
-from tracer.pipeline.turns import Confined, Found, Input, Known, Start, Turn
+from tracer.pipeline.turns import Confined, Found, Input, Known, Lost, Start, Turn
 from tracer.pipeline.view import Filters, View
 from tracer.probes.records import FACTS, FLAGS, KIND, START, TGID, TID, TIME, Record, decode, frames
 
@@ -86,16 +86,25 @@ class Engine:
             return iter(())
         if isinstance(item, Confined):
             return iter([[Notice("tracer-confinement", item.now, "state", {"confinement": item.facts})]])
+        if isinstance(item, Lost):
+            self.ledger.gaps += 1
+            change = {"state": "lost", "backend": item.backend, "reasons": item.reasons, "first": item.since}
+            return iter([[Notice("tracer-backend", item.now, "event", {"change": change})]])
         self.offset = self.processes.clock = item.facts["offset"]
         return iter([self._start(item)])
 
     def _start(self, start: Start) -> list[Event]:
         facts = start.facts
         self._uncounted = list(facts["coverage"].get("uncounted", ()))
-        return [
+        notices: list[Event] = [
             Notice("tracer-coverage", facts["now"], "state", {"coverage": facts["coverage"]}),
             Notice("tracer-session-start", facts["now"], "event", {"session": facts["started"]}),
         ]
+        if facts.get("gap"):
+            self.ledger.gaps += 1
+            change = {"state": "restarted", **facts["gap"], "last": facts["now"]}
+            notices.append(Notice("tracer-backend", facts["now"], "event", {"change": change}))
+        return notices
 
     def _found(self, found: Found) -> Iterator[list[Event]]:
         """Records of the iterators become the first state; what the stream knows better is left to it."""

@@ -52,17 +52,18 @@ class Ledger:
         self.found: Counter[int] = Counter()  # of the iterators
         self.sink_lost: Counter[int] = Counter()
         self.late = 0
+        self.gaps = 0  # intervals of which nobody knows what is missing: a backend was lost
         self.no_ring = 0  # records of CPUs that had no ring, as of the last losses()
         self._sink_reported: Counter[int] = Counter()
         self._tallies: list[list[Tally]] = []
         self._reported: dict[tuple[int, int], _Reported] = {}
-        self._raw = b""
+        self.raw = b""  # the newest counters
         self._looked = 1 << 64  # when losses() was asked last, ns
 
     def tallies(self, data: bytes) -> None:
         """Take in the kernel's counters (the tallies map, all CPUs)."""
-        if data != self._raw:
-            self._raw = data
+        if data != self.raw:
+            self.raw = data
             self._tallies = read_tallies(data, _KINDS)
 
     def losses(self, now: int, everything: bool) -> list[Loss]:
@@ -162,15 +163,20 @@ class Ledger:
         gone = {name: count for name, count in missed.items() if count} | {n: c for n, c in evicted.items() if c}
         full = {kind.label: count for kind in RING_KINDS if (count := self._sum(kind, "map_full"))}
         truncated = sum(self._sum(kind, "truncated") for kind in RING_KINDS)
+        beside: dict[str, Any] = {"programs": gone, "map_full": full}
+        if uncounted:
+            beside["uncounted"] = list(uncounted)
+        if self.gaps:
+            beside["gaps"] = self.gaps
         return {
             "total": {**total, "lost_by_stage": {stage: stages[stage] for stage in _STAGES}},
             "by_kind": by_kind,
-            "missed": {"programs": gone, "map_full": full} | ({"uncounted": list(uncounted)} if uncounted else {}),
+            "missed": beside,
             "late": self.late,
             "truncated": truncated,
             "final": final,
             "balanced": balanced,
-            "complete": balanced and not total["lost"] and not gone and not full and not uncounted,
+            "complete": balanced and not total["lost"] and not any(beside.values()),
         }
 
     def _row(self, kind: Kind, in_flight: int, undecodable: int) -> dict[str, Any]:

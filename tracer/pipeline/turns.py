@@ -13,7 +13,19 @@ from typing import Any, Final, NamedTuple
 from tracer.pipeline.order import RingRun
 from tracer.probes.perf_event import RingError, split
 
-__all__ = ["MAGIC", "Confined", "Found", "Input", "Known", "RecordingError", "Start", "Turn", "pack", "unpack"]
+__all__ = [
+    "MAGIC",
+    "Confined",
+    "Found",
+    "Input",
+    "Known",
+    "Lost",
+    "RecordingError",
+    "Start",
+    "Turn",
+    "pack",
+    "unpack",
+]
 
 MAGIC: Final = b"tracer raw recording 1\n"
 FRAME: Final = struct.Struct("<BI")
@@ -22,6 +34,7 @@ FRAME_MOST: Final = 1 << 30
 _TURN = struct.Struct("<QqQBBHII")  # now, offset, drained_at, cut, last, runs, tallies' length, missed's length
 _RUN = struct.Struct("<HBBII")  # cpu, ring, drained, lost, length
 _NOW = struct.Struct("<Q")
+_LOST = struct.Struct("<QQ")  # now, since
 _FOUND = struct.Struct("<QqI")  # now, offset, length of the processes
 
 
@@ -75,7 +88,16 @@ class Confined(NamedTuple):
     facts: dict[str, Any]
 
 
-Input = Start | Found | Turn | Known | Confined
+class Lost(NamedTuple):
+    """The backend has died or fallen silent: since ``since`` (boottime ns) things may be missing, nobody knows what."""
+
+    now: int
+    since: int
+    backend: str
+    reasons: list[str]
+
+
+Input = Start | Found | Turn | Known | Confined | Lost
 
 
 def pack(item: Input) -> bytes:
@@ -106,6 +128,9 @@ def pack(item: Input) -> bytes:
         kind, content = 3, item.processes
     elif isinstance(item, Confined):
         kind, content = 4, _NOW.pack(item.now) + json.dumps(item.facts).encode()
+    elif isinstance(item, Lost):
+        told = {"backend": item.backend, "reasons": item.reasons}
+        kind, content = 5, _LOST.pack(item.now, item.since) + json.dumps(told).encode()
     else:
         kind, content = 0, json.dumps(item.facts).encode()
     return FRAME.pack(kind, len(content)) + content
@@ -124,6 +149,8 @@ def unpack(kind: int, content: bytes) -> Input:
             return _unpack_turn(content)
         if kind == 4:
             return Confined(_NOW.unpack_from(content)[0], _object(content[_NOW.size :]))
+        if kind == 5:
+            return _unpack_lost(content)
     except (struct.error, ValueError, IndexError, RecursionError, RingError) as bad:
         raise RecordingError(f"frame cut or changed: {bad}") from bad
     if kind == 3:
@@ -136,6 +163,15 @@ def _object(content: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RecordingError("no JSON object where one is due")
     return found
+
+
+def _unpack_lost(content: bytes) -> Lost:
+    told = _object(content[_LOST.size :])
+    backend, reasons = told.get("backend"), told.get("reasons")
+    if not isinstance(backend, str) or not isinstance(reasons, list):
+        raise RecordingError("what was lost is not told")
+    now, since = _LOST.unpack_from(content)
+    return Lost(now, since, backend, [str(reason) for reason in reasons])
 
 
 def _unpack_turn(content: bytes) -> Turn:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final, Protocol, Self
 
 from tracer.model import RING_KINDS
 from tracer.probes import libbpf, tracefs
+from tracer.probes.health import Mark, mark, what_became
 from tracer.probes.hooks import NEVER_BOTH, OPTIONAL, RETURNS, STREAM, Hook, blind_spots, pairs
 from tracer.probes.libbpf_binding import BpfError, possible_cpus
 from tracer.probes.records import KNOBS, TALLY
@@ -53,6 +54,11 @@ _NO_TRACEFS: Final = (
 class Attached(Protocol):
     """A program that is attached."""
 
+    @property
+    def fd(self) -> int:
+        """What keeps it so. Raises BpfError after destroy()."""
+        ...
+
     def destroy(self) -> None:
         """Detach it; idempotent."""
         ...
@@ -82,6 +88,7 @@ class Backend(ABC):
         self._watermark = watermark
         self._stack = ExitStack()
         self._links: list[Attached] = []
+        self._marks: dict[str, tuple[int, Mark]] = {}  # of each link, by program
         self._attached: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._programs: dict[str, int] = {}
@@ -292,6 +299,7 @@ class Backend(ABC):
 
     def _keep(self, program: str, link: Attached) -> None:
         self._links.append(link)
+        self._marks[program] = link.fd, mark(link.fd)
         self._attached[program] = self._section(program)
         self._programs[program] = self._program_fd(program)
 
@@ -312,11 +320,26 @@ class Backend(ABC):
         """Open what sockets() reads at the end: nothing can be opened from now on."""
         self._sealed = True
 
+    def silent(self) -> list[str]:
+        """The programs that are not attached any more."""
+        found = []
+        for program, (fd, before) in self._marks.items():
+            became = what_became(fd, before)
+            if became is not None:
+                found.append(f"{program}: {became}")
+        return found
+
     def detach(self) -> None:
-        """Take the probes off; what they wrote stays to be read."""
-        for link in self._links:
-            link.destroy()
-        self._links.clear()
+        """Take the probes off; what they wrote stays to be read. Raises BpfError when some were off already."""
+        links, self._links = self._links, []
+        failures: list[Exception] = []
+        for link in links:
+            try:
+                link.destroy()
+            except (BpfError, OSError) as gone:
+                failures.append(gone)
+        if failures:
+            raise BpfError(f"detaching: {failures[0]}")
 
     # Reading.
 
