@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tracer.cli import facts
 from tracer.cli.clock import Clock
@@ -16,9 +16,12 @@ from tracer.cli.coverage import coverage_record
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.health import LOSSES, Health, gap_of
 from tracer.cli.recording import Recording
-from tracer.cli.sandbox import Mode, Sandbox, choose_user
+from tracer.cli.sandbox import Mode, Sandbox, choose_user, confine_broker
 from tracer.cli.stream import Stream, begin_line, make_format, open_output
+from tracer.confine.broker import asking, broker_plan
+from tracer.confine.identity import Identity
 from tracer.confine.plan import Plan
+from tracer.confine.seccomp_filter import WORKER
 from tracer.fallback.broker import Broker, Worker
 from tracer.fallback.polling import Procfs
 from tracer.fallback.procfs import ProcFinder
@@ -79,6 +82,7 @@ class Live:
         self._recording: Recording | None = None
         self._clock = Clock()
         self._worker: Worker | None = None  # where a broker is
+        self._broker: dict[str, Any] = {}  # what is told of its confinement
         self._lost = False
         self._failure: str | None = None  # what the command ends with when the backend was lost
 
@@ -97,9 +101,7 @@ class Live:
         """Trace with the first of these that really starts here. Raises CommandError."""
         for place, name in enumerate(ladder):
             if name in _BROKERED and self._worker is None:
-                self._sandbox()  # a wrong user is told before anything is written
-                self._open()
-                role = Broker(ladder[place:], say=_tell).run()
+                role = self._split(ladder[place:])
                 if isinstance(role, int):
                     return role
                 self._worker = role
@@ -125,6 +127,16 @@ class Live:
                 raise CommandError(self._failure, Exit.FAILURE)
             return status
         raise AssertionError(ladder)
+
+    def _split(self, ladder: tuple[str, ...]) -> Worker | int:
+        """Become a broker, which ends with a code, and its workers. Raises CommandError."""
+        plan = broker_plan(netlink="netlink" in ladder, becomes=self._user() is not None)
+        self._open()
+
+        def confine() -> None:
+            self._broker = confine_broker(self._options.sandbox, plan, _tell)
+
+        return Broker(ladder, confine=confine, say=_tell).run()
 
     def _backend(self, name: str) -> Source:
         filters, buffer = self._kernel_filters(), self._options.buffer
@@ -188,7 +200,8 @@ class Live:
         self._follow(source, engine, stream)
         if options.sandbox is not Mode.OFF:
             source.seal()
-        self._feed(stream, Confined(boottime(), sandbox.enter(_tell, stream.start)))
+        confined = sandbox.enter(_tell, stream.start)
+        self._feed(stream, Confined(boottime(), confined | ({"broker": self._broker} if self._worker else {})))
         if found is not None:
             self._feed(stream, found)
         self._tell_ready(coverage)
@@ -207,12 +220,19 @@ class Live:
         stream.close()
         return status
 
+    def _user(self) -> Identity | None:
+        """Whom to run as. Raises CommandError."""
+        options = self._options
+        if options.sandbox is Mode.OFF:
+            return None
+        files = [path for path in (options.output, options.record) if path is not None and str(path) != "-"]
+        return choose_user(options.user, writes_files=bool(files))
+
     def _sandbox(self) -> Sandbox:
         """The confinement that was asked for. Raises CommandError."""
-        options = self._options
-        files = [path for path in (options.output, options.record) if path is not None and str(path) != "-"]
-        user = choose_user(options.user, writes_files=bool(files)) if options.sandbox is not Mode.OFF else None
-        return Sandbox(options.sandbox, Plan(user), asked_for_user=options.user is not None)
+        calls = WORKER + (asking(self._worker.files.fd) if self._worker is not None else ())
+        plan = Plan(self._user(), calls=calls)
+        return Sandbox(self._options.sandbox, plan, asked_for_user=self._options.user is not None)
 
     def _open(self) -> tuple[int, str]:
         """Open what is written to, once for all sessions of a command: the output's descriptor and name."""

@@ -10,10 +10,11 @@ from typing import Any, Final
 from tracer.cli.errors import CommandError, Exit
 from tracer.confine import attest, identity
 from tracer.confine.apply import Applied, confine
+from tracer.confine.broker import LAYERS
 from tracer.confine.identity import NOBODY, Identity, IdentityError
 from tracer.confine.plan import Layer, Plan, State, missing
 
-__all__ = ["Mode", "Sandbox", "choose_user"]
+__all__ = ["Mode", "Sandbox", "choose_user", "confine_broker"]
 
 _SUDO: Final = "to run as the user behind sudo"
 
@@ -43,6 +44,23 @@ def choose_user(asked: str | None, *, writes_files: bool) -> Identity | None:
             Exit.USAGE,
         )
     return chosen
+
+
+def confine_broker(mode: Mode, plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Confine this process, which is a broker, and give what is told of it. Raises CommandError if that is strict."""
+    if mode is Mode.OFF:
+        return {"enabled": False, "capabilities": sorted(attest.own_state().capabilities)}
+    verdicts = confine(plan).verdicts
+    problems = missing(verdicts, LAYERS)
+    if mode is Mode.STRICT and problems:
+        raise CommandError(f"--sandbox-strict: the broker: {'; '.join(problems)}", Exit.SANDBOX)
+    for problem in problems:
+        tell(f"sandbox of the broker: {problem}")
+    return {
+        "enabled": True,
+        "layers": {layer.value: verdicts[layer].state.value for layer in Layer if layer in LAYERS},
+        "capabilities": sorted(attest.own_state().capabilities),
+    }
 
 
 class Sandbox:

@@ -63,7 +63,7 @@ _CLONE_VM: Final = 0x100
 _CLONE_OTHER: Final = 0x80 | 0x20000 | 0x7E000000 | 0x2000 | 0x4000
 _F_GETFD, _F_SETFD, _F_GETFL, _F_DUPFD_CLOEXEC = 1, 2, 3, 1030
 _TCGETS, _TIOCGWINSZ = 0x5401, 0x5413
-_PERF_ENABLE, _PERF_DISABLE = 0x2400, 0x2401
+_PERF_ENABLE, _PERF_DISABLE, _PERF_ID = 0x2400, 0x2401, 0x80082407
 _BPF_OBJ_GET_INFO_BY_FD: Final = 15
 _PR_GET_DUMPABLE, _PR_GET_SECCOMP, _PR_CAPBSET_READ, _PR_GET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 3, 21, 23, 39, 47
 _PR_CAP_AMBIENT_IS_SET: Final = 1
@@ -72,7 +72,7 @@ WORKER: Final = (
     # Reading and writing what is open.
     *rules("read readv pread64 write writev lseek close fstat fsync fdatasync"),
     *_checked("fcntl", *_is(1, _F_GETFD, _F_SETFD, _F_GETFL, _F_DUPFD_CLOEXEC)),
-    *_checked("ioctl", *_is(1, _TCGETS, _TIOCGWINSZ, _PERF_ENABLE, _PERF_DISABLE)),
+    *_checked("ioctl", *_is(1, _TCGETS, _TIOCGWINSZ, _PERF_ENABLE, _PERF_DISABLE, _PERF_ID)),
     # Waiting.
     *rules("epoll_wait epoll_pwait epoll_ctl poll ppoll futex sched_yield nanosleep clock_nanosleep"),
     # Memory that is not code.

@@ -115,6 +115,8 @@ class Broker:
     def run(self) -> Worker | int:
         """In every worker what it is started with; in the broker, when all is over, the exit code."""
         handlers = {number: signal.getsignal(number) for number in _FORWARDED}
+        with suppress(OSError):
+            self._files.cgroup(os.getpid())  # opens the root of control groups, which may take what is given up now
         self._confine()
         gap: Gap | None = None
         while not self._ending:
