@@ -18,10 +18,10 @@ from tracer.cli.health import LOSSES, Health, gap_of
 from tracer.cli.recording import Recording
 from tracer.cli.sandbox import Mode, Sandbox, choose_user, confine_broker
 from tracer.cli.stream import Stream, begin_line, make_format, open_output
-from tracer.confine.broker import asking, broker_plan
+from tracer.confine.broker import broker_plan
 from tracer.confine.identity import Identity
 from tracer.confine.plan import Plan
-from tracer.confine.seccomp_filter import WORKER
+from tracer.confine.seccomp_filter import WORKER, on_descriptors
 from tracer.fallback.broker import Broker, Worker
 from tracer.fallback.polling import Procfs
 from tracer.fallback.procfs import ProcFinder
@@ -170,7 +170,7 @@ class Live:
 
     def _session(self, source: Source, coverage: Coverage, steps: dict[str, str]) -> Exit:
         options = self._options
-        sandbox = self._sandbox()
+        sandbox = self._sandbox(source)
         fd, name = self._open()
         session = facts.session(source.name)
         told = self._worker.events if self._worker is not None else 0
@@ -228,9 +228,11 @@ class Live:
         files = [path for path in (options.output, options.record) if path is not None and str(path) != "-"]
         return choose_user(options.user, writes_files=bool(files))
 
-    def _sandbox(self) -> Sandbox:
+    def _sandbox(self, source: Source) -> Sandbox:
         """The confinement that was asked for. Raises CommandError."""
-        calls = WORKER + (asking(self._worker.files.fd) if self._worker is not None else ())
+        calls = WORKER + on_descriptors("listen shutdown", *source.tried)
+        if self._worker is not None:
+            calls += on_descriptors("sendto recvmsg", self._worker.files.fd)
         plan = Plan(self._user(), calls=calls)
         return Sandbox(self._options.sandbox, plan, asked_for_user=self._options.user is not None)
 

@@ -14,7 +14,7 @@ from tracer.confine import capabilities
 from tracer.confine.plan import LANDLOCK, Layer, Plan
 from tracer.confine.seccomp_filter import WORKER, Check, Rule, rules
 
-__all__ = ["LAYERS", "asking", "broker_plan"]
+__all__ = ["LAYERS", "broker_plan"]
 
 LAYERS: Final = frozenset({Layer.CAPABILITIES, Layer.NO_NEW_PRIVILEGES, Layer.SECCOMP})
 """The layers that a broker can have."""
@@ -75,8 +75,3 @@ def broker_plan(*, netlink: bool, becomes: bool) -> Plan:
         _ALWAYS + (_FOR_NETLINK if netlink else ()),
         without=frozenset({Layer.USER, *LANDLOCK}),
     )
-
-
-def asking(fd: int) -> tuple[Rule, ...]:
-    """By which a worker asks its broker, over a socket of this descriptor alone."""
-    return tuple(Rule(name, (Check(0, _INT, fd),)) for name in ("sendto", "recvmsg"))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-__all__ = ["WORKER", "Check", "Rule", "SeccompError", "prepare", "rules"]
+__all__ = ["WORKER", "Check", "Rule", "SeccompError", "on_descriptors", "prepare", "rules"]
 
 FIX: Final = "install libseccomp's Python binding (Debian, Ubuntu: python3-seccomp; Fedora: python3-libseccomp)"
 
@@ -40,6 +40,7 @@ class Rule(NamedTuple):
 
 
 _WHOLE: Final = (1 << 64) - 1
+_INT: Final = (1 << 32) - 1  # of an int the rest of the register may be anything
 
 
 def _is(argument: int, *values: int) -> list[tuple[Check, ...]]:
@@ -96,6 +97,11 @@ WORKER: Final = (
     *_checked("bpf", *_is(0, _BPF_OBJ_GET_INFO_BY_FD)),
 )
 """What the confined process may do: read and write what is open, wait, make threads, and look at itself."""
+
+
+def on_descriptors(names: str, *fds: int) -> tuple[Rule, ...]:
+    """Rules that allow calls, from names with blanks between, if their first argument is one of these descriptors."""
+    return tuple(Rule(name, (Check(0, _INT, fd),)) for name in names.split() for fd in fds)
 
 
 def prepare(allowed: Iterable[Rule], *, without_new_privileges: bool = True) -> Callable[[], None]:

@@ -253,6 +253,11 @@ class Procfs:
     def seal(self) -> None:
         """Whoever reads /proc has opened what that takes."""
 
+    @property
+    def tried(self) -> list[int]:
+        """Nothing is."""
+        return []
+
     def silent(self) -> list[str]:
         """A look either happens or fails: nothing here can fall silent by itself."""
         return []

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final, Protocol, Self
 
 from tracer.model import RING_KINDS
 from tracer.probes import libbpf, tracefs
-from tracer.probes.health import Mark, mark, what_became
+from tracer.probes.health import Watch
 from tracer.probes.hooks import NEVER_BOTH, OPTIONAL, RETURNS, STREAM, Hook, blind_spots, pairs
 from tracer.probes.libbpf_binding import BpfError, possible_cpus
 from tracer.probes.records import KNOBS, TALLY
@@ -88,7 +88,7 @@ class Backend(ABC):
         self._watermark = watermark
         self._stack = ExitStack()
         self._links: list[Attached] = []
-        self._marks: dict[str, tuple[int, Mark]] = {}  # of each link, by program
+        self._watch = Watch()
         self._attached: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._programs: dict[str, int] = {}
@@ -103,6 +103,8 @@ class Backend(ABC):
         """Load; raises UnusableError."""
         try:
             raise_memory_limit()
+            self._stack.callback(self._watch.canary.close)
+            self._watch.canary.open()
             self._load()
         except (BpfError, RingError, OSError) as error:
             self.close()
@@ -299,7 +301,7 @@ class Backend(ABC):
 
     def _keep(self, program: str, link: Attached) -> None:
         self._links.append(link)
-        self._marks[program] = link.fd, mark(link.fd)
+        self._watch.keep(program, link.fd)
         self._attached[program] = self._section(program)
         self._programs[program] = self._program_fd(program)
 
@@ -321,13 +323,13 @@ class Backend(ABC):
         self._sealed = True
 
     def silent(self) -> list[str]:
-        """The programs that are not attached any more."""
-        found = []
-        for program, (fd, before) in self._marks.items():
-            became = what_became(fd, before)
-            if became is not None:
-                found.append(f"{program}: {became}")
-        return found
+        """The programs that are not attached any more, or of those that can be tried do not see what they should."""
+        return self._watch.silent(self.tallies)
+
+    @property
+    def tried(self) -> list[int]:
+        """The sockets with which silent() tries the probes."""
+        return self._watch.canary.fds
 
     def detach(self) -> None:
         """Take the probes off; what they wrote stays to be read. Raises BpfError when some were off already."""

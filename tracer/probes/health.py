@@ -1,7 +1,8 @@
-"""Find out whether what is attached still is: by what the kernel says of a descriptor, when it could and now.
+"""Find out whether what is attached still is, and still sees: by its descriptors, and by trial.
 
 Programs stay attached as long as the descriptor of their link, or of their perf event, is open, and the kernel takes
-none away by itself. So the question is whether the descriptor still leads to the same link.
+none away by itself. So the first question is whether the descriptor still leads to the same link; the second, for those
+that can be tried, whether they see what this process does.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from tracer.probes.canary import Canary
 from tracer.probes.libbpf_binding import library
 
-__all__ = ["Mark", "mark", "what_became"]
+__all__ = ["Mark", "Watch", "mark", "what_became"]
 
 _PERF_EVENT_IOC_ID: Final = 0x80082407  # include/uapi/linux/perf_event.h
 _LINK: Final = struct.Struct("=III")  # type, id, program's id: the beginning of struct bpf_link_info
@@ -27,6 +30,28 @@ class Mark(NamedTuple):
 
     link: bytes | None
     event: bytes | None
+
+
+class Watch:
+    """Looks after programs."""
+
+    def __init__(self) -> None:
+        """There are none yet."""
+        self.canary = Canary()
+        self._marks: dict[str, tuple[int, Mark]] = {}  # of each link, by program
+
+    def keep(self, program: str, fd: int) -> None:
+        """Look after a program that is attached by this descriptor. Raises OSError when it leads to nothing of that."""
+        self._marks[program] = fd, mark(fd)
+
+    def silent(self, tallies: Callable[[], bytes]) -> list[str]:
+        """What is dead, a line each: links that are not what they were, else what the programs do not see."""
+        found = []
+        for program, (fd, before) in self._marks.items():
+            became = what_became(fd, before)
+            if became is not None:
+                found.append(f"{program}: {became}")
+        return found or list(self.canary.silent(self._marks, tallies))
 
 
 def mark(fd: int) -> Mark:
@@ -46,7 +71,7 @@ def what_became(fd: int, before: Mark) -> str | None:
         now = _link(fd) if before.link is not None else _event(fd)
     except OSError as refused:
         if refused.errno not in _UNTOLD:
-            return f"its link is closed ({os.strerror(refused.errno or 0)})"
+            return "its link is closed"
         try:
             os.fstat(fd)
         except OSError:

@@ -143,6 +143,11 @@ class Source(Protocol):
         """How often something was not looked at that should have been, by what should have."""
         ...
 
+    @property
+    def tried(self) -> list[int]:
+        """Descriptors of the sockets that silent() uses, by listen(2) and shutdown(2)."""
+        ...
+
     def silent(self) -> list[str]:
         """What of this backend is dead, a line each; looked for by trial, so not to be asked more than once a second.
 
