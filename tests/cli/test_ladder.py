@@ -8,11 +8,13 @@ import pytest
 from tracer.cli import live
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.live import Live, Options
-from tracer.probes.backend import Coverage, UnusableError
+from tracer.probes.source import Coverage
+from tracer.probes.unusable import UnusableError
 
 NO_BTF = UnusableError("this kernel has no BTF; run another", 4)
 NO_HEADERS = UnusableError("the headers are missing; install them", 4)
 NO_PRIVILEGE = UnusableError("eBPF needs privilege; use sudo", 3)
+NO_PROC = UnusableError("no /proc; mount it", 4)
 NO_RING = UnusableError("no ring of that size", 1)
 
 
@@ -99,34 +101,52 @@ def test_step_down(
 
 
 def test_nothing_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where none runs it ends with 4 and the reason of the last; that of the first was said."""
-    ladder = Ladder(monkeypatch, core=NO_BTF, bcc=NO_HEADERS)
-    with pytest.raises(CommandError, match="headers are missing") as error:
+    """Where none runs it ends with 4 and the reason of the last; those of the others were said."""
+    *others, last = live.BACKENDS[1:]
+    ladder = Ladder(monkeypatch, **dict.fromkeys(others, NO_BTF), **{last: NO_PROC})
+    with pytest.raises(CommandError, match="no /proc") as error:
         ladder.run("auto")
     assert error.value.code == Exit.UNSUPPORTED
-    assert capsys.readouterr().err == f"tracer: not with core: {NO_BTF}\n"
+    assert ladder.names == [*others, last]
+    assert capsys.readouterr().err == "".join(f"tracer: not with {name}: {NO_BTF}\n" for name in others)
     assert ladder.sessions == []
 
 
-@pytest.mark.parametrize(("failure", "code"), [(NO_PRIVILEGE, Exit.PRIVILEGE), (NO_RING, Exit.FAILURE)])
-def test_no_step_that_would_not_help(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failure: UnusableError, code: Exit
-) -> None:
-    """What the next backend needs just as much ends it at once, with one line."""
-    ladder = Ladder(monkeypatch, core=failure)
-    with pytest.raises(CommandError, match=str(failure)) as error:
+def test_last_resort(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nothing else runs /proc is looked at, with a line, and a field of the coverage record, for each step."""
+    others = live.BACKENDS[1:-1]
+    ladder = Ladder(monkeypatch, **dict.fromkeys(others, NO_BTF))
+    assert ladder.run("auto") == Exit.OK
+    assert ladder.sessions == [("procfs", dict.fromkeys(others, str(NO_BTF)))]
+    assert capsys.readouterr().err.count("\n") == len(others)
+
+
+def test_without_privilege(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who may not use eBPF gets what comes next, with one line: bcc needs what core needs, and is not tried."""
+    ladder = Ladder(monkeypatch, core=NO_PRIVILEGE)
+    assert ladder.run("auto") == Exit.OK
+    assert ladder.names == ["core", live.BACKENDS[3]]
+    assert ladder.sessions == [(live.BACKENDS[3], {"core": str(NO_PRIVILEGE), "bcc": str(NO_PRIVILEGE)})]
+    assert capsys.readouterr().err == f"tracer: not with core: {NO_PRIVILEGE}\n"
+
+
+def test_no_step_down_from_a_limit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What who calls can change, such as the size of the rings, ends it at once, with one line."""
+    ladder = Ladder(monkeypatch, core=NO_RING)
+    with pytest.raises(CommandError, match=str(NO_RING)) as error:
         ladder.run("auto")
-    assert error.value.code == code
+    assert error.value.code == Exit.FAILURE
     assert ladder.names == ["core"]
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("name", "failure"), [("core", NO_BTF), ("bcc", NO_HEADERS)])
+@pytest.mark.parametrize(("name", "failure"), [("core", NO_PRIVILEGE), ("bcc", NO_HEADERS), ("procfs", NO_PROC)])
 def test_what_was_asked_for_alone(monkeypatch: pytest.MonkeyPatch, name: str, failure: UnusableError) -> None:
     """A backend that was named is the only one tried."""
     ladder = Ladder(monkeypatch, **{name: failure})
-    with pytest.raises(CommandError, match=str(failure)):
+    with pytest.raises(CommandError, match=str(failure)) as error:
         ladder.run(name)
+    assert error.value.code == failure.code
     assert ladder.names == [name]
     ladder = Ladder(monkeypatch)
     assert ladder.run(name) == Exit.OK

@@ -48,6 +48,7 @@ _HOLDING_MS: Final = 20.0
 _CLOSURE_TURNS: Final = 8
 _TIME = struct.Struct("=Q").unpack_from
 BACKENDS: Final = ("auto", "core", "bcc", "procfs")
+_EBPF: Final = frozenset({"core", "bcc"})
 _LADDER: Final = BACKENDS[1:]  # what auto tries, best first
 _BROKERED: Final = frozenset({"netlink", "procfs"})  # they ask about /proc as long as they run
 
@@ -99,7 +100,11 @@ class Live:
 
     def _with_backend(self, ladder: tuple[str, ...], steps: dict[str, str]) -> int:
         """Trace with the first of these that really starts here. Raises CommandError."""
+        unprivileged: str | None = None  # why eBPF is not for this user
         for place, name in enumerate(ladder):
+            if name in _EBPF and unprivileged is not None:
+                steps[name] = unprivileged  # the same as the first needs
+                continue
             if name in _BROKERED and self._worker is None:
                 role = self._split(ladder[place:])
                 if isinstance(role, int):
@@ -113,11 +118,13 @@ class Live:
             except UnusableError as error:
                 if self._ending:
                     return Exit.OK  # the compiler was interrupted, too
-                if name == ladder[-1]:
+                # A limit is the user's to change: there is no telling that less than was asked for will do.
+                if name == ladder[-1] or error.code == Exit.FAILURE:
                     raise CommandError(str(error), Exit(error.code)) from error
-                if str(error) not in steps.values():  # the same lack keeps several from running
-                    _tell(f"not with {name}: {error}")
                 steps[name] = str(error)
+                _tell(f"not with {name}: {error}")
+                if name in _EBPF and error.code == Exit.PRIVILEGE:
+                    unprivileged = str(error)
                 continue
             except LOSSES as error:
                 if not self._lost:  # else it is told already: what is dead can't be ended in order
