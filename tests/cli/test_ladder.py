@@ -1,6 +1,7 @@
 """How --backend auto comes to a backend: what is tried, what is said on the way, and with which code it ends."""
 
 import signal
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from tracer.cli import live
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.live import Live, Options
+from tracer.fallback.files import DirectFiles
 from tracer.probes.source import Coverage
 from tracer.probes.unusable import UnusableError
 
@@ -62,6 +64,8 @@ class Ladder:
 
         monkeypatch.setattr(Live, "_backend", make)
         monkeypatch.setattr(Live, "_session", session)
+        # What the broker's fork comes to: a worker that goes on with what is left of the ladder.
+        monkeypatch.setattr(Live, "_split", lambda _, rest: SimpleNamespace(ladder=rest))
 
     def run(self, backend: str) -> int:
         """Trace with this choice."""
@@ -172,7 +176,9 @@ def test_interrupted_while_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
     assert command.run() == Exit.OK
 
 
-def test_backends_by_name() -> None:
+def test_backends_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each name that can be asked for makes that backend."""
     for name in live.BACKENDS[1:]:
-        assert Live(Options())._backend(name).name == name
+        command = Live(Options())
+        monkeypatch.setattr(command, "_worker", SimpleNamespace(files=DirectFiles(), broker=1))
+        assert command._backend(name).name == name
