@@ -257,7 +257,8 @@ class SocketWatch:
     def _listens(self, netns: int, address: bytes, port: int) -> bool:
         """Whether a socket listened there a short while ago."""
         since = self._clock() - _LISTENED_NS
-        return any(self._listened.get((netns, each, port), 0) > since for each in (address, *_ANY))
+        seen = (self._listened.get((netns, each, port)) for each in (address, *_ANY))
+        return any(when is not None and when > since for when in seen)
 
     def _forget(self) -> None:
         """Let go of what is too old to matter."""
