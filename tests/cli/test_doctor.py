@@ -94,11 +94,25 @@ def test_what_bcc_lacks_is_a_way_out() -> None:
     assert fixes(report, needed=False)["headers"] == "sudo apt-get install linux-headers"
 
 
-def test_later_backends_are_not_claimed() -> None:
-    """What isn't built is said to be that, also on a machine where all is well."""
-    backends = doctor.assess(machine(*NEEDED)).backends
-    assert list(backends) == ["core", "bcc", "netlink", "procfs"]
-    assert [(each.status, each.detail) for each in list(backends.values())[2:]] == [("missing", "not built yet")] * 2
+LOOKS = Finding(Status.OK, "looks at /proc", "", {"code": 0, "hooks": {}, "refused": {}, "blind": ["short lives"]})
+
+
+@pytest.mark.parametrize(("code", "why"), [(3, "only privilege"), (4, "lacks")])
+def test_without_probes(code: int, why: str) -> None:
+    """Where no probes run, what runs instead is the backend, its blind spots are told, and the code and the fixes stay.
+
+    Where they do, it is only listed.
+    """
+    report = doctor.assess(machine(code=code, bcc_code=code), {"procfs": LOOKS})
+    assert (report.backend, report.code, report.blind) == ("procfs", code, ["short lives"])
+    assert report.backends["procfs"] is LOOKS
+    assert "capabilities" in fixes(report)
+    verdict = next(doctor.table(report))
+    assert "procfs" in verdict
+    assert why in verdict
+    assert max(map(width, doctor.table(report))) <= 100
+    report = doctor.assess(machine(*NEEDED), {"procfs": LOOKS})
+    assert (report.backend, report.blind) == ("core", ["sockets other than TCP"])
 
 
 @pytest.mark.parametrize(
@@ -322,7 +336,7 @@ def test_ordinary_user_gets_code_3_and_the_whole_report() -> None:
     found = run(dropped, "--json")
     assert (found.returncode, found.stderr) == (3, "")
     answer = json.loads(found.stdout)
-    assert (answer["exit_code"], answer["backend"]) == (3, None)
+    assert (answer["exit_code"], answer["backend"]) == (3, "procfs")
     assert answer["capabilities"]["missing"] == answer["capabilities"]["needed"]
 
 

@@ -6,12 +6,14 @@ import json as json_module
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final, NamedTuple, TextIO
 
 import typer
 
+from tracer.fallback.trials import procfs_backend
 from tracer.formats.text import visible, width
 from tracer.probes.capabilities import Survey, survey
 from tracer.probes.privileges import Finding, Status
@@ -25,7 +27,7 @@ _NOBODY: Final = 65534
 _TOOLS: Final = ("mount", "sysctl", "apt-get", "dnf", "chmod")  # which take root
 _COMMANDS: Final = (*_TOOLS, "sudo", "pip", "make", "unset")
 
-_LATER: Final = ("netlink", "procfs")
+_LATER: Final = ("netlink",)
 _SYSTEM: Final = ("kernel", "container", "pid_namespace", "user_namespace", "cgroups", "lockdown", "unprivileged_bpf")
 _TRACING: Final = ("btf", "libbpf", "perf_events", "tracefs")
 _USED_HOOKS: Final = ("raw_tp", "tp_btf", "tracepoint", "fexit", "iter/task", "iter.s/task", "iter/task_file")
@@ -70,8 +72,9 @@ def doctor(
 ) -> int:
     """Tell what works here, what doesn't, and the fix.
 
-    Needs no root to say what is missing, and changes nothing. Exit codes: 0 a backend would run as this user, 3 only
-    privilege is missing, 4 the kernel or a library lacks what is needed, 1 another limit is in the way.
+    Needs no root to say what is missing, and changes nothing. Exit codes: 0 the probes (core or bcc) would run as this
+    user, 3 they lack only privilege, 4 the kernel or a library lacks what they need, 1 another limit is in the way. What
+    runs in place of them is named as the backend.
 
     With --json one object, the same keys in every version; a finding is {status: ok|missing|unknown, detail, fix?} and
     facts of its own:
@@ -93,7 +96,7 @@ def doctor(
     fixes             {check, reason, fix, needed}, the needed ones first
     commands          sudo, setpriv, systemd: lines that give an ordinary user just what is needed
     """
-    report = assess(survey())
+    report = assess(survey(), {"procfs": procfs_backend()})
     stream = sys.stdout
     lines = [json_module.dumps(as_json(report))] if json else list(table(report, _wants_colour(stream)))
     encoding = stream.encoding or "utf-8"
@@ -108,18 +111,22 @@ def doctor(
     return report.code
 
 
-def assess(found: Survey) -> Report:
-    """Draw the conclusions: which backend runs, what it can't see, and what to do."""
+def assess(found: Survey, without_probes: Mapping[str, Finding] = MappingProxyType({})) -> Report:
+    """Draw the conclusions: which backend runs, what it can't see, and what to do.
+
+    ``without_probes`` are the backends that need no BPF, best first.
+    """
     tried = {"core": found.core, "bcc": found.bcc}
     chosen = next((name for name, finding in tried.items() if finding.facts["code"] == 0), None)
     runs = chosen is not None
-    feeding = tried[chosen or "core"]
+    instead = next((name for name, finding in without_probes.items() if finding.status is Status.OK), None)
+    feeding = tried[chosen] if chosen else without_probes[instead] if instead else found.core
     missing = _missing(found)
     core = found.core
     if core.facts["code"] == 3 and missing:
         core = core._replace(detail=f"could not be tried without {', '.join(missing)}")
     backends = {"core": core, "bcc": found.bcc}
-    backends |= {name: Finding(Status.MISSING, "not built yet") for name in _LATER}
+    backends |= {name: Finding(Status.MISSING, "not built yet") for name in _LATER} | dict(without_probes)
     blind = list(feeding.facts["blind"])
     if runs and found.checks["pid_namespace"].status is Status.MISSING:
         blind.append("processes and sockets from before the start that are outside this pid namespace")
@@ -127,13 +134,13 @@ def assess(found: Survey) -> Report:
         blind.append("the control group of a process (no cgroup v2)")
     return Report(
         found,
-        chosen,
+        chosen or instead,
         backends,
         missing,
         blind,
         _fixes(found, missing, chosen),
         _commands(found),
-        int(feeding.facts["code"]),
+        int(tried[chosen or "core"].facts["code"]),
     )
 
 
@@ -284,11 +291,14 @@ def table(report: Report, colour: bool = False) -> Iterator[str]:
 
 
 def _verdict(report: Report) -> str:
+    reasons = {3: "only privilege is missing", 4: "this machine lacks what they need"}
+    if report.backend and report.code:
+        why = reasons.get(report.code, report.survey.core.detail)
+        return f"tracer: no probes run here as this user ({why}): the backend {report.backend} runs, which sees less"
     if report.backend:
         return f"tracer: the backend {report.backend} runs here, as this user" + (
             "; it would see more after what is under 'To do'" if any(fix.needed for fix in report.fixes) else ""
         )
-    reasons = {3: "only privilege is missing", 4: "this machine lacks what it needs"}
     return f"tracer: no backend runs here as this user: {reasons.get(report.code, report.survey.core.detail)}"
 
 
