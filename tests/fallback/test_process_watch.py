@@ -1,10 +1,12 @@
 """Processes by comparison: who came, executed and went is told once and rightly, whatever comes between two looks."""
 
 import os
+import subprocess
 
 import pytest
 
 from tests.fallback.fake_files import FORKED, KTHREAD, NONE, UNSEEN, Machine, Made
+from tracer.fallback import process_watch
 from tracer.fallback.process_watch import Changes, ProcessWatch
 from tracer.fallback.stat import parse
 
@@ -175,22 +177,30 @@ def test_zombie_that_was_never_seen_alive() -> None:
 def test_absent_where_procfs_hides(monkeypatch: pytest.MonkeyPatch) -> None:
     """With hidepid a process that is not shown any more is gone only if the kernel knows no such process."""
     machine, watch = watching(Made(7), hidden=True)
-    monkeypatch.setattr(os, "kill", _kill(PermissionError()))
+    monkeypatch.setattr(os, "sched_getaffinity", _asked(PermissionError()))
     process = machine.processes.pop(7)
     assert pids(watch.look()) == ([], [], [])
     machine.add(process)
     assert pids(watch.look()) == ([], [], [])
     machine.end(7)
-    monkeypatch.setattr(os, "kill", _kill(ProcessLookupError()))
+    monkeypatch.setattr(os, "sched_getaffinity", _asked(ProcessLookupError()))
     assert pids(watch.look()) == ([], [], [7])
 
 
-def _kill(answer: OSError) -> object:
-    def kill(_: int, number: int) -> None:
-        assert number == 0, "nobody is sent a signal"
+def _asked(answer: OSError) -> object:
+    def ask(_: int) -> None:
         raise answer
 
-    return kill
+    return ask
+
+
+def test_existence_of_real_processes() -> None:
+    """One that runs exists, a zombie too, and one that is gone does not."""
+    with subprocess.Popen(["/bin/true"]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert process_watch._exists(os.getpid())
+        assert process_watch._exists(child.pid)
+    assert not process_watch._exists(child.pid)
 
 
 def test_name_may_hold_anything() -> None:

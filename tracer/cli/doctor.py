@@ -73,8 +73,8 @@ def doctor(
     """Tell what works here, what doesn't, and the fix.
 
     Needs no root to say what is missing, and changes nothing. Exit codes: 0 the probes (core or bcc) would run as this
-    user, 3 they lack only privilege, 4 the kernel or a library lacks what they need, 1 another limit is in the way. What
-    runs in place of them is named as the backend.
+    user, 3 they lack only privilege, 4 the kernel or a library lacks what they need, 1 another limit is in the way.
+    What runs in place of them is named as the backend.
 
     With --json one object, the same keys in every version; a finding is {status: ok|missing|unknown, detail, fix?} and
     facts of its own:

@@ -22,7 +22,7 @@ from tracer.probes import tracefs
 __all__ = ["EACH_MOST", "FILES", "LINKS", "READ_MOST", "SELF", "DirectFiles", "ExeFile", "ProcFiles", "gone"]
 
 SELF: Final = 0
-"""The pid that stands for whoever really reads: of use only for ``timens_offsets``."""
+"""The pid that stands for whoever really reads, which may see itself where /proc hides it from others."""
 
 FILES: Final = (
     "stat",

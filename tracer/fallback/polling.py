@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from tracer.fallback.files import DirectFiles, ProcFiles
+from tracer.fallback.files import SELF, DirectFiles, ProcFiles
 from tracer.fallback.lane import Lane
 from tracer.fallback.proc_net import SYN_SENT
 from tracer.fallback.process_watch import ProcessWatch, Watched
@@ -80,7 +80,7 @@ class Procfs:
         """Make sure that there is a /proc to look at. Raises UnusableError."""
         try:
             self.own_pid = int(Path("/proc/self").readlink().name)
-            self._files.read(self.own_pid, "stat")
+            self._files.read(SELF, "stat")
         except OSError as error:
             fix = "mount it: mount -t proc proc /proc"
             raise UnusableError(f"/proc can't be read ({error.strerror}); {fix}", 4) from error

@@ -152,9 +152,9 @@ def _runs_another(known: Watched, stat: Stat) -> bool:
 
 
 def _exists(pid: int) -> bool:
-    """Whether there is such a process, also where procfs hides it: no signal is sent."""
+    """Whether there is such a process, also where procfs hides it: anybody may ask on which CPUs it may run."""
     try:
-        os.kill(pid, 0)
+        os.sched_getaffinity(pid)
     except ProcessLookupError:
         return False
     except PermissionError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from tracer.fallback.files import ProcFiles, gone
+from tracer.fallback.files import SELF, ProcFiles, gone
 from tracer.fallback.owners import Candidate, eldest, find_holders
 from tracer.fallback.proc_net import ESTABLISHED, LISTEN, SYN_SENT, TIME_WAIT, Entry, ends_of, parse
 from tracer.fallback.process_watch import Watched
@@ -55,6 +55,7 @@ class SocketWatch:
         self._flows: dict[int, dict[_Key, Flow]] = {}  # by namespace
         self._listened: dict[tuple[int, bytes, int], int] = {}  # (namespace, address, port) -> when last, ns
         self._looks = 0
+        self._home = self._namespace(SELF)  # seen whatever /proc hides
         self.refused: set[int] = set()  # pids that could not be looked into for sockets
 
     def flows(self) -> Iterator[Flow]:
@@ -98,6 +99,8 @@ class SocketWatch:
                 process.netns = self._namespace(pid) or process.netns
             if process.netns:
                 groups.setdefault(process.netns, []).append(pid)
+        if self._home:
+            groups.setdefault(self._home, [])
         return groups
 
     def _namespace(self, pid: int) -> int:
@@ -109,7 +112,7 @@ class SocketWatch:
 
     def _table(self, netns: int, pids: list[int]) -> tuple[dict[_Key, Entry], bool] | None:
         """What is open in a namespace, and whether it took several reads; None when no process there can be asked."""
-        for pid in pids:
+        for pid in [*pids, SELF]:
             try:
                 # A process may go to another namespace at any time.
                 if self._namespace(pid) != netns:
