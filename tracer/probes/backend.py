@@ -323,7 +323,7 @@ class Backend(ABC):
         self._sealed = True
 
     def silent(self) -> list[str]:
-        """The programs that are not attached any more, or of those that can be tried do not see what they should."""
+        """The programs that are not attached any more, or do not see what they are tried with."""
         return self._watch.silent(self.tallies)
 
     @property
@@ -333,15 +333,14 @@ class Backend(ABC):
 
     def detach(self) -> None:
         """Take the probes off; what they wrote stays to be read. Raises BpfError when some were off already."""
-        links, self._links = self._links, []
-        failures: list[Exception] = []
-        for link in links:
+        gone: Exception | None = None
+        while self._links:
             try:
-                link.destroy()
-            except (BpfError, OSError) as gone:
-                failures.append(gone)
-        if failures:
-            raise BpfError(f"detaching: {failures[0]}")
+                self._links.pop().destroy()
+            except (BpfError, OSError) as error:
+                gone = error
+        if gone is not None:
+            raise BpfError(f"detaching: {gone}")
 
     # Reading.
 
