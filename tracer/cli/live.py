@@ -47,7 +47,7 @@ _IDLE_MS: Final = 100.0
 _HOLDING_MS: Final = 20.0
 _CLOSURE_TURNS: Final = 8
 _TIME = struct.Struct("=Q").unpack_from
-BACKENDS: Final = ("auto", "core", "bcc", "procfs")
+BACKENDS: Final = ("auto", "core", "bcc", "netlink", "procfs")
 _EBPF: Final = frozenset({"core", "bcc"})
 _LADDER: Final = BACKENDS[1:]  # what auto tries, best first
 _BROKERED: Final = frozenset({"netlink", "procfs"})  # they ask about /proc as long as they run
@@ -153,6 +153,10 @@ class Live:
             return Bcc(filters, buffer, _WATERMARK, ProcFinder())
         if self._worker is None:
             raise AssertionError(name)  # _BROKERED says so
+        if name == "netlink":
+            from tracer.fallback.netlink import Netlink  # its library costs 33 MiB: only where it is used
+
+            return Netlink(filters, buffer, self._worker.files, [self._worker.broker])
         return Procfs(filters, buffer, self._worker.files, [self._worker.broker])
 
     def _stop(self, *_: object) -> None:
@@ -263,6 +267,10 @@ class Live:
             self._recording.add(item)
         stream.feed(item)
 
+    def _feed_unheard(self, stream: Stream, source: Source) -> None:
+        for each in source.unheard():
+            self._feed(stream, each)
+
     def _found(self, source: Source) -> Found:
         processes, sockets = source.snapshot()
         now = boottime()
@@ -316,6 +324,7 @@ class Live:
             turn = self._turn(source, now >= next_ledger)
             drained = all(run.drained for run in turn.runs)
             self._feed(stream, turn)
+            self._feed_unheard(stream, source)
             # A CPU that comes online later has no ring, nor has one that was away. The first record that is lost for
             # it tells; one that came back while its old ring still ran a moment ago takes a second look.
             if turn.cut or engine.ledger.no_ring > unread:
@@ -351,6 +360,7 @@ class Live:
         now = boottime()
         turn = Turn(now, self._clock.offset(), now, _runs(runs), tallies, True, True, source.missed())
         self._feed(stream, turn)
+        self._feed_unheard(stream, source)
         if pending:
             self._feed(stream, Found(now, turn.offset, b"", pending))
         stream.ledger(turn)

@@ -13,7 +13,9 @@ import errno
 import os
 import select
 import socket
+import threading
 import time
+from contextlib import suppress
 from enum import IntEnum
 from struct import Struct
 from typing import Final, NamedTuple, Self
@@ -99,11 +101,15 @@ class Connector:
         The kernel charges some 830 bytes for a message of 76.
         """
         self._socket = _subscribed(buffer_bytes)
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
         self._numbers: dict[int, tuple[int, int]] = {}  # CPU -> its next number, and when its last message was sent
         self._gaps: list[Gap] = []
         self._suspended = _suspended()
         self._answered = False
         self._overrun = False  # messages were dropped that no gap shows yet
+        self.can_sync = True
+        """Whether sync() could do anything when it was last asked."""
         self.overruns = 0
         """How often the socket had no room."""
         self.lost = 0
@@ -175,40 +181,50 @@ class Connector:
         return self._overrun
 
     def sync(self) -> tuple[list[ProcEvent], bool]:
-        """Make each CPU that this thread may run on send a message, and read up to all of these.
+        """Make each CPU that this thread may run on send a message, and read up to all of these. Raises OSError.
 
         The second value is whether they came: then every loss before is among the gaps. Where not, the connector is
-        silent, or the socket overran again.
+        silent, or the socket overran again. Where the thread may not choose its CPU, it is the one that it runs on.
         """
         events = self.read(_WAITING_MOST)  # who is full takes nothing new
         before = self.overruns
-        allowed = os.sched_getaffinity(0)
-        name = _thread_name()
-        marks: dict[int, int] = {}
-        try:
-            for cpu in sorted(allowed):
-                os.sched_setaffinity(0, {cpu})
-                marks[cpu] = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + self._suspended
-                _libc.prctl(_PR_SET_NAME, name, 0, 0, 0)
-        except OSError:
-            marks.clear()  # a CPU went, or this is not permitted any more
-        finally:
-            os.sched_setaffinity(0, allowed)
+        thread, since = threading.get_native_id(), time.clock_gettime_ns(time.CLOCK_MONOTONIC) + self._suspended
+        sent = self._call_out()
+        self.can_sync = sent > 0
         deadline = time.monotonic() + _SYNC_S
         came = False
-        while not came:
+        while sent and not came:
             events += self.read()
-            came = bool(marks) and all(self._heard(cpu) >= mark for cpu, mark in marks.items())
+            own = [event for event in events if event.pid == thread and event.what == _COMM and event.time >= since]
+            came = len(own) >= sent
             left = deadline - time.monotonic()
-            if came or left <= 0 or not marks:
+            if came or left <= 0:
                 break
-            select.select([self._socket], [], [], left)
+            self._poll.poll(left * 1000)
         if came and self.overruns == before:
             self._overrun = False
         return events, came
 
-    def _heard(self, cpu: int) -> int:
-        return self._numbers.get(cpu, (0, 0))[1]
+    @staticmethod
+    def _call_out() -> int:
+        """Rename this thread to what it is called, on every CPU that it may run on; how often that worked."""
+        name, sent = ctypes.create_string_buffer(16), 0
+        _libc.prctl(_PR_GET_NAME, name, 0, 0, 0)
+        allowed = os.sched_getaffinity(0)
+        moved = False
+        try:
+            for cpu in sorted(allowed):
+                with suppress(OSError):  # it went offline, or this is not permitted any more
+                    os.sched_setaffinity(0, {cpu})
+                    moved = True
+                sent += not _libc.prctl(_PR_SET_NAME, name, 0, 0, 0)
+                if not moved:
+                    break
+        finally:
+            if moved:
+                os.sched_setaffinity(0, allowed)
+            ctypes.set_errno(0)  # left behind it would look like the failure of whoever checks it next
+        return sent
 
     def _event(self, data: bytes) -> ProcEvent | None:
         _, _, _, _, _, _, _, number, ack, _, _, what, cpu, stamp = _head(data)
@@ -238,7 +254,7 @@ class Connector:
         deadline = time.monotonic() + _ANSWER_S
         while not self._answered:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._socket], [], [], left)[0]:
+            if left <= 0 or not self._poll.poll(left * 1000):
                 # cn_proc_mcast_ctl() says nothing to who is outside of the first pid and user namespace.
                 raise UnusableError(
                     "the proc connector does not answer: it serves the first pid and user namespace alone; "
@@ -309,9 +325,3 @@ def _suspended() -> int:
     after = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     # Both clocks run alike, so what is within the time of the two looks is 0.
     return 0 if before <= boot <= after else boot - (before + after) // 2
-
-
-def _thread_name() -> bytes:
-    name = ctypes.create_string_buffer(16)
-    _libc.prctl(_PR_GET_NAME, name, 0, 0, 0)
-    return name.value

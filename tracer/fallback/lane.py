@@ -94,6 +94,11 @@ class Lane:
         """Bytes of each ring, by name."""
         return dict.fromkeys(RINGS, self._most)
 
+    @property
+    def waiting(self) -> int:
+        """Bytes of the records that nobody has read yet."""
+        return sum(ring.bytes for ring in self._rings)
+
     def follow(self, pids: Iterable[int]) -> None:
         """These pids are told of too (with a filter for pids)."""
         self._pids.update(pids)

@@ -24,7 +24,7 @@ from tracer.fallback.telling import executed, exited, forked, socket
 from tracer.model import Flag, Kind
 from tracer.probes.records import SIZE
 from tracer.probes.rings import Run
-from tracer.probes.source import Coverage, Cut, KernelFilters, boottime
+from tracer.probes.source import Coverage, Cut, KernelFilters, Unheard, boottime
 from tracer.probes.unusable import UnusableError
 
 __all__ = ["Procfs"]
@@ -249,6 +249,10 @@ class Procfs:
     def missed(self) -> dict[str, int]:
         """How many looks came later than the coverage record promises."""
         return {"polls": self._late} if self._late else {}
+
+    def unheard(self) -> list[Unheard]:
+        """Nothing is told to it that could get lost."""
+        return []
 
     def seal(self) -> None:
         """Whoever reads /proc has opened what that takes."""

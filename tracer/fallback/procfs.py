@@ -19,7 +19,7 @@ from tracer.probes.bcc import Holder
 from tracer.probes.cmdlines import ARGS_BYTES
 from tracer.probes.records import EXEC, SIZE
 
-__all__ = ["ProcFinder"]
+__all__ = ["ProcFinder", "comm", "components", "ids", "namespace"]
 
 _COMM_BYTES: Final = 15
 # Bits of a task's flags in include/linux/sched.h.
@@ -83,9 +83,9 @@ class ProcFinder:
                 continue
             sockets = self._sockets(pid)
             if sockets:
-                _, uid, *_ = _ids(self._status(pid), b"Uid:")
+                _, uid, *_ = ids(self._status(pid), b"Uid:")
                 cgroup = self._cgroup(pid)[0]
-                yield Holder(pid, self._start(stat), uid, cgroup, _comm(stat), sockets)
+                yield Holder(pid, self._start(stat), uid, cgroup, comm(stat), sockets)
 
     def record(self, pid: int) -> bytes | None:
         """The record of one process; None when it has ended."""
@@ -93,14 +93,14 @@ class ProcFinder:
         if stat is None:
             return None
         status = self._status(pid)
-        uid, euid, *_ = _ids(status, b"Uid:")
-        gid, egid, *_ = _ids(status, b"Gid:")
+        uid, euid, *_ = ids(status, b"Uid:")
+        gid, egid, *_ = ids(status, b"Gid:")
         parent = self._living(stat.parent) if stat.parent else None
         cgroup, cgroup_path = self._cgroup(pid)
         kernel = bool(stat.flags & _KTHREAD)
         exe = _Exe(b"", 0, 0, int(Flag.KTHREAD)) if kernel else self._exe(pid)
         image = exe.inode != 0
-        cwd = _components(self._link(pid, "cwd").removesuffix(_DELETED)) if image else b""
+        cwd = components(self._link(pid, "cwd").removesuffix(_DELETED)) if image else b""
         leaf = cgroup_path.rpartition(b"/")[2] + b"\0" if image else b""
         args, args_total, args_flags = (b"", 0, 0) if kernel else self._arguments(pid, stat)
         after = self._stat(pid)
@@ -119,7 +119,7 @@ class ProcFinder:
             self._start(parent) if parent else 0,
             cgroup,
             stat.parent,
-            _ids(status, b"NSpid:")[-1] or pid,
+            ids(status, b"NSpid:")[-1] or pid,
             uid,
             gid,
             euid,
@@ -128,9 +128,9 @@ class ProcFinder:
             _number(self._read(pid, "sessionid"), UNSET_ID),
             stat.session,
             stat.group,
-            _namespace(self._link(pid, "ns/net")),
-            _namespace(self._link(pid, "ns/pid")),
-            _comm(stat),
+            namespace(self._link(pid, "ns/net")),
+            namespace(self._link(pid, "ns/pid")),
+            comm(stat),
             exe.inode,
             args_total,
             exe.dev,
@@ -204,7 +204,7 @@ class ProcFinder:
         try:
             found = self._files.exe(pid)
         except OSError:
-            return _Exe(_components(path), 0, 0, 0)
+            return _Exe(components(path), 0, 0, 0)
         flags = 0
         if not found.links:
             flags |= Flag.DELETED
@@ -213,7 +213,7 @@ class ProcFinder:
         dev = os.major(found.dev) << 20 | os.minor(found.dev)
         if path.startswith(_MEMFD) and not found.links:
             return _Exe(path[1:] + b"\0", dev, found.inode, flags | Flag.DETACHED)
-        return _Exe(_components(path), dev, found.inode, flags)
+        return _Exe(components(path), dev, found.inode, flags)
 
     def _arguments(self, pid: int, stat: _Stat) -> tuple[bytes, int, int]:
         """The arguments, their bytes before truncation, and flags."""
@@ -228,7 +228,8 @@ class ProcFinder:
         return args[:total], total, flags
 
 
-def _ids(status: dict[bytes, list[bytes]], name: bytes) -> list[int]:
+def ids(status: dict[bytes, list[bytes]], name: bytes) -> list[int]:
+    """The numbers of a line of /proc/PID/status; two of 0 where there is none."""
     return [int(word) for word in status.get(name, ())] or [0, 0]
 
 
@@ -236,18 +237,19 @@ def _number(text: bytes, otherwise: int) -> int:
     return int(text) if text.strip().isdigit() else otherwise
 
 
-def _namespace(link: bytes) -> int:
+def namespace(link: bytes) -> int:
     """The inode of a namespace, from a link such as ``net:[4026531840]``; 0 when it could not be read."""
     number = link[link.find(b"[") + 1 : -1]
     return int(number) if number.isdigit() else 0
 
 
-def _comm(stat: _Stat) -> bytes:
+def comm(stat: _Stat) -> bytes:
+    """The name of a process as the kernel has it."""
     worker = _WORKER.match(stat.comm) if stat.flags & _WQ_WORKER else None
     return (worker[0] if worker else stat.comm)[:_COMM_BYTES]
 
 
-def _components(path: bytes) -> bytes:
+def components(path: bytes) -> bytes:
     """A path as the probes write it: its components from the leaf up, each with a NUL."""
     return b"".join(part + b"\0" for part in reversed(path.split(b"/")) if part)
 

@@ -13,7 +13,7 @@ from tracer.pipeline.flows import FlowTable
 from tracer.pipeline.ledger import Ledger, Loss
 from tracer.pipeline.order import Order
 from tracer.pipeline.processes import ProcessTable
-from tracer.pipeline.turns import Confined, Found, Input, Known, Lost, Start, Turn
+from tracer.pipeline.turns import Confined, Found, Input, Known, Lost, Start, Turn, Unheard
 from tracer.pipeline.view import Filters, View
 from tracer.probes.records import FACTS, FLAGS, KIND, START, TGID, TID, TIME, Record, decode, frames
 
@@ -84,14 +84,22 @@ class Engine:
         if isinstance(item, Known):
             self._learn(item.processes)
             return iter(())
+        if isinstance(item, Start):
+            self.offset = self.processes.clock = item.facts["offset"]
+            return iter([self._start(item)])
+        return iter([[self._notice(item)]])
+
+    def _notice(self, item: Confined | Lost | Unheard) -> Notice:
+        """What the backend, and not the kernel, has to say."""
         if isinstance(item, Confined):
-            return iter([[Notice("tracer-confinement", item.now, "state", {"confinement": item.facts})]])
+            return Notice("tracer-confinement", item.now, "state", {"confinement": item.facts})
         if isinstance(item, Lost):
             self.ledger.gaps += 1
             change = {"state": "lost", "backend": item.backend, "reasons": item.reasons, "first": item.since}
-            return iter([[Notice("tracer-backend", item.now, "event", {"change": change})]])
-        self.offset = self.processes.clock = item.facts["offset"]
-        return iter([self._start(item)])
+            return Notice("tracer-backend", item.now, "event", {"change": change})
+        self.ledger.unheard += item.missing
+        loss = Loss("unknown", "ring", item.missing, item.first, item.last, item.cpus, {item.what: item.missing})
+        return self._loss_notice(loss, item.last)
 
     def _start(self, start: Start) -> list[Event]:
         facts = start.facts

@@ -52,6 +52,7 @@ class Ledger:
         self.found: Counter[int] = Counter()  # of the iterators
         self.sink_lost: Counter[int] = Counter()
         self.late = 0
+        self.unheard = 0  # messages of unknown kinds that a backend without probes had no room for
         self.gaps = 0  # intervals of which nobody knows what is missing: a backend was lost
         self.no_ring = 0  # records of CPUs that had no ring, as of the last losses()
         self._sink_reported: Counter[int] = Counter()
@@ -154,7 +155,7 @@ class Ledger:
                 else:
                     total[term] += value
         # A gap in the numbers that no failure explains: lost between the ring and us, of a kind nobody knows.
-        unexplained = max(0, missing - self.failed_with_number)
+        unexplained = max(0, missing - self.failed_with_number) + self.unheard
         stages["ring"] += unexplained
         total["lost"] += unexplained
         nameless = sum(count for kind, count in undecodable.items() if kind >= _KINDS)

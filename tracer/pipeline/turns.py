@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from tracer.pipeline.order import RingRun
 from tracer.probes.perf_event import RingError, split
+from tracer.probes.source import Unheard
 
 __all__ = [
     "MAGIC",
@@ -23,6 +25,7 @@ __all__ = [
     "RecordingError",
     "Start",
     "Turn",
+    "Unheard",
     "pack",
     "unpack",
 ]
@@ -97,7 +100,7 @@ class Lost(NamedTuple):
     reasons: list[str]
 
 
-Input = Start | Found | Turn | Known | Confined | Lost
+Input = Start | Found | Turn | Known | Confined | Lost | Unheard
 
 
 def pack(item: Input) -> bytes:
@@ -131,6 +134,8 @@ def pack(item: Input) -> bytes:
     elif isinstance(item, Lost):
         told = {"backend": item.backend, "reasons": item.reasons}
         kind, content = 5, _LOST.pack(item.now, item.since) + json.dumps(told).encode()
+    elif isinstance(item, Unheard):
+        kind, content = 6, json.dumps(item._asdict()).encode()
     else:
         kind, content = 0, json.dumps(item.facts).encode()
     return FRAME.pack(kind, len(content)) + content
@@ -147,10 +152,8 @@ def unpack(kind: int, content: bytes) -> Input:
             return Found(now, offset, content[_FOUND.size : at], content[at:])
         if kind == 2:
             return _unpack_turn(content)
-        if kind == 4:
-            return Confined(_NOW.unpack_from(content)[0], _object(content[_NOW.size :]))
-        if kind == 5:
-            return _unpack_lost(content)
+        if kind in _NOTICES:
+            return _NOTICES[kind](content)
     except (struct.error, ValueError, IndexError, RecursionError, RingError) as bad:
         raise RecordingError(f"frame cut or changed: {bad}") from bad
     if kind == 3:
@@ -165,6 +168,10 @@ def _object(content: bytes) -> dict[str, Any]:
     return found
 
 
+def _unpack_confined(content: bytes) -> Confined:
+    return Confined(_NOW.unpack_from(content)[0], _object(content[_NOW.size :]))
+
+
 def _unpack_lost(content: bytes) -> Lost:
     told = _object(content[_LOST.size :])
     backend, reasons = told.get("backend"), told.get("reasons")
@@ -172,6 +179,21 @@ def _unpack_lost(content: bytes) -> Lost:
         raise RecordingError("what was lost is not told")
     now, since = _LOST.unpack_from(content)
     return Lost(now, since, backend, [str(reason) for reason in reasons])
+
+
+def _unpack_unheard(content: bytes) -> Unheard:
+    told = _object(content)
+    what, cpus = told.get("what"), told.get("cpus")
+    numbers = [told.get(name) for name in ("missing", "first", "last")]
+    if not isinstance(what, str) or not isinstance(cpus, list):
+        raise RecordingError("what was not heard is not told")
+    if not all(isinstance(number, int) and number >= 0 for number in (*numbers, *cpus)):
+        raise RecordingError("what was not heard is no count")
+    missing, first, last = (int(number) for number in numbers if number is not None)
+    return Unheard(what, missing, first, last, cpus)
+
+
+_NOTICES: Final[dict[int, Callable[[bytes], Input]]] = {4: _unpack_confined, 5: _unpack_lost, 6: _unpack_unheard}
 
 
 def _unpack_turn(content: bytes) -> Turn:

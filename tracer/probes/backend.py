@@ -19,7 +19,7 @@ from tracer.probes.hooks import NEVER_BOTH, OPTIONAL, RETURNS, STREAM, Hook, bli
 from tracer.probes.libbpf_binding import BpfError, possible_cpus
 from tracer.probes.records import KNOBS, TALLY
 from tracer.probes.rings import RingError, RingSet, Run
-from tracer.probes.source import Coverage, Cut, KernelFilters, boottime
+from tracer.probes.source import Coverage, Cut, KernelFilters, Unheard, boottime
 from tracer.probes.unusable import UnusableError, raise_memory_limit, unusable
 
 __all__ = [
@@ -376,6 +376,10 @@ class Backend(ABC):
             counters[part] = before
             runs += [run for ring, head in zip(rings, heads, strict=True) if (run := ring.read_to(head)).data]
         return Cut(runs, bytes(counters), settled)
+
+    def unheard(self) -> list[Unheard]:
+        """What the rings have no room for is in the counters."""
+        return []
 
     def missed(self) -> dict[str, int]:
         """How often the kernel skipped each program because it was running already (since 5.12).

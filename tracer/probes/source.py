@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, Self
 from tracer.model import Kind
 from tracer.probes.rings import Run
 
-__all__ = ["Coverage", "Cut", "KernelFilters", "Source", "SourceLostError", "boottime"]
+__all__ = ["Coverage", "Cut", "KernelFilters", "Source", "SourceLostError", "Unheard", "boottime"]
 
 
 class SourceLostError(Exception):
@@ -58,6 +58,16 @@ class Cut(NamedTuple):
     runs: list[Run]
     tallies: bytes
     settled: bool
+
+
+class Unheard(NamedTuple):
+    """Messages that were lost on their way to the backend, between two times (boottime ns): of what, nobody knows."""
+
+    what: str
+    missing: int
+    first: int
+    last: int
+    cpus: list[int]
 
 
 class Source(Protocol):
@@ -146,6 +156,10 @@ class Source(Protocol):
     @property
     def tried(self) -> list[int]:
         """Descriptors of the sockets that silent() uses, by listen(2) and shutdown(2)."""
+        ...
+
+    def unheard(self) -> list[Unheard]:
+        """What was lost on its way here and is not told yet."""
         ...
 
     def silent(self) -> list[str]:
