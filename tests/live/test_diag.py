@@ -38,10 +38,14 @@ sys.stdin.readline()
 """
 
 
-def opened(pid: int | None = None, room: int = 1 << 20) -> Diag:
-    """The sockets of a process's network namespace."""
+def opened(pid: int | None = None, room: int = 0) -> Diag:
+    """The sockets of a process's network namespace; with so many bytes of room for notifications."""
     files = DirectFiles()
-    return Diag(files.open_diag(pid), files.open_diag(pid), room)
+    hearing = files.open_diag(pid)
+    if room:
+        with socket.socket(fileno=os.dup(hearing)) as same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    return Diag(files.open_diag(pid), hearing)
 
 
 @pytest.fixture(name="diag")

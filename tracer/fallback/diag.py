@@ -18,6 +18,7 @@ __all__ = ["ALL_STATES", "CLOSE_WAIT", "ESTABLISHED", "LISTEN", "SYN_SENT", "TIM
 # include/net/tcp_states.h
 ESTABLISHED: Final = 1
 SYN_SENT: Final = 2
+SYN_RECV: Final = 3
 TIME_WAIT: Final = 6
 CLOSE: Final = 7
 CLOSE_WAIT: Final = 8
@@ -26,24 +27,24 @@ LISTEN: Final = 10
 CLOSING: Final = 11
 NEW_SYN_RECV: Final = 12
 
-ALL_STATES: Final = (1 << NEW_SYN_RECV + 1) - 1 & ~(1 << 0 | 1 << TIME_WAIT | 1 << CLOSE | 1 << NEW_SYN_RECV)
-"""Those in which a socket is somebody's."""
+_NOT_OPEN: Final = (0, SYN_RECV, TIME_WAIT, CLOSE, NEW_SYN_RECV)
+ALL_STATES: Final = (1 << NEW_SYN_RECV + 1) - 1 & ~sum(1 << state for state in _NOT_OPEN)
+"""Those in which a socket is somebody's, or was: half-open ones are their listener's."""
 
 _NLMSG_ERROR: Final = 2
 _NLMSG_DONE: Final = 3
 _NLM_F_REQUEST: Final = 0x001
 _NLM_F_DUMP: Final = 0x300
 _SOCK_DIAG_BY_FAMILY: Final = 20  # include/uapi/linux/sock_diag.h
+_NETLINK_SOCK_DIAG: Final = 4
 _SOL_NETLINK: Final = 270
 _NETLINK_ADD_MEMBERSHIP: Final = 1
-_SO_RCVBUFFORCE: Final = 33
 _INET_DIAG_INFO: Final = 2  # include/uapi/linux/inet_diag.h
 _INET_DIAG_SHUTDOWN: Final = 8
 _RCV_SHUTDOWN: Final = 1  # include/net/sock.h
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 _DUMP_BYTES: Final = 1 << 18  # the kernel fills at most 32 KiB at a time
-_ANSWER_S: Final = 10.0
 _FIN_COUNTED: Final = frozenset({CLOSE_WAIT, LAST_ACK, CLOSING, TIME_WAIT})  # the peer's has come
 
 _header = Struct("=IHHII").unpack_from
@@ -130,24 +131,16 @@ class TcpSocket(NamedTuple):
 class Diag:
     """The sockets of one network namespace; a context manager. It keeps the namespace alive as long as it is open."""
 
-    def __init__(self, asking: int, hearing: int, buffer_bytes: int) -> None:
-        """Takes over two descriptors of NETLINK_SOCK_DIAG sockets of the namespace. Raises OSError.
-
-        ``buffer_bytes`` are for the notifications that wait; the kernel charges some 1,300 for each.
-        """
-        self._asking = socket.socket(fileno=asking)
-        self._hearing = socket.socket(fileno=hearing)
+    def __init__(self, asking: int, hearing: int) -> None:
+        """Takes over two sockets of NETLINK_SOCK_DIAG of the namespace, each with an address. Raises OSError."""
+        # Told what they are, nobody has to find out; and nothing is asked of them that a confined process may not.
+        self._asking, self._hearing = (
+            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG, fileno=fd) for fd in (asking, hearing)
+        )
         self._requests = [_request(family) for family in _FAMILIES]
         self.overruns = 0
         """How often notifications were dropped because they found no room; nobody knows how many."""
         try:
-            self._asking.settimeout(_ANSWER_S)
-            self._hearing.bind((0, 0))  # without an address of its own it is taken for the sender
-            half = max(1, buffer_bytes // 2)  # the kernel doubles it
-            try:
-                self._hearing.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, half)
-            except PermissionError:
-                self._hearing.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, half)
             for group in _groups():
                 self._hearing.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
         except BaseException:

@@ -7,6 +7,7 @@ totals, without an owner.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -71,15 +72,14 @@ class DiagWatch:
     """
 
     def __init__(
-        self, files: ProcFiles, heard: Heard, put: Callable[[bytes], object], pulse: Callable[[], None], room: int
+        self, files: ProcFiles, heard: Heard, put: Callable[[bytes], object], pulse: Callable[[], None]
     ) -> None:
-        """``room`` are bytes for the notifications that wait, of each namespace."""
+        """``heard`` knows who lives, and where; nothing is opened before start()."""
         self._files = files
         self._heard = heard
         self._put = put
         self._pulse_of = pulse
         self._pulsed = 0  # ns that pulses have taken
-        self._room = room
         self._search = Search(files, heard, self._pulse)
         self._namespaces: dict[int, _Namespace] = {}
         self._refused_at: dict[int, int] = {}
@@ -152,7 +152,7 @@ class DiagWatch:
     def _open(self, netns: int, pid: int) -> bool:
         """Whether that is done with, be it by a refusal."""
         try:
-            self._namespaces[netns] = _Namespace(netns, _diag(self._files, pid, self._room))
+            self._namespaces[netns] = _Namespace(netns, _diag(self._files, pid))
         except OSError as error:
             if gone(error):
                 return False
@@ -329,15 +329,15 @@ class DiagWatch:
                 self._ended_unseen(namespace, socket)
 
     def _ended(self, namespace: _Namespace, flow: DiagFlow, socket: TcpSocket) -> None:
-        if flow.state == LISTEN or (not flow.inode and not flow.told):
-            return  # nobody has ever accepted it
+        if flow.state == LISTEN:
+            return
         if flow.state == SYN_SENT and not _was_established(socket):
             self.missed["failed connects"] += 1
             return
         known = socket.remote_port > 0  # else the program has reset it, and the kernel forgotten its totals
         if flow.state == SYN_SENT:
             flow.goes_on(socket._replace(state=socket.state, inode=flow.inode, uid=flow.last.uid))
-        if not flow.told:
+        if not flow.told and flow.inode:  # else it was accepted since, or never
             self._tell(namespace, flow)
         self._put(record_of(Kind.CLOSE, flow, 0, socket if known else None, _APPROXIMATE))
 
@@ -371,9 +371,14 @@ class DiagWatch:
             namespace.suspects = namespace.flows.keys() - there
 
 
-def _diag(files: ProcFiles, pid: int, room: int) -> Diag:
+def _diag(files: ProcFiles, pid: int) -> Diag:
     asking = files.open_diag(pid)
-    return Diag(asking, files.open_diag(pid), room)
+    try:
+        hearing = files.open_diag(pid)
+    except OSError:
+        os.close(asking)
+        raise
+    return Diag(asking, hearing)
 
 
 def _role(namespace: _Namespace, socket: TcpSocket) -> Role:

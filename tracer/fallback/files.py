@@ -56,6 +56,8 @@ _CHUNK: Final = 64 << 10
 _PART_LEAST: Final = 3 << 10  # bytes: no line of these files is as long as what is left of a page then
 _CLONE_NEWNET: Final = 0x40000000  # include/uapi/linux/sched.h
 _NETLINK_SOCK_DIAG: Final = 4  # include/uapi/linux/netlink.h
+_SO_RCVBUFFORCE: Final = 33  # include/uapi/asm-generic/socket.h
+_DIAG_BYTES: Final = 4 << 20  # for what waits, as the kernel counts: 1,300 for each socket that was destroyed
 _CGROUP_MOUNTS: Final = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 _OPEN: Final = os.O_RDONLY | os.O_CLOEXEC
 _PLACE: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -282,7 +284,11 @@ def _enter(namespace: int) -> None:
 
 
 def _diag_socket() -> int:
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG).detach()
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+    with suppress(PermissionError):  # else there is as much room as net.core.rmem_default gives
+        made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _DIAG_BYTES // 2)  # the kernel doubles it
+    made.bind((0, 0))  # a notification is not given to who has no address
+    return made.detach()
 
 
 def _diag_socket_in(namespace: int) -> int:

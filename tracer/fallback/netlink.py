@@ -27,7 +27,6 @@ from tracer.probes.unusable import UnusableError
 
 __all__ = ["Netlink"]
 
-_NOTIFICATIONS: Final = 4 << 20  # bytes for those that wait, of each network namespace, as the kernel counts them
 _SWEEP_NS: Final = 1_000_000_000
 _SYNC_TRIES: Final = 3
 _RECOVER_NS: Final = 500_000_000  # between two looks at what has changed unheard
@@ -83,7 +82,7 @@ class Netlink:
             raise UnusableError("the proc connector needs CAP_NET_ADMIN: run it as root, or give it that", 3)
         self._lane = Lane(self._filters, self.excluded, self._buffer)
         self._heard = Heard(self._files, self._lane.put, self.excluded)
-        self._sockets = DiagWatch(self._files, self._heard, self._lane.put, self._hear, _NOTIFICATIONS)
+        self._sockets = DiagWatch(self._files, self._heard, self._lane.put, self._hear)
         self._connector = Connector(self._buffer)
         return self
 

@@ -106,7 +106,9 @@ class Sockets:
             there = f'{{"ip":"{remote}","port":{remote_port},"bytes":{received}}}'
             total = f',"bytes":{sent + received}'
             counted = f',"bytes_sent":{sent},"bytes_received":{received},"retransmits":{retransmits}{rtt}'
-            told = (_BROKEN if error else _CLOSED) if kind is _CLOSE else _FOUND_OPEN
+            told = _FOUND_OPEN
+            if kind is _CLOSE:
+                told = _BROKEN if error else _ENDED if marks & _APPROXIMATE else _CLOSED
             if opened:
                 duration = f',"duration":{when - opened}'
         else:
@@ -117,7 +119,8 @@ class Sockets:
             if kind is not _ACCEPT:
                 counted = f',"retransmits":{retransmits}{rtt}'
                 told = _ATTEMPTED if kind is _ATTEMPT else _REFUSED if error else _OPENED
-                duration = f',"duration":{when - opened}'
+                if opened:
+                    duration = f',"duration":{when - opened}'
         if error:
             counted += f',"errno":{error}'
             failure = f',"error":{{"code":{dumps(errno_name(error))}}}'
@@ -148,6 +151,7 @@ _SOCKET_FOUND: Final = Kind.SOCKET_FOUND
 _ROLE_ACCEPT: Final = int(Role.ACCEPT)
 _BY_KERNEL: Final = ',"attribution":"kernel"'
 _BY_SHIFT: Final = 12
+_APPROXIMATE: Final = int(Flag.APPROXIMATE)  # of a close: why it ended is not known
 _ATTRIBUTIONS: Final = tuple(
     f',"attribution":"{ATTRIBUTIONS.get(Flag(bits << _BY_SHIFT), "kernel")}"' for bits in range(4)
 )
