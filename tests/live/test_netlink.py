@@ -24,7 +24,7 @@ from tests.tracing import Trace
 
 pytestmark = pytest.mark.live
 
-NETLINK = ("--backend", "netlink", "--no-sandbox")
+NETLINK = ("--backend", "netlink")
 PROCESSES = 23
 NETNS = Path("/proc/self/ns/net").stat().st_ino
 LONG_S = 1.0  # a connection that no look can miss

@@ -21,7 +21,7 @@ from tracer.cli.stream import Stream, begin_line, make_format, open_output
 from tracer.confine.broker import broker_plan
 from tracer.confine.identity import Identity
 from tracer.confine.plan import Plan
-from tracer.confine.seccomp_filter import WORKER, on_descriptors
+from tracer.confine.seccomp_filter import HEARING, WORKER, on_descriptors
 from tracer.fallback.broker import Broker, Worker
 from tracer.fallback.polling import Procfs
 from tracer.fallback.procfs import ProcFinder
@@ -244,6 +244,8 @@ class Live:
         calls = WORKER + on_descriptors("listen shutdown", *source.tried)
         if self._worker is not None:
             calls += on_descriptors("sendto recvmsg", self._worker.files.fd)
+        if source.name == "netlink":
+            calls += HEARING
         plan = Plan(self._user(), calls=calls)
         return Sandbox(self._options.sandbox, plan, asked_for_user=self._options.user is not None)
 

@@ -62,7 +62,7 @@ _ALWAYS: Final = (
 _FOR_NETLINK: Final = (
     Rule("setns", (Check(1, _WHOLE, _CLONE_NEWNET),)),
     *(Rule("socket", (Check(0, _INT, _AF_NETLINK), Check(2, _INT, each))) for each in (_CONNECTOR, _SOCK_DIAG)),
-    Rule("bind"),
+    *rules("bind sched_setaffinity"),
 )
 
 

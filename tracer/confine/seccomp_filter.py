@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-__all__ = ["WORKER", "Check", "Rule", "SeccompError", "on_descriptors", "prepare", "rules"]
+__all__ = ["HEARING", "WORKER", "Check", "Rule", "SeccompError", "on_descriptors", "prepare", "rules"]
 
 FIX: Final = "install libseccomp's Python binding (Debian, Ubuntu: python3-seccomp; Fedora: python3-libseccomp)"
 
@@ -97,6 +97,19 @@ WORKER: Final = (
     *_checked("bpf", *_is(0, _BPF_OBJ_GET_INFO_BY_FD)),
 )
 """What the confined process may do: read and write what is open, wait, make threads, and look at itself."""
+
+_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
+_PR_SET_NAME, _PR_GET_NAME = 15, 16
+
+HEARING: Final = (
+    *rules("recvfrom"),
+    Rule("sendto", (Check(4, _WHOLE, 0),)),  # without an address: to whom the socket is connected, or to the kernel
+    Rule("setsockopt", (Check(1, _INT, _SOL_NETLINK), Check(2, _INT, _NETLINK_ADD_MEMBERSHIP))),
+    # To make every CPU send a message, this thread goes there and renames itself to what it is called.
+    Rule("sched_setaffinity", (Check(0, _INT, 0),)),
+    *_checked("prctl", *_is(0, _PR_SET_NAME, _PR_GET_NAME)),
+)
+"""What the netlink backend needs beside that: to ask and to hear over the sockets that it has or is handed."""
 
 
 def on_descriptors(names: str, *fds: int) -> tuple[Rule, ...]:

@@ -253,6 +253,11 @@ class Netlink:
         found["exits_of_unknown"] = self._heard.unknown
         return {name: count for name, count in found.items() if count}
 
+    @property
+    def tried(self) -> list[int]:
+        """Nothing is: silent() renames its thread."""
+        return []
+
     def silent(self) -> list[str]:
         """Whether the connector still tells: it is made to."""
         if self._ended or not self._connector.can_sync or self._sync():
