@@ -3,7 +3,6 @@
 import os
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -170,5 +169,4 @@ def test_sockets_lead_nowhere() -> None:
     finally:
         tried.close()
     assert Path("/proc/thread-self/ns/net").readlink() == before
-    assert threading.active_count() >= 1
     assert tried.fds == []

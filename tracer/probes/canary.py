@@ -48,14 +48,22 @@ class Canary:
 
     def __init__(self) -> None:
         """Without sockets yet."""
+        self._maker: threading.Thread | None = None
         self._bound: socket.socket | None = None
         self._loose: socket.socket | None = None
 
     def open(self) -> None:
-        """Make two sockets in a network namespace of their own, which is empty; without privilege there are none."""
-        thread = threading.Thread(target=self._make, name="canary")
-        thread.start()
-        thread.join()
+        """Make two sockets in a network namespace of their own, which is empty; without privilege there are none.
+
+        That takes some milliseconds, beside what the caller does meanwhile.
+        """
+        self._maker = threading.Thread(target=self._make, name="canary")
+        self._maker.start()
+
+    def _ready(self) -> None:
+        if self._maker is not None:
+            self._maker.join()
+            self._maker = None
 
     def _make(self) -> None:
         with suppress(OSError):
@@ -67,6 +75,7 @@ class Canary:
 
     def close(self) -> None:
         """Close the sockets; idempotent."""
+        self._ready()
         for each in (self._bound, self._loose):
             if each is not None:
                 each.close()
@@ -75,6 +84,7 @@ class Canary:
     @property
     def fds(self) -> list[int]:
         """The sockets' descriptors: listen(2) and shutdown(2) on these must be left to a confined process."""
+        self._ready()
         return [each.fileno() for each in (self._bound, self._loose) if each is not None]
 
     def silent(self, attached: Collection[str], tallies: Callable[[], bytes]) -> Iterator[str]:
@@ -89,6 +99,7 @@ class Canary:
         yield _Try(Kind.EXIT, "a thread that ends", lambda: _thread("process_exit"))
         yield _Try(Kind.EXEC_FAILED, "an exec that fails", _execve)
         yield _Try(Kind.EXEC_FAILED, "an exec by descriptor that fails", _execveat)
+        self._ready()
         bound, loose = self._bound, self._loose
         if bound is not None:
             yield _Try(Kind.LISTEN, "a socket that listens", lambda: _listen(bound, "socket_state_change"))
