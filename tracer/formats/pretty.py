@@ -347,7 +347,7 @@ class Pretty:
         return "exit", self._fitted(detail, extras), style
 
     def _connect(self, event: SocketEvent) -> tuple[str, str, str]:
-        remote = f"→ {_endpoint(event.remote, event.remote_port)}"
+        remote = _route(event)  # without a role it is not known who began
         took = human_duration(event.time - event.opened) if 0 < event.opened < event.time else ""
         if event.error:
             return "connect", self._fitted(f"{remote} {_reason(event.error)}", [f" after {took}"] if took else []), _RED
