@@ -244,15 +244,24 @@ def test_missing_libbpf_is_one_line() -> None:
 
 
 def test_without_btf_and_headers(tmp_path: Path) -> None:
-    """On a kernel without BTF auto goes on to bcc; without headers that ends with 4, a line each, with the fix."""
+    """Without BTF auto goes on to bcc, and without headers to what takes no BPF, with a line and the fix for each step.
+
+    The coverage record has the same reasons. bcc by itself ends with 4.
+    """
     hide = f"mount --bind {tmp_path} /sys/kernel/btf; [ ! -d /lib/modules ] || mount -t tmpfs tmpfs /lib/modules"
-    finished = in_mount_namespace(hide, [*LIVE, "--backend", "auto"])
-    assert finished.returncode == UNUSABLE, finished.stderr
-    core, bcc = finished.stderr.splitlines()
+    finished = in_mount_namespace(hide, [*LIVE, "--backend", "auto", "--duration", "0.5"])
+    assert finished.returncode == OK, finished.stderr
+    core, bcc, ready = finished.stderr.splitlines()
     assert "not with core" in core
     assert "BTF" in core
+    assert "not with bcc" in bcc
     assert f"linux-headers-{os.uname().release}" in bcc
-    assert finished.stdout == ""
+    assert "ready" in ready
+    coverage = own_record(finished.stdout.splitlines()[0], "coverage")
+    assert coverage["backend"] not in {"core", "bcc"}
+    assert [f"tracer: not with {name}: {why}" for name, why in coverage["steps_down"].items()] == [core, bcc]
+    refused = in_mount_namespace(hide, [*LIVE, "--backend", "bcc"])
+    assert_refused(refused, UNUSABLE, f"linux-headers-{os.uname().release}")
 
 
 def test_missing_btf_is_one_line(tmp_path: Path) -> None:
