@@ -23,7 +23,6 @@ from tracer.confine.identity import Identity
 from tracer.confine.plan import Plan
 from tracer.confine.seccomp_filter import HEARING, WORKER, on_descriptors
 from tracer.fallback.broker import Broker, Worker
-from tracer.fallback.polling import Procfs
 from tracer.fallback.procfs import ProcFinder
 from tracer.formats.text import visible
 from tracer.model import SOCKET_KINDS, Kind
@@ -157,6 +156,8 @@ class Live:
             from tracer.fallback.netlink import Netlink  # its library costs 33 MiB: only where it is used
 
             return Netlink(filters, buffer, self._worker.files, [self._worker.broker])
+        from tracer.fallback.polling import Procfs  # nor is this one: what the start of the others takes is measured
+
         return Procfs(filters, buffer, self._worker.files, [self._worker.broker])
 
     def _stop(self, *_: object) -> None:
