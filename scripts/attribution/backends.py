@@ -168,10 +168,11 @@ def evaluate(backend: str, lines: Iterable[bytes], truth: Truth, lives: dict[Key
             left[true] -= 1
         elif len(result.missing) < SHOWN:
             result.missing.append(f"wrong: {told}")
+    result.cells = {place: Cell(seen=count) for place, count in seen.items()}
     for fact, count in truth.facts.items():
         life, came = life_of(fact, lives), count - left[fact]
         place = _edge(life), fact.kind
-        cell = result.cells.get(place, Cell(seen=seen[place]))
+        cell = result.cells.get(place, Cell())
         result.cells[place] = cell._replace(expected=cell.expected + count, matched=cell.matched + came)
         if result.longest_ms and (life is None or life >= LOOKS * result.longest_ms):
             lasting = result.lasting

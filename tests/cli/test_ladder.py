@@ -125,6 +125,15 @@ def test_last_resort(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err.count("\n") == len(others)
 
 
+def test_without_any_privilege(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who may use nothing that takes privilege gets /proc, still with one line; the record has all the reasons."""
+    others = live.BACKENDS[1:-1]
+    ladder = Ladder(monkeypatch, **dict.fromkeys(others, NO_PRIVILEGE))
+    assert ladder.run("auto") == Exit.OK
+    assert ladder.sessions == [("procfs", dict.fromkeys(others, str(NO_PRIVILEGE)))]
+    assert capsys.readouterr().err == f"tracer: not with core: {NO_PRIVILEGE}\n"
+
+
 def test_without_privilege(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Who may not use eBPF gets what comes next, with one line: bcc needs what core needs, and is not tried."""
     ladder = Ladder(monkeypatch, core=NO_PRIVILEGE)

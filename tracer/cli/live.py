@@ -83,6 +83,7 @@ class Live:
         self._clock = Clock()
         self._worker: Worker | None = None  # where a broker is
         self._broker: dict[str, Any] = {}  # what is told of its confinement
+        self._unprivileged: str | None = None  # why eBPF is not for this user
         self._lost = False
         self._failure: str | None = None  # what the command ends with when the backend was lost
 
@@ -99,10 +100,9 @@ class Live:
 
     def _with_backend(self, ladder: tuple[str, ...], steps: dict[str, str]) -> int:
         """Trace with the first of these that really starts here. Raises CommandError."""
-        unprivileged: str | None = None  # why eBPF is not for this user
         for place, name in enumerate(ladder):
-            if name in _EBPF and unprivileged is not None:
-                steps[name] = unprivileged  # the same as the first needs
+            if name in _EBPF and self._unprivileged is not None:
+                steps[name] = self._unprivileged  # the same as the first needs
                 continue
             if name in _BROKERED and self._worker is None:
                 role = self._split(ladder[place:])
@@ -121,9 +121,10 @@ class Live:
                 if name == ladder[-1] or error.code == Exit.FAILURE:
                     raise CommandError(str(error), Exit(error.code)) from error
                 steps[name] = str(error)
-                _tell(f"not with {name}: {error}")
+                if self._unprivileged is None or error.code != Exit.PRIVILEGE:  # one line with the fix is enough
+                    _tell(f"not with {name}: {error}")
                 if name in _EBPF and error.code == Exit.PRIVILEGE:
-                    unprivileged = str(error)
+                    self._unprivileged = str(error)
                 continue
             except LOSSES as error:
                 if not self._lost:  # else it is told already: what is dead can't be ended in order
