@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from tracer.fallback.asked import AskedFiles
-from tracer.fallback.broker import Gap, Worker
+from typing import TYPE_CHECKING
+
 from tracer.pipeline.turns import Lost
 from tracer.probes.libbpf import BpfError
 from tracer.probes.rings import RingError
 from tracer.probes.source import Source, SourceLostError, boottime
+
+if TYPE_CHECKING:
+    from tracer.fallback.asked import AskedFiles
+    from tracer.fallback.broker import Worker
 
 __all__ = ["LOSSES", "Health", "gap_of"]
 
@@ -64,5 +68,4 @@ def gap_of(worker: Worker | None) -> dict[str, object] | None:
     """What a session says of what is missing before it."""
     if worker is None or worker.gap is None:
         return None
-    gap: Gap = worker.gap
-    return {"backend": gap.backend, "reasons": [gap.reason], "first": gap.first}
+    return {"backend": worker.gap.backend, "reasons": [worker.gap.reason], "first": worker.gap.first}

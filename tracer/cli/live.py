@@ -8,9 +8,10 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from tracer.cli import facts
+from tracer.cli import backends, facts
+from tracer.cli.backends import BACKENDS, BROKERED, EBPF, LADDER
 from tracer.cli.clock import Clock
 from tracer.cli.coverage import coverage_record
 from tracer.cli.errors import CommandError, Exit
@@ -18,38 +19,32 @@ from tracer.cli.health import LOSSES, Health, gap_of
 from tracer.cli.recording import Recording
 from tracer.cli.sandbox import Mode, Sandbox, choose_user, confine_broker
 from tracer.cli.stream import Stream, begin_line, make_format, open_output
-from tracer.confine.broker import broker_plan
 from tracer.confine.identity import Identity
 from tracer.confine.plan import Plan
 from tracer.confine.seccomp_filter import HEARING, WORKER, on_descriptors
-from tracer.fallback.broker import Broker, Worker
-from tracer.fallback.procfs import ProcFinder
 from tracer.formats.text import visible
 from tracer.model import SOCKET_KINDS, Kind
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.order import RingRun
 from tracer.pipeline.turns import Confined, Found, Input, Known, Start, Turn
 from tracer.pipeline.view import Filters
-from tracer.probes.bcc import Bcc
-from tracer.probes.core import HOOKS, Core
-from tracer.probes.records import KIND_AT, SIZE
+from tracer.probes.core import HOOKS
+from tracer.probes.records import only, without
 from tracer.probes.rings import Run
 from tracer.probes.source import Coverage, KernelFilters, Source, boottime
 from tracer.probes.unusable import UnusableError
 
+if TYPE_CHECKING:
+    from tracer.fallback.broker import Worker
+
 __all__ = ["BACKENDS", "HOOKS", "Live", "Options"]
 
 LEDGER_NS: Final = 10_000_000_000
-_WATERMARK: Final = 64 << 10
 _READ_MOST: Final = 64 << 10  # bytes of one ring in one turn: what stays in the cache
 _IDLE_MS: Final = 100.0
 _HOLDING_MS: Final = 20.0
 _CLOSURE_TURNS: Final = 8
 _TIME = struct.Struct("=Q").unpack_from
-BACKENDS: Final = ("auto", "core", "bcc", "netlink", "procfs")
-_EBPF: Final = frozenset({"core", "bcc"})
-_LADDER: Final = BACKENDS[1:]  # what auto tries, best first
-_BROKERED: Final = frozenset({"netlink", "procfs"})  # they ask about /proc as long as they run
 
 
 @dataclass
@@ -92,7 +87,7 @@ class Live:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
         try:
-            ladder = _LADDER if self._options.backend == "auto" else (self._options.backend,)
+            ladder = LADDER if self._options.backend == "auto" else (self._options.backend,)
             return self._with_backend(ladder, {})
         finally:
             if self._recording is not None:
@@ -101,10 +96,10 @@ class Live:
     def _with_backend(self, ladder: tuple[str, ...], steps: dict[str, str]) -> int:
         """Trace with the first of these that really starts here. Raises CommandError."""
         for place, name in enumerate(ladder):
-            if name in _EBPF and self._unprivileged is not None:
+            if name in EBPF and self._unprivileged is not None:
                 steps[name] = self._unprivileged  # the same as the first needs
                 continue
-            if name in _BROKERED and self._worker is None:
+            if name in BROKERED and self._worker is None:
                 role = self._split(ladder[place:])
                 if isinstance(role, int):
                     return role
@@ -123,7 +118,7 @@ class Live:
                 steps[name] = str(error)
                 if self._unprivileged is None or error.code != Exit.PRIVILEGE:  # one line with the fix is enough
                     _tell(f"not with {name}: {error}")
-                if name in _EBPF and error.code == Exit.PRIVILEGE:
+                if name in EBPF and error.code == Exit.PRIVILEGE:
                     self._unprivileged = str(error)
                 continue
             except LOSSES as error:
@@ -137,6 +132,9 @@ class Live:
 
     def _split(self, ladder: tuple[str, ...]) -> Worker | int:
         """Become a broker, which ends with a code, and its workers. Raises CommandError."""
+        from tracer.confine.broker import broker_plan
+        from tracer.fallback.broker import Broker
+
         plan = broker_plan(netlink="netlink" in ladder, becomes=self._user() is not None)
         self._open()
 
@@ -146,20 +144,8 @@ class Live:
         return Broker(ladder, confine=confine, say=_tell).run()
 
     def _backend(self, name: str) -> Source:
-        filters, buffer = self._kernel_filters(), self._options.buffer
-        if name == "core":
-            return Core(filters, buffer, _WATERMARK, self._options.hooks)
-        if name == "bcc":
-            return Bcc(filters, buffer, _WATERMARK, ProcFinder())
-        if self._worker is None:
-            raise AssertionError(name)  # _BROKERED says so
-        if name == "netlink":
-            from tracer.fallback.netlink import Netlink  # its library costs 33 MiB: only where it is used
-
-            return Netlink(filters, buffer, self._worker.files, [self._worker.broker])
-        from tracer.fallback.polling import Procfs  # nor is this one: what the start of the others takes is measured
-
-        return Procfs(filters, buffer, self._worker.files, [self._worker.broker])
+        options = self._options
+        return backends.make(name, self._kernel_filters(), options.buffer, options.hooks, self._worker)
 
     def _stop(self, *_: object) -> None:
         self._ending = True
@@ -278,7 +264,7 @@ class Live:
     def _found(self, source: Source) -> Found:
         processes, sockets = source.snapshot()
         now = boottime()
-        return Found(now, self._clock.offset(), processes, _without(sockets, Kind.ATTEMPT))
+        return Found(now, self._clock.offset(), processes, without(sockets, Kind.ATTEMPT))
 
     def _follow(self, source: Source, engine: Engine, stream: Stream) -> None:
         """With --children the descendants that are there already are followed too, until no new one turns up."""
@@ -355,7 +341,7 @@ class Live:
         return Turn(now, self._clock.offset(), drained_at, _runs(runs), tallies, cut, False, missed)
 
     def _finish(self, source: Source, stream: Stream) -> Exit:
-        pending = _only(source.sockets(), Kind.ATTEMPT) if not stream.broken else b""
+        pending = only(source.sockets(), Kind.ATTEMPT) if not stream.broken else b""
         runs, tallies, settled = source.cut()
         if not settled:
             source.detach()  # now nothing is under way any more
@@ -396,22 +382,3 @@ def _same(one: Path, other: Path) -> bool:
 
 def _runs(runs: list[Run]) -> list[RingRun]:
     return [RingRun(run.cpu, run.ring, run.data, run.records_lost, run.drained, run.offsets) for run in runs]
-
-
-def _sorted_out(data: bytes, kind: Kind, *, keep: bool) -> bytes:
-    kept = []
-    at = 0
-    while at < len(data):
-        end = at + SIZE.size + SIZE.unpack_from(data, at)[0]
-        if (data[at + SIZE.size + KIND_AT] == kind) is keep:
-            kept.append(data[at:end])
-        at = end
-    return b"".join(kept)
-
-
-def _without(data: bytes, kind: Kind) -> bytes:
-    return _sorted_out(data, kind, keep=False)
-
-
-def _only(data: bytes, kind: Kind) -> bytes:
-    return _sorted_out(data, kind, keep=True)

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from tracer.model import IDS, Kind
 
-__all__ = ["KIND_AT", "KNOBS", "DecodeError", "Tally", "decode", "frames", "read_tallies"]
+__all__ = ["KIND_AT", "KNOBS", "DecodeError", "Tally", "decode", "frames", "only", "read_tallies", "without"]
 
 _HEADER: Final = "QQQIIHBBI"
 _TOLD: Final = f"{IDS.format[1:]}16s"
@@ -145,3 +145,24 @@ def read_tallies(data: bytes, kinds: int) -> list[list[Tally]]:
     """Read the tallies map: a list by CPU of lists by kind."""
     flat = [Tally._make(values) for values in TALLY.iter_unpack(data[: len(data) // TALLY.size * TALLY.size])]
     return [flat[at : at + kinds] for at in range(0, len(flat) - kinds + 1, kinds)]
+
+
+def only(data: bytes, kind: Kind) -> bytes:
+    """Of what an iterator wrote the records of one kind, behind their sizes."""
+    return _sorted_out(data, kind, keep=True)
+
+
+def without(data: bytes, kind: Kind) -> bytes:
+    """The rest."""
+    return _sorted_out(data, kind, keep=False)
+
+
+def _sorted_out(data: bytes, kind: Kind, *, keep: bool) -> bytes:
+    kept = []
+    at = 0
+    while at < len(data):
+        end = at + SIZE.size + SIZE.unpack_from(data, at)[0]
+        if (data[at + SIZE.size + KIND_AT] == kind) is keep:
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
