@@ -187,6 +187,44 @@ run()
 """
 
 
+# SIGUSR1 shuts the proc connector of a worker down, which takes another of its signals each time.
+DEAF = """
+import socket, signal
+from tracer.cli import live
+from tracer.fallback.netlink import Netlink
+live.LADDER = ("netlink", "procfs")
+start = Netlink.start
+def started(self):
+    coverage = start(self)
+    number = self._connector.fileno()
+    signal.signal(signal.SIGUSR1, lambda *_: __import__("os").dup2(0, number))
+    return coverage
+Netlink.start = started
+from tracer.cli.main import run
+run()
+"""
+
+
+def test_next_backend(tmp_path: Path) -> None:
+    """A backend that dies is tried once more, then the next; each session says what is missing before it."""
+    with live(tmp_path, "--backend", "auto", "--no-sandbox", wrapper=DEAF) as session:
+        for times in (2, 3):
+            os.kill(session.worker, signal.SIGUSR1)
+            session.wait_ready(times)
+        session.process.terminate()
+        assert session.process.wait(END_WITHIN_S) == Exit.OK
+    first, second, third = session.sessions()
+    assert [events[0]["tracer"]["backend"] for events in (first, second, third)] == ["netlink", "netlink", "procfs"]
+    for before, after in ((first, second), (second, third)):
+        lost, restarted = change(before, "lost"), change(after, "restarted")
+        assert restarted["reasons"] == ["; ".join(lost["reasons"])]
+        assert restarted["first"][:23] == lost["first"][:23]  # each by the wall clock as its session measured it
+        assert restarted["first"] < restarted["last"]
+        assert not final(before)["complete"]
+    assert final(third)["missed"]["gaps"] == 1
+    assert "a fresh worker starts with procfs" in session.told()
+
+
 def attached() -> list[str]:
     """The programs that core attaches here."""
     with Core(EVERYTHING, 1 << 20, 4096) as core:

@@ -11,7 +11,7 @@ from tests import wire
 from tests.wire import NOW as T
 from tracer.model import RING_KINDS, Event, ExecFailed, Kind, Notice, ProcessEvent, ProcessExited, SocketEvent
 from tracer.pipeline.engine import Engine
-from tracer.pipeline.turns import Input, Known, Turn
+from tracer.pipeline.turns import Input, Known, Lost, Turn
 from tracer.pipeline.view import Filters
 from tracer.probes.records import DecodeError
 
@@ -68,6 +68,34 @@ def test_session_begins_with_itself(engine: Engine) -> None:
             bodies |= event.body
         assert bodies == {"coverage": {"blind": ["x"]}, "session": {"uid": 5}}
         assert made.offset == wire.OFFSET
+
+
+def test_lost_backend_is_told(engine: Engine) -> None:
+    """A loss is a record with what was found and since when, and no ledger after it says that nothing is missing."""
+    feed(engine, wire.start())
+    assert ledger(engine, last())["complete"]
+    (event,) = feed(engine, Lost(T + 9, T, "core", ["process_exec: its link is closed"]))
+    assert isinstance(event, Notice)
+    assert (event.action, event.time) == ("tracer-backend", T + 9)
+    assert event.body["change"] == {
+        "state": "lost",
+        "backend": "core",
+        "reasons": ["process_exec: its link is closed"],
+        "first": T,
+    }
+    body = ledger(engine, last())
+    assert body["balanced"]
+    assert not body["complete"]
+    assert body["missed"]["gaps"] == 1
+
+
+def test_session_that_goes_on_says_so(engine: Engine) -> None:
+    """A session after a loss begins with the interval of which nobody knows what is missing."""
+    gap = {"backend": "netlink", "reasons": ["overrun"], "first": T - 5}
+    (event,) = (each for each in feed(engine, wire.start(gap=gap)) if each[0] == "tracer-backend")
+    assert isinstance(event, Notice)
+    assert event.body["change"] == {**gap, "state": "restarted", "last": wire.NOW}
+    assert ledger(engine, last())["missed"]["gaps"] == 1
 
 
 def test_life_of_a_process(engine: Engine) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests import wire
 from tracer.model import Kind
 from tracer.pipeline.order import RingRun
-from tracer.pipeline.turns import FRAME, Found, Input, RecordingError, Start, Turn, pack, unpack
+from tracer.pipeline.turns import FRAME, Found, Input, Lost, RecordingError, Start, Turn, pack, unpack
 
 U64 = st.integers(0, 2**64 - 1)
 S64 = st.integers(-(2**63), 2**63 - 1)
@@ -44,6 +44,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 STARTS = st.builds(Start, facts=st.dictionaries(st.text(), JSON, max_size=4))
+LOSTS = st.builds(Lost, now=U64, since=U64, backend=st.text(), reasons=st.lists(st.text(), max_size=3))
 TURN = wire.turn(
     wire.ring_run(wire.executed(seq=0), wire.exited(seq=1)),
     wire.ring_run(wire.socket(Kind.CLOSE), cpu=1, ring=1),
@@ -59,7 +60,7 @@ def taken_apart(frame: bytes) -> tuple[int, bytes]:
     return kind, frame[FRAME.size :]
 
 
-@given(st.one_of(STARTS, FOUND, TURNS))
+@given(st.one_of(STARTS, FOUND, TURNS, LOSTS))
 def test_what_was_packed_comes_back(item: Input) -> None:
     """Every item of every sort is the same after a round trip."""
     assert unpack(*taken_apart(pack(item))) == item
@@ -80,7 +81,11 @@ def attempt(kind: int, content: bytes) -> Input | None:
     return None
 
 
-@pytest.mark.parametrize("item", [TURN, wire.found(b"abc", b"de"), wire.start()], ids=["turn", "found", "start"])
+@pytest.mark.parametrize(
+    "item",
+    [TURN, wire.found(b"abc", b"de"), wire.start(), Lost(2, 1, "core", ["dead"])],
+    ids=["turn", "found", "start", "lost"],
+)
 def test_cut_frame_is_no_other_frame(item: Input) -> None:
     """Content cut at any length is refused, or differs from the item in what was cut; it never comes back as whole."""
     kind, content = taken_apart(pack(item))
