@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, NamedTuple, TextIO
 
 import typer
 
-from tracer.fallback.trials import procfs_backend
+from tracer.fallback.trials import netlink_backend, procfs_backend
 from tracer.formats.text import visible, width
 from tracer.probes.capabilities import Survey, survey
 from tracer.probes.privileges import Finding, Status
@@ -27,7 +27,6 @@ _NOBODY: Final = 65534
 _TOOLS: Final = ("mount", "sysctl", "apt-get", "dnf", "chmod")  # which take root
 _COMMANDS: Final = (*_TOOLS, "sudo", "pip", "make", "unset")
 
-_LATER: Final = ("netlink",)
 _SYSTEM: Final = ("kernel", "container", "pid_namespace", "user_namespace", "cgroups", "lockdown", "unprivileged_bpf")
 _TRACING: Final = ("btf", "libbpf", "perf_events", "tracefs")
 _USED_HOOKS: Final = ("raw_tp", "tp_btf", "tracepoint", "fexit", "iter/task", "iter.s/task", "iter/task_file")
@@ -96,7 +95,7 @@ def doctor(
     fixes             {check, reason, fix, needed}, the needed ones first
     commands          sudo, setpriv, systemd: lines that give an ordinary user just what is needed
     """
-    report = assess(survey(), {"procfs": procfs_backend()})
+    report = assess(survey(), {"netlink": netlink_backend(), "procfs": procfs_backend()})
     stream = sys.stdout
     lines = [json_module.dumps(as_json(report))] if json else list(table(report, _wants_colour(stream)))
     encoding = stream.encoding or "utf-8"
@@ -126,7 +125,7 @@ def assess(found: Survey, without_probes: Mapping[str, Finding] = MappingProxyTy
     if core.facts["code"] == 3 and missing:
         core = core._replace(detail=f"could not be tried without {', '.join(missing)}")
     backends = {"core": core, "bcc": found.bcc}
-    backends |= {name: Finding(Status.MISSING, "not built yet") for name in _LATER} | dict(without_probes)
+    backends |= without_probes
     blind = list(feeding.facts["blind"])
     if runs and found.checks["pid_namespace"].status is Status.MISSING:
         blind.append("processes and sockets from before the start that are outside this pid namespace")

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Final
 
+from tracer.fallback.netlink import Netlink
 from tracer.fallback.polling import Procfs
 from tracer.probes.privileges import RING_BYTES, Finding, Status
 from tracer.probes.source import KernelFilters, Source
 from tracer.probes.unusable import UnusableError
 
-__all__ = ["procfs_backend"]
+__all__ = ["netlink_backend", "procfs_backend"]
 
 _NOTHING: Final = KernelFilters(
     frozenset(), frozenset({1 << 22}), False, frozenset(), frozenset(), frozenset(), []
 )  # no such pid: PID_MAX_LIMIT of include/linux/threads.h
+
+
+def netlink_backend() -> Finding:
+    """The netlink backend, as the procfs backend below."""
+    return _tried(Netlink(_NOTHING, RING_BYTES), "hears of processes, looks at sockets")
 
 
 def procfs_backend() -> Finding:
