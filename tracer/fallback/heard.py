@@ -95,7 +95,7 @@ class Heard:
         for pid, known in list(self.living.items()):
             brief = there.get(pid)
             if pid not in there or (brief is not None and (brief.start != known.start or _is_over(brief))):
-                self._put(exited(known.record, now, status=None, cpu_ticks=0, flags=_APPROXIMATE))
+                self._say(exited(known.record, now, status=None, cpu_ticks=0, flags=_APPROXIMATE), pid)
                 self._forget(pid)
         found = [(brief.start, pid, brief) for pid, brief in there.items() if brief is not None]
         for _, pid, brief in sorted(found):
@@ -114,9 +114,9 @@ class Heard:
             return
         now = boottime()
         self._know(pid, Known(record, brief.place, now))
-        self._put(forked(record, now, forker=0, flags=_APPROXIMATE))
+        self._say(forked(record, now, forker=0, flags=_APPROXIMATE), pid)
         if brief.executed:
-            self._put(executed(record, now, flags=_APPROXIMATE))
+            self._say(executed(record, now, flags=_APPROXIMATE), pid)
 
     def _described(self, pid: int) -> bytes | None:
         with suppress(OSError, ValueError):

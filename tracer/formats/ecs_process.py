@@ -126,10 +126,11 @@ class Processes:
         if netns:
             rest = _namespaces(netns, pidns, process.cgroup, cgroup_name)
         start = process.start
+        name = f',"name":{quoted(comm)}' if comm else ""
         return tuple.__new__(
             Described,
             (
-                f',"process":{{"pid":{process.tgid},"entity_id":"{process.entity_id}","name":{quoted(comm)}'
+                f',"process":{{"pid":{process.tgid},"entity_id":"{process.entity_id}"{name}'
                 f',"start":"{stamp(start + process.clock)}"{executable}{identity}{user}{parent}',
                 f'"process":{{"start_ns":{start}{own}{audit}',
                 rest,
@@ -141,13 +142,14 @@ class Processes:
         self, uid: int, gid: int, euid: int, loginuid: int, audit_session: int
     ) -> tuple[str, str, str]:
         """Members of ``process`` for the user and the group, and of ``tracer.process`` for what auditors ask."""
-        user = f',"user":{self._users.get(uid) or _id(uid)}' if uid >= 0 else ""
+        user = f',"user":{self._users.get(uid) or _id(uid)}' if 0 <= uid < UNSET_ID else ""
         audit = f',"euid":{euid}' if euid != uid else ""
         if loginuid != UNSET_ID:
             audit += f',"loginuid":{loginuid}'
         if audit_session != UNSET_ID:
             audit += f',"audit_session":{audit_session}'
-        return user, f',"group":{self._groups.get(gid) or _id(gid)}', audit
+        group = f',"group":{self._groups.get(gid) or _id(gid)}' if gid < UNSET_ID else ""
+        return user, group, audit
 
     def started(self, event: ProcessEvent, _offset: int, _when: str) -> Parts:
         """A process was executed, forked, or found running."""

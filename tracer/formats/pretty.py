@@ -25,6 +25,7 @@ from tracer.formats.text import (
 from tracer.model import (
     ATTRIBUTIONS,
     TCP_STATES,
+    UNSET_ID,
     Event,
     ExecFailed,
     Flag,
@@ -238,7 +239,7 @@ class Pretty:
     def _user_name(self, uid: int) -> str:
         name = self._session.users.get(uid)
         if name is None:
-            return str(uid) if uid >= 0 else "-"
+            return str(uid) if 0 <= uid < UNSET_ID else "-"
         return visible(name)
 
     def _make_who(self, tgid: int, uid: int, comm: bytes) -> str:
