@@ -11,7 +11,7 @@ from tests import wire
 from tests.wire import NOW as T
 from tracer.model import RING_KINDS, Event, ExecFailed, Kind, Notice, ProcessEvent, ProcessExited, SocketEvent
 from tracer.pipeline.engine import Engine
-from tracer.pipeline.turns import Input, Known, Lost, Turn
+from tracer.pipeline.turns import Input, Known, Lost, Turn, Unheard
 from tracer.pipeline.view import Filters
 from tracer.probes.records import DecodeError
 
@@ -322,6 +322,29 @@ def test_gap_without_a_failure_is_not_complete(engine: Engine) -> None:
     body = ledger(engine, turn)
     assert not body["complete"]
     assert body["total"]["lost_by_stage"]["ring"] == 1
+
+
+def test_unheard_messages_are_lost_of_no_kind(engine: Engine) -> None:
+    """What had no room before it was a record is told as an interval, and lost in the total, of no kind."""
+    (told,) = feed(engine, Unheard("proc_connector", 9, T, T + MS, [1]))
+    assert isinstance(told, Notice)
+    assert told.action == "tracer-loss"
+    assert told.body["loss"] == {
+        "kind": "unknown",
+        "stage": "ring",
+        "count": 9,
+        "first": T,
+        "last": T + MS,
+        "cpus": [1],
+        "causes": {"proc_connector": 9},
+    }
+    feed(engine, Unheard("proc_connector", 2, T, T + MS, [0]))
+    turn = last()
+    feed(engine, turn)
+    body = ledger(engine, turn)
+    assert body["total"]["lost"] == body["total"]["lost_by_stage"]["ring"] == 11
+    assert all(not row["lost"] for row in body["by_kind"].values())
+    assert (body["balanced"], body["complete"]) == (True, False)
 
 
 def test_missed_programs_are_told(engine: Engine) -> None:

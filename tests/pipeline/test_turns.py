@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests import wire
 from tracer.model import Kind
 from tracer.pipeline.order import RingRun
-from tracer.pipeline.turns import FRAME, Found, Input, Lost, RecordingError, Start, Turn, pack, unpack
+from tracer.pipeline.turns import FRAME, Found, Input, Lost, RecordingError, Start, Turn, Unheard, pack, unpack
 
 U64 = st.integers(0, 2**64 - 1)
 S64 = st.integers(-(2**63), 2**63 - 1)
@@ -43,6 +43,14 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
+UNHEARD = st.builds(
+    Unheard,
+    what=st.text(max_size=20),
+    missing=U64,
+    first=U64,
+    last=U64,
+    cpus=st.lists(st.integers(0, 65535), max_size=4),
+)
 STARTS = st.builds(Start, facts=st.dictionaries(st.text(), JSON, max_size=4))
 LOSTS = st.builds(Lost, now=U64, since=U64, backend=st.text(), reasons=st.lists(st.text(), max_size=3))
 TURN = wire.turn(
@@ -60,7 +68,7 @@ def taken_apart(frame: bytes) -> tuple[int, bytes]:
     return kind, frame[FRAME.size :]
 
 
-@given(st.one_of(STARTS, FOUND, TURNS, LOSTS))
+@given(st.one_of(STARTS, FOUND, TURNS, LOSTS, UNHEARD))
 def test_what_was_packed_comes_back(item: Input) -> None:
     """Every item of every sort is the same after a round trip."""
     assert unpack(*taken_apart(pack(item))) == item
@@ -115,7 +123,7 @@ def test_changed_turn_is_a_turn_or_refused(at: int, by: int) -> None:
 @given(st.integers(0, 255), st.binary(max_size=300))
 def test_any_bytes_are_an_item_or_refused(kind: int, content: bytes) -> None:
     """Whatever a frame holds it is an item, or RecordingError; a type that there isn't always is."""
-    assert attempt(kind, content) is None or kind in (0, 1, 2, 3)
+    assert attempt(kind, content) is None or kind <= 6
 
 
 def test_record_without_length_is_refused() -> None:
@@ -145,3 +153,25 @@ def test_missed_programs_are_counts(missed: Any) -> None:
     assert kept in content
     with pytest.raises(RecordingError):
         unpack(kind, content.replace(kept, json.dumps(missed).encode().ljust(len(kept))))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"what": 7},
+        {"what": None},
+        {"missing": -1},
+        {"missing": "9"},
+        {"first": None},
+        {"last": 1.5},
+        {"cpus": 3},
+        {"cpus": ["x"]},
+    ],
+    ids=str,
+)
+def test_unheard_is_counts_and_times(change: dict[str, Any]) -> None:
+    """What was not heard has a name, whole numbers and CPUs; anything else is refused."""
+    told = Unheard("proc_connector", 9, 10, 20, [0, 1])._asdict()
+    assert unpack(6, json.dumps(told).encode()) == Unheard("proc_connector", 9, 10, 20, [0, 1])
+    with pytest.raises(RecordingError):
+        unpack(6, json.dumps(told | change).encode())
