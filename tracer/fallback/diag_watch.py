@@ -247,7 +247,7 @@ class DiagWatch:
             if flow is not None:
                 flow.goes_on(socket)
             elif len(flows) >= _FLOWS_MOST:
-                self.missed["sockets beyond the table"] += 1
+                self.missed["sockets_beyond_table"] += 1
             else:
                 flow = DiagFlow(namespace.netns, socket, now, namespace.dumped, pending=socket.state == SYN_SENT)
                 flow.goes_on(socket)
@@ -332,7 +332,7 @@ class DiagWatch:
         if flow.state == LISTEN:
             return
         if flow.state == SYN_SENT and not _was_established(socket):
-            self.missed["failed connects"] += 1
+            self.missed["failed_connects"] += 1
             return
         known = socket.remote_port > 0  # else the program has reset it, and the kernel forgotten its totals
         if flow.state == SYN_SENT:
@@ -345,10 +345,10 @@ class DiagWatch:
         """A socket that no dump has told of: nobody knows any more whose it was."""
         if not socket.remote_port:
             if any(socket.remote[12:]) or any(socket.remote[:10]):
-                self.missed["connects that failed, and connections that were reset, before a look"] += 1
+                self.missed["failed_or_reset_unseen"] += 1
             return  # else it never went anywhere
         if not _was_established(socket):
-            self.missed["failed connects"] += 1
+            self.missed["failed_connects"] += 1
             return
         flow = DiagFlow(namespace.netns, socket, 0, 0, role=_role(namespace, socket))
         self._put(record_of(Kind.CLOSE, flow, 0, socket, _APPROXIMATE))
@@ -363,7 +363,7 @@ class DiagWatch:
         """What two dumps after an overrun do not have any more has ended, and its end was not heard."""
         for cookie in namespace.suspects - there:
             if cookie in namespace.flows:
-                self.missed["ends of sockets"] += 1
+                self.missed["unheard_ends"] += 1
                 self._ended_unheard(namespace, cookie)
         namespace.suspects.clear()
         if namespace.diag.overruns > namespace.overruns:
