@@ -94,13 +94,16 @@ def test_closed_pipe_is_a_normal_end() -> None:
     assert "Broken pipe" not in said
 
 
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
-def test_signal_drains_and_ends_with_the_ledger(ending: signal.Signals, tmp_path: Path) -> None:
-    """What happened before SIGTERM or Ctrl-C is all written, then the final ledger, then nothing; the code is 0."""
+@pytest.mark.parametrize("options", [(), ("--no-sandbox",)], ids=["confined", "not confined"])
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signal_drains_and_ends_with_the_ledger(
+    ending: signal.Signals, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    """What happened before a signal that ends it is all written, then the final ledger, then nothing; the code is 0."""
     output, said = tmp_path / "output", tmp_path / "stderr"
     begin = datetime.now(UTC)
     with output.open("w") as stdout, said.open("w") as stderr:
-        tracer = subprocess.Popen(LIVE, stdout=stdout, stderr=stderr)
+        tracer = subprocess.Popen([*LIVE, *options], stdout=stdout, stderr=stderr)
     try:
         deadline = time.monotonic() + DEADLINE
         while "tracer: ready" not in said.read_text():

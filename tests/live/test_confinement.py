@@ -376,3 +376,30 @@ def test_terminal_is_followed_while_confined() -> None:
     lines = [line for line in after.decode().splitlines() if "xxx" in line]
     assert lines
     assert all(len(line) < 100 for line in lines), lines
+
+
+def test_nothing_is_imported_once_it_is_confined() -> None:
+    """No module is looked for between the confinement and the end, in either format: it could not be opened."""
+    code = """
+import sys
+import tracer.cli.live as live
+loop, finish, known = live.Live._loop, live.Live._finish, set()
+
+def looping(self, *arguments):
+    known.update(sys.modules)
+    return loop(self, *arguments)
+
+def finishing(self, *arguments):
+    result = finish(self, *arguments)
+    sys.stderr.write(f"LATE {sorted(set(sys.modules) - known)}" + chr(10))
+    return result
+
+live.Live._loop, live.Live._finish = looping, finishing
+from tracer.cli.entry import run
+run()
+"""
+    for form in ("ecs", "pretty"):
+        command = [sys.executable, "-c", code, "live", "--format", form, "--duration", "500ms", *COMMAND[5:]]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60 * PATIENCE)
+        assert done.returncode == Exit.OK, done.stderr
+        assert "LATE []\n" in done.stderr

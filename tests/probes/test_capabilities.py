@@ -1,5 +1,6 @@
 """What the checks say of machines that are made up, and of this one as users with more and less privilege see it."""
 
+import importlib.util
 import json
 import os
 import resource
@@ -302,3 +303,14 @@ def test_kernel_without_btf(tmp_path: Path) -> None:
     assert found["checks"]["btf"][0] == "missing"
     assert found["core"][2]["code"] == 4
     assert {status for status, _, _ in found["hooks"].values()} == {"unknown"}
+
+
+def test_seccomp_binding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where libseccomp's Python binding is missing, the finding says so and how to install it."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    found = capabilities.seccomp()
+    assert found.status is Status.MISSING
+    assert "seccomp" in found.fix
+    assert found.facts["binding"] is False
+    monkeypatch.undo()
+    assert capabilities.seccomp().facts["binding"] is (importlib.util.find_spec("seccomp") is not None)

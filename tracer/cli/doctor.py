@@ -187,7 +187,7 @@ def _fixes(found: Survey, missing: list[str], chosen: str | None) -> list[Fix]:
         reason = "not mounted: an ordinary user needs CAP_SYS_ADMIN"
         fixes.append(Fix("tracefs", reason, f"{sudo}mount -t tracefs nodev /sys/kernel/tracing", False))
     told = {fix.check for fix in fixes}
-    return fixes + of(tuple(name for name in ("unprivileged_bpf", "landlock", *_FOR_BCC) if name not in told), False)
+    return fixes + of(tuple(name for name in ("unprivileged_bpf", *_CONFINEMENT, *_FOR_BCC) if name not in told), False)
 
 
 def _commands(found: Survey) -> dict[str, list[str]]:

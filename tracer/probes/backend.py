@@ -35,6 +35,7 @@ __all__ = [
 
 OBJECTS: Final = Path(__file__).parent / "objects" / platform.machine()
 """Where the build puts the programs that it compiles for this machine, in the tree and in the wheel."""
+UNREADABLE: Final = "unreadable"  # stands for all programs where their counts can't be read: then nothing is complete
 NEW_CPUS: Final = "CPUs that come online later: what happens there is counted as lost"
 _KINDS: Final = len(RING_KINDS)
 _RINGS: Final = ("lifecycle", "bulk")
@@ -96,6 +97,7 @@ class Backend(ABC):
         self._preemptible = False  # whether tracepoints can be preempted
         self._stand_ins: dict[str, Hook] = NEVER_BOTH  # by the program that may be skipped
         self._sealed = False
+        self._counts_misses = False  # whether this kernel counts what missed() tells, as of seal()
         self.own_pid = os.getpid()
         self.excluded: list[int] = []
 
@@ -321,6 +323,7 @@ class Backend(ABC):
     def seal(self) -> None:
         """Open what sockets() reads at the end: nothing can be opened from now on."""
         self._sealed = True
+        self._counts_misses = any(libbpf.program_info(fd).counts_misses for fd in self._programs.values())
 
     def silent(self) -> list[str]:
         """The programs that are not attached any more, or do not see what they are tried with."""
@@ -392,7 +395,7 @@ class Backend(ABC):
             # Before 5.19 (commit c8644cd0efe7) that takes privilege where unprivileged BPF is off.
             if not self._sealed:
                 raise
-            return {}
+            return {UNREADABLE: 1} if self._counts_misses else {}
         for firsts, seconds in pairs(self._stand_ins):
             if skipped.keys() >= {*firsts, *seconds}:
                 both = [sum(skipped.pop(program) for program in programs) for programs in (firsts, seconds)]

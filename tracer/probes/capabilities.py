@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import importlib.util
 import os
 import platform
 import re
@@ -210,11 +211,15 @@ def landlock() -> Finding:
 
 
 def seccomp() -> Finding:
-    """Whether system calls can be filtered; asked with a filter that isn't there, so that nothing changes."""
+    """Whether system calls can be filtered, and by what; asked with a filter that isn't there: nothing changes."""
     _libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), None, ctypes.c_ulong(0), ctypes.c_ulong(0))
-    if _taken_errno() == errno.EFAULT:
-        return Finding(Status.OK, "filters", "", {"filter": True})
-    return Finding(Status.MISSING, "no filters (CONFIG_SECCOMP_FILTER)", "", {"filter": False})
+    if _taken_errno() != errno.EFAULT:
+        return Finding(Status.MISSING, "no filters (CONFIG_SECCOMP_FILTER)", "", {"filter": False, "binding": False})
+    if importlib.util.find_spec("seccomp") is None:
+        fix = package_command("python3-seccomp", "python3-libseccomp")
+        detail = "filters, but libseccomp's Python binding is missing: the sandbox goes without"
+        return Finding(Status.MISSING, detail, fix, {"filter": True, "binding": False})
+    return Finding(Status.OK, "filters, and libseccomp's Python binding", "", {"filter": True, "binding": True})
 
 
 def _taken_errno() -> int:

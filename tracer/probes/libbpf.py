@@ -59,12 +59,14 @@ _prog_info: Final = struct.Struct("=4xI192xQQ")  # id; run_cnt at byte 200 and, 
 class ProgramInfo(NamedTuple):
     """What the kernel knows about a loaded program.
 
-    ``run_cnt`` counts only while kernel.bpf_stats_enabled is 1; ``recursion_misses`` is 0 before Linux 5.12.
+    ``run_cnt`` counts only while kernel.bpf_stats_enabled is 1; ``recursion_misses`` is 0 before Linux 5.12, where the
+    kernel doesn't count them (``counts_misses``).
     """
 
     id: int
     run_cnt: int
     recursion_misses: int
+    counts_misses: bool = True
 
 
 class Link:
@@ -392,7 +394,8 @@ def program_info(fd: int) -> ProgramInfo:
     # An older kernel fills less of the structure and leaves the rest zero.
     info, length = ctypes.create_string_buffer(_prog_info.size), c_uint32(_prog_info.size)
     lib.check(lib.bpf_obj_get_info_by_fd(fd, info, ctypes.byref(length)), "program info")
-    return ProgramInfo(*_prog_info.unpack(info.raw))
+    number, runs, misses = _prog_info.unpack(info.raw)
+    return ProgramInfo(number, runs, misses, length.value >= _prog_info.size)
 
 
 def run_program(fd: int, cpu: int | None = None, arguments: bytes = b"") -> int:
