@@ -199,7 +199,7 @@ ESCAPES: Final = (
     _seccomp("create", "create a file", lambda at: _open(f"{at.common}/a", _NEW), _FILES),
     _seccomp("connect", "open a TCP connection", lambda at: _connect(_INET, ("127.0.0.1", at.tcp)), _NETWORK),
     _seccomp("bind", "bind a TCP port", lambda _: _bind(_INET, ("127.0.0.1", 0)), _NETWORK),
-    _seccomp("udp", "send a datagram", _send),
+    _seccomp("udp", "send a datagram", _send, _NETWORK),  # newer Landlocks than were tried may know UDP
     _seccomp("netlink", "open a netlink socket", lambda _: _socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)),
     _seccomp("raw", "open a raw socket", lambda _: _socket(_INET, socket.SOCK_RAW, 1), _CAPS),
     _seccomp("packet", "open a packet socket", lambda _: _socket(socket.AF_PACKET, socket.SOCK_RAW), _CAPS),
