@@ -10,6 +10,7 @@
 #include "tracer.h"
 
 #define MAX_CPUS 1024
+#define OVERFLOW_BYTES 1048576
 
 KNOBS;
 
@@ -18,6 +19,20 @@ struct {
 	__uint(key_size, sizeof(u32));
 	__uint(value_size, sizeof(u32));
 } lifecycle SEC(".maps"), bulk SEC(".maps");
+
+/* Where records go that have no ring on their CPU, because it came online later, or was away and
+ * its ring stopped: a new ring takes privilege, which user space may have given up. BCC's probes
+ * go without, and count such records as failed. */
+#ifndef TRACER_BCC
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, OVERFLOW_BYTES);
+} overflow SEC(".maps");
+#define emit_aside(record, size, err)								\
+	(bpf_ringbuf_output(MAP(overflow), record, size, BPF_RB_NO_WAKEUP) ? (err) : 0)
+#else
+#define emit_aside(record, size, err) (err)
+#endif
 
 /* Mappable, so that user space can read them for ever without any privilege. */
 struct {
@@ -217,6 +232,8 @@ static __always_inline bool next_number(struct numbers *numbers, u64 *seq)
 	long __err = NO_NUMBER;									\
 	if (__numbers && next_number(__numbers, &(record)->h.seq))				\
 		__err = bpf_perf_event_output(ctx, MAP(map), BPF_F_CURRENT_CPU, record, size);	\
+	if (__err && __err != NO_NUMBER && __err != -ENOSPC) /* ENOENT, EOPNOTSUPP */		\
+		__err = emit_aside(record, size, __err);					\
 	if (!__err) {										\
 		count(&(t)->emitted);								\
 	} else {										\
@@ -225,7 +242,7 @@ static __always_inline bool next_number(struct numbers *numbers, u64 *seq)
 			count(&(t)->no_space);							\
 		else if (__err == NO_NUMBER)							\
 			count(&(t)->no_slot);							\
-		else /* ENOENT; EOPNOTSUPP where the CPU was away and its ring stopped */	\
+		else /* ENOENT; EOPNOTSUPP where the CPU was away; and the overflow is full */	\
 			count(&(t)->no_ring);							\
 	}											\
 	__err;											\

@@ -299,7 +299,7 @@ def test_limits_are_documented() -> None:
     told = [int(found[0].replace(",", "")) for _, cell in cells if (found := re.findall(r"[\d,]+", cell))]
     cuts = [c_constant(name) for name in ("PATH_DEPTH", "PATH_BYTES", "ARGS_BYTES", "FILE_BYTES")]
     tables = [processes.LIVING_MOST, processes.EXITED_MOST, flows.FLOWS_MOST, c_constant("sockets", "bpf/socket.bpf.h")]
-    assert told == [*tables, QUEUE_MOST, LINE_MOST, *cuts]
+    assert told == [*tables, QUEUE_MOST, LINE_MOST, *cuts, c_constant("OVERFLOW_BYTES", "bpf/common.bpf.h")]
     text = " ".join(EVENTS.read_text().split())
     for number in (LINE_MOST, *cuts[1:], c_constant("FAILED_ARGS") - 1):
         assert f"{number:,} " in text, number

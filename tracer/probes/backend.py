@@ -17,6 +17,7 @@ from tracer.probes import libbpf, tracefs
 from tracer.probes.health import Watch
 from tracer.probes.hooks import NEVER_BOTH, OPTIONAL, RETURNS, STREAM, Hook, blind_spots, pairs
 from tracer.probes.libbpf_binding import BpfError, possible_cpus
+from tracer.probes.overflow import Overflow
 from tracer.probes.records import KNOBS, TALLY
 from tracer.probes.rings import RingError, RingSet, Run
 from tracer.probes.source import Coverage, Cut, KernelFilters, Unheard, boottime
@@ -36,9 +37,9 @@ __all__ = [
 OBJECTS: Final = Path(__file__).parent / "objects" / platform.machine()
 """Where the build puts the programs that it compiles for this machine, in the tree and in the wheel."""
 UNREADABLE: Final = "unreadable"  # stands for all programs where their counts can't be read: then nothing is complete
-NEW_CPUS: Final = "CPUs that come online later: what happens there is counted as lost"
 _KINDS: Final = len(RING_KINDS)
 _RINGS: Final = ("lifecycle", "bulk")
+_OVERFLOW: Final = "overflow"
 _CUT_TRIES: Final = 200
 _KNOBS: Final = ".rodata.knobs"
 _CIDR = struct.Struct("=I16s")
@@ -186,6 +187,9 @@ class Backend(ABC):
         self._stack.callback(self._maps.close)
         self._tallies = self._maps.map("tallies").mmap()
         self._stack.callback(self._tallies.close)
+        overflow = self._maps.map(_OVERFLOW)
+        self._overflow = Overflow(overflow.fd, overflow.max_entries)
+        self._stack.callback(self._overflow.close)
         return self._maps
 
     def _open_rings(self) -> None:
@@ -259,7 +263,7 @@ class Backend(ABC):
             self.own_pid,
             self.rings.sizes,
             self._compiled(),
-            sealed=(NEW_CPUS, *self._more_blind_sealed()),
+            sealed=tuple(self._more_blind_sealed()),
         )
 
     def _attach_returns(self) -> set[str]:
@@ -316,7 +320,7 @@ class Backend(ABC):
         self.rings.poll(milliseconds)
 
     def renew(self) -> None:
-        """Give rings to the CPUs that came online, or came back; not once this is sealed, as that takes privilege."""
+        """Give rings to the CPUs that came online, or came back; once this is sealed the overflow has to do."""
         if not self._sealed:
             self.rings.add_missing_cpus()
 
@@ -348,8 +352,8 @@ class Backend(ABC):
     # Reading.
 
     def read(self, limit: int) -> list[Run]:
-        """What the rings hold, at most ``limit`` bytes of each."""
-        return self.rings.read(limit)
+        """What the rings hold, at most ``limit`` bytes of each, and all of the overflow, which is small."""
+        return self.rings.read(limit) + self._overflow.read()
 
     def tallies(self) -> bytes:
         """The kernel's counters of now: not of one moment over all CPUs."""
@@ -360,10 +364,11 @@ class Backend(ABC):
         size = _KINDS * TALLY.size
         runs: list[Run] = []
         counters = bytearray(self._tallies[:])
-        by_cpu: dict[int, list[int]] = {}
         settled = True
+        by_cpu: dict[int, list[int]] = {cpu: [] for cpu in range(len(counters) // size)}
         for index, ring in enumerate(self.rings.rings):
-            by_cpu.setdefault(ring.cpu, []).append(index)
+            by_cpu[ring.cpu].append(index)
+        aside: dict[int, int] = {}
         for cpu, indexes in by_cpu.items():
             rings = [self.rings.rings[index] for index in indexes]
             part = slice(cpu * size, cpu * size + size)
@@ -371,6 +376,7 @@ class Backend(ABC):
             for _ in range(_CUT_TRIES):
                 before = self._tallies[part]
                 heads = [ring.head() for ring in rings]
+                aside[cpu] = self._overflow.head()
                 if before == self._tallies[part] and _settled(before):
                     break
                 time.sleep(0)
@@ -378,6 +384,7 @@ class Backend(ABC):
                 settled = False
             counters[part] = before
             runs += [run for ring, head in zip(rings, heads, strict=True) if (run := ring.read_to(head)).data]
+        runs += self._overflow.read(aside)
         return Cut(runs, bytes(counters), settled)
 
     def unheard(self) -> list[Unheard]:

@@ -193,7 +193,10 @@ class Bcc(Backend):
         return blind + ([f"sockets that {closed} processes had before: looking into them is refused"] if closed else [])
 
     def _more_blind_sealed(self) -> list[str]:
-        return ["connects that are still without an answer at the end, if they are younger than 3 s"]
+        return [
+            "CPUs that come online later: what happens there is counted as lost",
+            "connects that are still without an answer at the end, if they are younger than 3 s",
+        ]
 
     def _section(self, program: str) -> str:
         return f"raw_tp/{_RAW[program]}" if program in _RAW else f"tp/{_SYSCALLS[program]}"

@@ -34,7 +34,7 @@ from tracer.probes.perf_event import (
     split,
 )
 
-__all__ = ["PAYLOAD_OFFSET", "Ring", "RingError", "RingSet", "Run", "Split", "ring_bytes", "split"]
+__all__ = ["PAYLOAD_OFFSET", "Ring", "RingError", "RingSet", "Run", "Split", "fence", "ring_bytes", "split"]
 
 # Fields of struct perf_event_mmap_page as positions in 64-bit words: data_head is at byte 1024.
 _HEAD: Final = 128
@@ -73,7 +73,8 @@ _fence_lock = threading.Lock()
 _fence_lock.acquire()
 
 
-def _fence() -> None:
+def fence() -> None:
+    """Keep what is read or written before it before what is read or written after it."""
     _fence_lock.release()
     _fence_lock.acquire()
 
@@ -118,7 +119,7 @@ class Ring:
         wanted = min(head, self.head()) - tail
         if wanted <= 0:
             return Run(self.cpu, self.index, b"", 0, True, [])
-        _fence()  # the head is read before the records
+        fence()  # the head is read before the records
         take = wanted if limit is None else min(wanted, max(8, limit & -8))
         data = self._copy(tail, take)
         offsets, lost, end = split(data)
@@ -130,7 +131,7 @@ class Ring:
             if take == wanted:
                 raise RingError(f"ring {self.name!r} of CPU {self.cpu}: a record is cut at byte {tail + end}")
             data = data[:end]
-        _fence()  # the records are read before the kernel may write over them
+        fence()  # the records are read before the kernel may write over them
         self._tail = self._control[_TAIL] = tail + end
         return Run(self.cpu, self.index, data, lost, end == wanted, offsets)
 
