@@ -50,6 +50,7 @@ PLACEHOLDERS = {
     "tracer.loss.causes": "<cause>",
     "tracer.confinement.layers": "<layer>",
     "tracer.confinement.reasons": "<layer>",
+    "tracer.confinement.broker.layers": "<layer>",
     "tracer.confinement.descriptors": "<kind>",
     "tracer.confinement.tries": "<try>",
     "tracer.ledger.by_kind": "<kind>",
@@ -92,7 +93,8 @@ def confinement() -> dict[str, Any]:
     sandbox._is_proven()
     verdicts = dict.fromkeys(Layer, Verdict(State.ENFORCED, "a remark"))
     record = sandbox._record(Applied(verdicts, 6), {"execve": "EPERM"}, {"file": 1}, strict=True)
-    return record | {"capabilities": ["CAP_KILL"]}
+    broker = {"enabled": True, "layers": {"seccomp": "enforced"}, "capabilities": ["CAP_SYS_PTRACE"]}
+    return record | {"capabilities": ["CAP_KILL"], "broker": broker}
 
 
 def notices() -> Iterator[Event]:

@@ -75,6 +75,26 @@ from tracer.model import Notice
         (notice("tracer-loss", loss={"stage": "sink", "count": 1}), "LOST 1 record at sink"),
         (
             notice(
+                "tracer-confinement",
+                confinement={
+                    "enabled": True,
+                    "uid": 0,
+                    "layers": {"seccomp": "enforced"},
+                    "tries": {"execve": "EPERM"},
+                    "broker": {
+                        "enabled": True,
+                        "layers": {"capabilities": "enforced", "seccomp": "absent"},
+                        "capabilities": ["CAP_SYS_PTRACE"],
+                    },
+                },
+            ),
+            (
+                "confined as user 0, no capability; 1 forbidden thing tried and refused; its broker: CAP_SYS_PTRACE; "
+                "NOT ENFORCED: seccomp of the broker absent"
+            ),
+        ),
+        (
+            notice(
                 "tracer-backend",
                 change={"state": "lost", "backend": "core", "reasons": ["a: closed", "b: closed"], "first": NOW},
             ),

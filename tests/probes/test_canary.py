@@ -13,7 +13,7 @@ from tests.confine.forks import in_fork
 from tracer.confine.apply import confine
 from tracer.confine.plan import Plan, State
 from tracer.confine.seccomp_filter import WORKER, on_descriptors
-from tracer.model import Kind
+from tracer.model import SOCKET_KINDS, Kind
 from tracer.probes import canary, health
 from tracer.probes.backend import KernelFilters
 from tracer.probes.canary import Canary
@@ -24,7 +24,7 @@ from tracer.probes.records import read_tallies
 
 pytestmark = pytest.mark.live
 
-EVERYTHING = KernelFilters(frozenset(), frozenset(), False, frozenset(), frozenset(), frozenset(), [])
+EVERYTHING = KernelFilters(SOCKET_KINDS, frozenset(), False, frozenset(), frozenset(), frozenset(), [])
 # What is tried wherever it is attached, confined or not; where functions take the place of tracepoints, more is.
 TRIED = {
     "process_fork",

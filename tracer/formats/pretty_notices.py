@@ -79,11 +79,17 @@ def _confinement(body: Mapping[str, Any], _session: Session, _offset: int) -> tu
         for name, state in found.get("layers", {}).items()
         if state != "enforced" and (name, state) != ("user", "off")
     ]
+    broker = found.get("broker", {})
+    lacking += [
+        f"{name} of the broker {state}" for name, state in broker.get("layers", {}).items() if state != "enforced"
+    ]
     tries = found.get("tries", {})
     possible = [name for name, answer in tries.items() if answer == "possible"]
     kept = found.get("capabilities", ())
     text = f"confined as user {found.get('uid')}, {_listed(kept) if kept else 'no capability'}"
     text += f"; {_plural(len(tries) - len(possible), 'forbidden thing')} tried and refused"
+    if broker.get("enabled"):
+        text += f"; its broker: {_listed(broker.get('capabilities', ()))}"
     for what, names in (("NOT ENFORCED", lacking), ("STILL POSSIBLE", possible)):
         if names:
             text += f"; {what}: {_listed(names)}"
