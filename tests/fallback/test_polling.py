@@ -38,7 +38,7 @@ from tracer.probes.records import (
     frames,
     read_tallies,
 )
-from tracer.probes.source import KernelFilters
+from tracer.probes.source import KernelFilters, SourceLostError
 from tracer.probes.unusable import UnusableError
 
 WAITS = "import sys, time; sys.stdin.read()"
@@ -350,6 +350,28 @@ def test_forker_is_who_shares_the_program() -> None:
         machine.add(Made(9, start=2000, parent=7, flags=0x40, image=(1, 2, 3)))
         born = {process.pid: process for process in source._processes.look().born}
         assert (source._forker(born[8]), source._forker(born[9])) == (7, 0)
+
+
+def test_proc_that_fails_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When /proc can't be read any more, or not be understood, the backend is lost, and says so."""
+    with Procfs(ALL, 1 << 20) as source:
+        source.start()
+        for error in (OSError(5, "Input/output error"), ValueError("no stat")):
+            monkeypatch.setattr(source._processes, "look", _failing(error))
+            with pytest.raises(SourceLostError, match="/proc"):
+                source.cut()
+    with Procfs(ALL, 1 << 20) as source:
+        monkeypatch.setattr(source._processes, "look", _failing(ValueError("no stat")))
+        with pytest.raises(UnusableError) as unusable:
+            source.start()
+        assert unusable.value.code == 4
+
+
+def _failing(error: Exception) -> Any:
+    def fail() -> None:
+        raise error
+
+    return fail
 
 
 def test_no_proc(tmp_path: Path) -> None:

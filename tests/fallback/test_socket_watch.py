@@ -5,7 +5,7 @@ from itertools import count
 
 import pytest
 
-from tests.fallback.fake_files import HOME, Machine, Made, tcp
+from tests.fallback.fake_files import HOME, Machine, Made, refused, tcp
 from tracer.fallback.proc_net import parse
 from tracer.fallback.process_watch import ProcessWatch
 from tracer.fallback.socket_watch import ATTEMPT_AFTER_NS, SocketChange, SocketWatch
@@ -196,6 +196,25 @@ def test_owner_that_may_not_be_looked_into() -> None:
     changes = watch.look(connected()) or watch.look()
     assert told(changes) == [(Kind.CONNECT, 0, Role.CONNECT)]
     assert watch.sockets.refused == {7}
+
+
+def test_table_that_may_not_be_read() -> None:
+    """A namespace whose tables are refused is noted, and its connections are not taken for ended."""
+    watch = Watching(holding(7, 5))
+    watch.look(connected())
+    reading = watch.machine.read
+
+    def read(pid: int, name: str, most: int = 1 << 20, *, start: int = 0) -> bytes:
+        if name == "net/tcp":
+            raise refused()
+        return reading(pid, name, most, start=start)
+
+    watch.machine.read = read  # type: ignore[method-assign]
+    assert watch.look() == []
+    assert watch.sockets.closed == {HOME}
+    watch.machine.read = reading  # type: ignore[method-assign]
+    assert told(watch.empty()) == [(Kind.CLOSE, 7, Role.CONNECT)]
+    assert watch.sockets.closed == set()
 
 
 def test_owner_with_a_pid_that_came_again() -> None:

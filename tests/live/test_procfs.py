@@ -119,6 +119,31 @@ def test_loss_that_can_not_be_ruled_out() -> None:
     assert_honest(trace.ledger)
 
 
+def test_recording_gives_the_same(tmp_path: Path) -> None:
+    """What was recorded without probes replays to the same events, line by line."""
+    recording = tmp_path / "recording"
+    with Trace(*PROCFS, "--record", str(recording)) as trace:
+        server, port = started(SERVER)
+        client, _ = started(CLIENT, port)
+        time.sleep(0.6)
+        assert ended(client) == 7
+        ended(server)
+        time.sleep(0.6)
+    command = [sys.executable, "-m", "tracer", "replay", "--json", str(recording)]
+    again = subprocess.run(command, capture_output=True, check=True, timeout=DEADLINE).stdout.splitlines()
+    trace.one("connection-opened", client.pid)
+    assert _alike(again) == _alike(trace.lines)
+
+
+def _alike(lines: list[bytes]) -> list[Event]:
+    """The events without their numbers, and without the confinement, which is of a run; ledgers come when they come."""
+    events = [json.loads(line) for line in lines]
+    kept = [event for event in events if event["event"]["action"] not in {"tracer-confinement", "tracer-ledger"}]
+    for event in kept:
+        del event["event"]["sequence"]
+    return kept
+
+
 def test_filters() -> None:
     """--pid with --children and --port let through what they name, and the rest is counted as filtered."""
     server, port = started(SERVER)

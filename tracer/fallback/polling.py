@@ -7,6 +7,7 @@ looks. The time between them follows what happens, within bounds that the covera
 from __future__ import annotations
 
 import os
+import struct
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -24,7 +25,7 @@ from tracer.fallback.telling import executed, exited, forked, socket
 from tracer.model import Flag, Kind
 from tracer.probes.records import SIZE
 from tracer.probes.rings import Run
-from tracer.probes.source import Coverage, Cut, KernelFilters, Unheard, boottime
+from tracer.probes.source import Coverage, Cut, KernelFilters, SourceLostError, Unheard, boottime
 from tracer.probes.unusable import UnusableError
 
 __all__ = ["Procfs"]
@@ -40,6 +41,7 @@ _INITIAL_PID_NAMESPACE: Final = 4026531836  # PROC_PID_INIT_INO of include/linux
 _EPHEMERAL: Final = (32768, 60999)  # the kernel's own default (inet_init_net() in net/ipv4/af_inet.c)
 # By name since 5.8 (commit 1c6c4d112e81), by number before.
 _HIDEPID: Final = {"off": "", "0": "", "noaccess": "1", "invisible": "2", "ptraceable": "4"}
+_FAILURES: Final = (OSError, ValueError, struct.error)  # what reads as nothing that procfs writes
 _HOOKS: Final = {
     "processes": "/proc/PID/stat",
     "programs": "/proc/PID/exe, cmdline, status",
@@ -105,9 +107,12 @@ class Procfs:
     # The beginning.
 
     def start(self) -> Coverage:
-        """Take the first look, which everything later is compared with."""
-        self._processes.look()
-        self._sockets.look(self._processes.living)
+        """Take the first look, which everything later is compared with. Raises UnusableError."""
+        try:
+            self._processes.look()
+            self._sockets.look(self._processes.living)
+        except _FAILURES as error:
+            raise UnusableError(f"what is in /proc can't be understood: {error}", 4) from error
         self._look()  # what a look costs from now on: the first describes every process
         self._promised = max(PROMISED_NS, int(min(self._costs) / SHARE * PROMISED_NS / LONGEST_NS))
         return Coverage(
@@ -132,6 +137,8 @@ class Procfs:
             found.append(f"processes of other users: /proc is mounted with hidepid={self._hidepid}")
         elif self._processes.unreadable:
             found.append(f"{self._processes.unreadable} processes of which nothing may be read")
+        if self._sockets.closed:
+            found.append(f"sockets in {len(self._sockets.closed)} network namespaces: their tables may not be read")
         closed = [
             process for process in self._processes.living.values() if process.image is None and not process.is_kernel
         ]
@@ -176,7 +183,10 @@ class Procfs:
         if self._begun and begun - self._begun > self._promised:
             self._late += 1
         self._begun = begun
-        busy = self._compare()
+        try:
+            busy = self._compare()
+        except _FAILURES as error:
+            raise SourceLostError(f"/proc can't be read any more: {error}") from error
         took = time.monotonic_ns() - begun
         self._costs.append(took)
         self._due = begun + self._planned(busy=busy, took=took)

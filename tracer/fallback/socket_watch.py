@@ -57,6 +57,7 @@ class SocketWatch:
         self._looks = 0
         self._home = self._namespace(SELF)  # seen whatever /proc hides
         self.refused: set[int] = set()  # pids that could not be looked into for sockets
+        self.closed: set[int] = set()  # namespaces whose tables this user may not read
 
     def flows(self) -> Iterator[Flow]:
         """Those that are open."""
@@ -67,6 +68,7 @@ class SocketWatch:
         """Compare what is there with what was; the first look tells nothing. Raises OSError."""
         changes: list[SocketChange] = []
         groups = self._groups(living)
+        self.closed &= groups.keys()
         for netns in [netns for netns in self._flows if netns not in groups]:
             self._close_namespace(netns, living, changes)
         fresh: list[Flow] = []
@@ -121,9 +123,10 @@ class SocketWatch:
                 if self._namespace(pid) != netns:
                     continue
             except OSError as error:
-                if gone(error):
-                    continue
-                raise
+                if not gone(error):
+                    self.closed.add(netns)
+                continue
+            self.closed.discard(netns)
             table = {_key(entry): entry for part in text for entry in parse(part) if entry.state not in _NOT_OPEN}
             return table, any(len(part) > _ONE_READ for part in text)
         return None
