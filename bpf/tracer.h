@@ -84,6 +84,7 @@ enum record_flag {
 	FLAG_APPROXIMATE = 1 << 14,	/* times, and order, are those of the look that found it */
 	FLAG_NO_STATUS = 1 << 15,	/* the status of the exit is unknown */
 	FLAG_NO_TOTALS = 1 << 16,	/* bytes, retransmits, rtt and backlog of the socket are unknown */
+	FLAG_NO_PROGRAM = 1 << 17,	/* what it ran when it ended is unknown */
 };
 
 /* Who a process is; the same in every record that describes one. */

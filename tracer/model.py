@@ -66,6 +66,7 @@ class Flag(enum.IntFlag):
     APPROXIMATE = 1 << 14
     NO_STATUS = 1 << 15
     NO_TOTALS = 1 << 16
+    NO_PROGRAM = 1 << 17
 
 
 # What a reader is told of how an owner is known, and of what is not as good as from the probes.
@@ -74,6 +75,7 @@ QUALITIES: Final = {
     Flag.APPROXIMATE: "approximate",
     Flag.NO_STATUS: "no-status",
     Flag.NO_TOTALS: "no-totals",
+    Flag.NO_PROGRAM: "no-program",
 }
 
 

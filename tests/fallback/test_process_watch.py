@@ -158,6 +158,28 @@ def test_status_that_was_not_seen() -> None:
     assert [(process.pid, process.status) for process in watch.look().gone] == [(8, None), (7, None)]
 
 
+@pytest.mark.parametrize(
+    ("flags", "last", "zombie", "other"),
+    [
+        (FORKED, FORKED, False, True),
+        (FORKED, FORKED, True, False),
+        (FORKED, 0, True, True),
+        (0, 0, False, False),
+        (0, 0, True, False),
+        (KTHREAD | FORKED, KTHREAD | FORKED, False, False),
+    ],
+)
+def test_program_at_the_end(flags: int, last: int, zombie: bool, other: bool) -> None:
+    """Who was only forked may have executed since the last look, but if its zombie says that it has not."""
+    machine, watch = watching(Made(7, flags=flags))
+    made = machine.processes[7]
+    made.flags, made.state = last, "Z" if zombie else "S"
+    if not zombie:
+        machine.end(7)
+    (ended,) = watch.look().gone
+    assert ended.has_other_program is other
+
+
 def test_leader_that_ended_first() -> None:
     """A process lives as long as one of its threads does."""
     machine, watch = watching(Made(7, threads=2))

@@ -217,6 +217,15 @@ def test_table_that_may_not_be_read() -> None:
     assert watch.sockets.closed == set()
 
 
+def test_owner_that_has_executed_since_it_was_described() -> None:
+    """Its socket is told by the next look, when it is known what it runs: never with the program from before."""
+    watch = Watching(holding(7, 5))
+    watch.machine.tables[HOME] = [connected()]
+    watch.machine.processes[7].image = (7, 8, 9)
+    assert watch.sockets.look(watch.processes.living) == []
+    assert told(watch.look()) == [(Kind.CONNECT, 7, Role.CONNECT)]
+
+
 def test_owner_with_a_pid_that_came_again() -> None:
     """Who has the pid by now is not who was looked at: nobody is blamed."""
     watch = Watching(Made(1), holding(7, 5))

@@ -150,6 +150,18 @@ def test_exit_of_an_unknown_process_tells_who_it_was(table: ProcessTable) -> Non
     assert gone.parent.tgid == 1
 
 
+def test_exit_with_a_program_that_is_not_known(table: ProcessTable) -> None:
+    """It keeps who it was and its parent, and names no program; earlier events keep theirs. It has ended."""
+    before = execute(table, tgid=10, parent_tgid=9)
+    after = leave(table, tgid=10, parent_tgid=9, flags=int(Flag.NO_PROGRAM))
+    assert after.entity_id == before.entity_id
+    assert after.parent is before.parent
+    assert after.image is None
+    assert before.image is not None
+    assert table._living == {}
+    assert table.find(10, after.start) is after
+
+
 def test_exited_process_is_known_for_the_grace_time(table: ProcessTable) -> None:
     """A process that exited is found for the grace time, however many exit in it, and is forgotten sooner or later."""
     gone = execute(table, tgid=4000, start=T)

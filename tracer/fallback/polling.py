@@ -223,7 +223,7 @@ class Procfs:
         return bool(born or replaced or gone or changes)
 
     def _exit(self, process: Watched) -> bytes:
-        flags = _APPROXIMATE
+        flags = _APPROXIMATE | (Flag.NO_PROGRAM if process.has_other_program else 0)
         return exited(process.record, self._now(), status=process.status, cpu_ticks=process.stat.cpu, flags=flags)
 
     def _forker(self, process: Watched) -> int:

@@ -45,6 +45,19 @@ class Watched:
         self.executed = self.stat.executed
         self.netns = _netns(self.record)[0]
 
+    def runs_another(self, stat: Stat) -> bool:
+        """Whether it has executed a program between its description and this stat of it."""
+        if not stat.settled:
+            return False
+        if stat.executed and not self.executed:
+            return True
+        return stat.image is not None and self.image is not None and stat.image != self.image
+
+    def is_as_described(self, text: bytes) -> bool:
+        """Whether this text of its stat, read now, is of the very process and program that was described."""
+        stat = parse(text)
+        return stat.start == self.stat.start and stat.settled and not self.runs_another(stat)
+
     @property
     def start(self) -> int:
         """In ns of the machine's boot-time clock, to the tick."""
@@ -54,6 +67,15 @@ class Watched:
     def is_kernel(self) -> bool:
         """Whether it is a kernel thread."""
         return bool(self.stat.flags & KTHREAD)
+
+    @property
+    def has_other_program(self) -> bool:
+        """Whether, now that it has ended, what it ran may be another program than it was described with.
+
+        What was only forked mostly executes before long; who has executed does so again so rarely that it counts as the
+        same.
+        """
+        return not self.executed and not (self.stat.ended and not self.stat.executed) and not self.is_kernel
 
     @property
     def status(self) -> int | None:
@@ -113,7 +135,7 @@ class ProcessWatch:
         known.text, known.stat = text, stat
         if stat.ended:
             changes.gone.append(self.living.pop(pid))
-        elif _runs_another(known, stat):
+        elif known.runs_another(stat):
             described = self._described(pid, stat)
             if described is not None:
                 known.describe(described)
@@ -140,15 +162,6 @@ class ProcessWatch:
                 return text, after, record
             stat = after
         return None
-
-
-def _runs_another(known: Watched, stat: Stat) -> bool:
-    """Whether it has executed a program since it was described."""
-    if not stat.settled:
-        return False
-    if stat.executed and not known.executed:
-        return True
-    return stat.image is not None and known.image is not None and stat.image != known.image
 
 
 def _exists(pid: int) -> bool:

@@ -212,7 +212,17 @@ class SocketWatch:
             holders = find_holders(self._files, wanted.keys(), candidates)
             self.refused = (self.refused & living.keys()) | set(holders.refused)
             for inode, found in holders.by_inode.items():
-                wanted[inode].owner = _owner(eldest(found, lambda pid: _parent(living, pid)), living)
+                pid = eldest(found, lambda pid: _parent(living, pid))
+                if not pid or self._is_as_described(living[pid]):
+                    wanted[inode].owner = _owner(pid, living)
+                else:
+                    wanted[inode].tries = 0  # it has executed just now: the next look knows what
+
+    def _is_as_described(self, process: Watched) -> bool:
+        try:
+            return process.is_as_described(self._files.read(process.pid, "stat"))
+        except OSError:
+            return True  # who is gone was that
 
     def _news(self) -> list[SocketChange]:
         """What is to be said of flows that are there."""

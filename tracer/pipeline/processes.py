@@ -6,7 +6,7 @@ from collections import deque
 from functools import lru_cache
 from typing import Final
 
-from tracer.model import IDS, NS_PER_TICK, Image, Parent, Process, entity_id
+from tracer.model import IDS, NS_PER_TICK, Flag, Image, Parent, Process, entity_id
 from tracer.probes.records import (
     CGROUP,
     FACTS,
@@ -26,6 +26,7 @@ __all__ = ["ProcessTable"]
 GRACE_NS: Final = 10_000_000_000  # how long an exited process is kept for what comes late
 EXITED_MOST: Final = 1024
 SWEEP_EVERY: Final = 128  # exits between two looks at who is to be forgotten
+_NO_PROGRAM: Final = int(Flag.NO_PROGRAM)
 LIVING_MOST: Final = 131_072  # four times the default pid_max of 32,768
 
 
@@ -189,7 +190,10 @@ class ProcessTable:
 
     def exited(self, record: Record) -> Process:
         """A process ended; it is kept for the grace time."""
-        known = self.identified(record)
+        if record[FLAGS] & _NO_PROGRAM:
+            known = self._stated(record, self.find(record[TGID], record[START]), None)
+        else:
+            known = self.identified(record)
         if self._living.get(known.tgid) is known:
             del self._living[known.tgid]
         self._retire(known, record[TIME])
