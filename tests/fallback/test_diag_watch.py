@@ -275,6 +275,20 @@ def test_snapshot_is_told_once(stage: Stage) -> None:
     assert stage.said[0][10] == 0  # opened: before the start
 
 
+def test_what_waited_at_the_start_is_told_when_it_is_accepted(stage: Stage) -> None:
+    """A connection that nobody had accepted yet is no part of the snapshot, and has its owner when it is."""
+    fresh = DiagWatch(stage.machine, stage.heard, lambda record: stage.said.append(decode(record, 0)), stage.pulse)
+    waiting = tcp(1, 80, 4000, info=info())
+    stage.diag.there = [waiting]
+    fresh.start()
+    assert list(fresh.found()) == []
+    stage.server.fds[4] = "socket:[12]"
+    stage.diag.there = [waiting._replace(inode=12)]
+    stage.now += SECOND
+    fresh.look()
+    assert stage.told() == [(Kind.ACCEPT, 100, Role.ACCEPT)]
+
+
 @pytest.mark.parametrize(
     ("state", "counted", "active"),
     [

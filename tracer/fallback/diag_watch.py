@@ -125,7 +125,7 @@ class DiagWatch:
         self._own({flow.inode: flow for flow in flows if flow.inode}, list(self._heard.living))
         for flow in flows:
             flow.before, flow.opened = True, 0
-            flow.tries = _OWNER_TRIES
+            flow.tries = _OWNER_TRIES if flow.inode else 0  # who waits to be accepted has no owner yet
             flow.told = bool(flow.inode) and flow.state != SYN_SENT
 
     def found(self) -> Iterable[bytes]:
