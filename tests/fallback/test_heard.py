@@ -308,6 +308,30 @@ def test_namespace_that_changed_is_not_said_of_the_exec(stage: Stage) -> None:
     assert netns_of(stage.said[2]) == OTHER
 
 
+def test_child_that_is_gone_may_be_in_a_namespace_of_its_own(stage: Stage) -> None:
+    """Its parent's is not said of it, nor a pid inside."""
+    stage.fork()
+    ids = Told.of(stage.heard.living[200].record).ids
+    assert (ids.netns, ids.pidns, ids.vpid) == (0, 0, 0)
+    assert stage.heard.members == {HOME: {100}}
+
+
+def test_process_that_went_to_another_namespace_is_found(stage: Stage) -> None:
+    """Nothing tells of unshare(2) and setns(2): the young are looked at each time, and in turn all others."""
+    old = [stage.run(pid, start=1) for pid in range(1000, 1100)]
+    for process in old:
+        stage.fork(process.pid)
+    young = stage.run(200, start=(NOW // NS_PER_TICK) - 100)
+    stage.fork(200)
+    young.netns = OTHER
+    stage.heard.look_around()
+    assert stage.heard.members[OTHER] == {200}
+    old[-1].netns = OTHER
+    for _ in range(5):
+        stage.heard.look_around()
+    assert stage.heard.members[OTHER] == {200, old[-1].pid}
+
+
 def test_members_of_namespaces(stage: Stage) -> None:
     """A process is in one namespace, moves when that is seen, and leaves when it ends."""
     child = stage.run(flags=FORKED)

@@ -27,6 +27,8 @@ HOLD_NS: Final = 2_000_000
 much after its process has the new program, unless it is stopped between (ptrace)."""
 
 _APPROXIMATE: Final = int(Flag.APPROXIMATE)
+_YOUNG_NS: Final = 5_000_000_000
+_EACH_TIME: Final = 32  # processes that are looked at each time
 
 
 class Known:
@@ -74,6 +76,7 @@ class Heard:
         self.living: dict[int, Known] = {}
         self.members: dict[int, set[int]] = {}
         """The processes of each network namespace, as far as is known."""
+        self._looked_at = 0
         self.unknown = 0
         """Exits of processes that nothing was known of."""
 
@@ -148,7 +151,8 @@ class Heard:
         known.become(record)
         if known.netns != before:
             self._leave(pid, before)
-            self.members.setdefault(known.netns, set()).add(pid)
+            if known.netns:
+                self.members.setdefault(known.netns, set()).add(pid)
 
     def look_again(self, pid: int) -> int:
         """The network namespace that a process is in now, which may be another any time; 0 when that can't be told."""
@@ -158,6 +162,16 @@ class Heard:
             told = Told.of(known.record)
             self._become(pid, known, told._replace(ids=told.ids._replace(netns=netns)).put_into(known.record))
         return netns
+
+    def look_around(self) -> None:
+        """See who has gone to another network namespace without a word: the young, and some of the others in turn."""
+        now = boottime()
+        young = [pid for pid, known in self.living.items() if now - known.start < _YOUNG_NS]
+        others = [pid for pid in self.living if pid > self._looked_at]
+        turn = sorted(others)[:_EACH_TIME]
+        self._looked_at = turn[-1] if len(turn) == _EACH_TIME else 0
+        for pid in {*young[-_EACH_TIME:], *turn}:
+            self.look_again(pid)
 
     def candidate(self, pid: int) -> Candidate | None:
         """A process as one that may have a socket."""
@@ -221,8 +235,8 @@ class Heard:
         exact = brief is not None and brief.start <= event.time  # else another one has the pid by now
         start = brief.start if brief is not None and exact else event.time - event.time % NS_PER_TICK
         netns, pidns = self._glimpses.namespaces(pid) if exact else (0, 0)
-        ids = told.ids._replace(netns=netns or told.ids.netns, pidns=pidns or told.ids.pidns, vpid=0)
-        if ids.pidns == told.ids.pidns and told.ids.vpid == parent:
+        ids = told.ids._replace(netns=netns, pidns=pidns, vpid=0)  # clone(2) may give it namespaces of its own
+        if pidns and pidns == told.ids.pidns and told.ids.vpid == parent:
             ids = ids._replace(vpid=pid)  # where the parent's is the one it has outside, so is the child's
         parent_pid, parent_start = _identity(base)
         told = told._replace(parent=parent, parent_start=parent_start if parent_pid == parent else 0, ids=ids)

@@ -99,6 +99,11 @@ class Lane:
         """Bytes of the records that nobody has read yet."""
         return sum(ring.bytes for ring in self._rings)
 
+    @property
+    def room(self) -> int:
+        """Bytes that are left in the fuller of the rings."""
+        return self._most - max(ring.bytes for ring in self._rings)
+
     def follow(self, pids: Iterable[int]) -> None:
         """These pids are told of too (with a filter for pids)."""
         self._pids.update(pids)

@@ -31,6 +31,8 @@ _SWEEP_NS: Final = 1_000_000_000
 _SYNC_TRIES: Final = 3
 _RECOVER_NS: Final = 500_000_000  # between two looks at what has changed unheard
 _AT_ONCE: Final = 512  # messages that are read before the next look around
+_LEAST: Final = 8
+_RECORD: Final = 1024  # bytes that a message may come to
 _MUCH: Final = 64 << 10  # bytes of records: more than that is read at once
 _HOOKS: Final = {
     "proc connector": "fork, exec, exit, new ids and names",
@@ -44,7 +46,8 @@ _BLIND: Final = (
     "connects that fail, and why connections failed or ended",
     "whose a connection is that ends before it is looked at, and whether it was opened or accepted",
     "the totals of connections that the program resets (SO_LINGER of 0)",
-    "sockets in network namespaces that no process is in, or none that has forked or executed since it went there",
+    "arguments and names that a process has changed between its exec and the look at it",
+    "sockets in network namespaces without a process, or for seconds where the only one came without fork or exec",
     "a socket that is handed to another process stays its first owner's",
 )
 _UNCOUNTED: Final = (
@@ -149,11 +152,12 @@ class Netlink:
     def _hear(self) -> None:
         """Make records of what the connector has told. Raises SourceLostError."""
         began = boottime()
+        most = min(_AT_ONCE, max(_LEAST, self._lane.room // _RECORD))  # the rest waits where it is counted
         try:
-            events = self._connector.read(_AT_ONCE)
+            events = self._connector.read(most)
         except OSError as error:
             raise SourceLostError(f"the proc connector failed: {error.strerror}") from error
-        self._behind = len(events) == _AT_ONCE
+        self._behind = len(events) == most
         self._heard.take(events)
         self._heard.release(began)
         if self._connector.overrun and not self._behind and began >= self._recover_at:
@@ -190,6 +194,7 @@ class Netlink:
         if now >= self._sweep_at:
             self._sweep_at = now + _SWEEP_NS
             self._heard.sweep()
+            self._heard.look_around()
 
     def wait(self, milliseconds: float) -> None:
         """Sleep until there is much to read, or so long; each process is looked at as soon as it is heard of."""
@@ -198,7 +203,7 @@ class Netlink:
             self._hear()
             self._look()
             left = deadline - monotonic()
-            if left <= 0 or self._lane.waiting > _MUCH:
+            if left <= 0 or self._lane.waiting > _MUCH or (self._behind and self._lane.room < _AT_ONCE * _RECORD):
                 return
             due = min(filter(None, (self._sockets.due, self._heard.due)))
             self._watch()
