@@ -15,6 +15,7 @@ from tests.probes.test_core import BUFFER, EVERYTHING, SYSCALL_HOOKS
 from tracer.probes import core, hooks, libbpf, tracefs
 from tracer.probes.backend import Coverage, object_file
 from tracer.probes.core import Core
+from tracer.probes.health import Watch
 from tracer.probes.hooks import BLIND, OPTIONAL, RETURNS, STREAM, blind_spots
 from tracer.probes.libbpf_binding import BpfError, LoadError
 from tracer.probes.privileges import Privileges
@@ -98,6 +99,8 @@ def test_killed_execs_on_older_kernels(monkeypatch: pytest.MonkeyPatch, release:
 class FakeLink:
     """A program that is attached until it is destroyed."""
 
+    fd = -1  # nothing can be asked about it
+
     def __init__(self, attached: set[str], program: str) -> None:
         self._attached, self._program = attached, program
         attached.add(program)
@@ -160,6 +163,8 @@ def on_kernel(
         assert AGAIN[program] == function
         return fake.attach(program)
 
+    keep = Watch.keep
+    monkeypatch.setattr(Watch, "keep", lambda self, name, fd: keep(self, name, fd) if fd >= 0 else None)
     monkeypatch.setattr(core, "fexit_refusal", lambda: None)
     monkeypatch.setattr(core, "attach_at_return", attach_at_return)
     monkeypatch.setattr(libbpf, "load", load)

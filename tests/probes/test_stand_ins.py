@@ -10,6 +10,7 @@ from tests.probes.test_core import Helper, make, of, records
 from tracer.model import Kind
 from tracer.probes import core, libbpf
 from tracer.probes.core import Core
+from tracer.probes.health import Watch
 from tracer.probes.hooks import STAND_INS
 from tracer.probes.records import KIND, TGID
 
@@ -35,6 +36,8 @@ EXPECTED = {Kind.LISTEN: 1, Kind.CONNECT: 16, Kind.ACCEPT: 11, Kind.CLOSE: 22}
 class Nothing:
     """A program that is not attached: the kernel skips it each time."""
 
+    fd = -1  # nothing can be asked about it
+
     def destroy(self) -> None:
         """There is nothing to end."""
 
@@ -50,6 +53,8 @@ def test_each_event_comes_once(monkeypatch: pytest.MonkeyPatch, *, preemptible: 
     monkeypatch.setattr(
         Core, "_attach", lambda self, name, number: Nothing() if name in skipped else attach(self, name, number)
     )
+    keep = Watch.keep
+    monkeypatch.setattr(Watch, "keep", lambda self, name, fd: keep(self, name, fd) if fd >= 0 else None)
     helper = Helper()
     with make() as tracer:
         coverage = tracer.start()
