@@ -73,6 +73,8 @@ def _traps(results: Results) -> Iterator[str]:
     for trap in sorted([*ran, *coming]):
         yield _row([str(trap), results.titles.get(trap, ""), *(cell(column, trap) for column in columns)])
     yield _row(["", "1,009 short connections, each with its process", *(column.attribution for column in columns)])
+    sandbox = "the sandbox: every escape of `tracer doctor --prove` refused as it should be on this kernel"
+    yield _row(["", sandbox, *(column.sandbox for column in columns)])
 
 
 def _kernels(results: Results) -> Iterator[str]:

@@ -55,6 +55,8 @@ class Progress:
         kind = line.get("guest")
         if kind == "ready":
             return f"Linux {line['kernel']} is ready"
+        if kind == "sandbox":
+            return f"sandbox proved, Landlock ABI {line['proof']['landlock_abi']}"
         if kind == "attribution":
             return f"attribution {'exact' if line['passed'] else 'not exact'}, {line['seconds']:.0f} s"
         return f"{kind}: {line.get('step', '')}" if kind == "error" else None

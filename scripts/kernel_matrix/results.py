@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from scripts.kernel_matrix.config import Kernel, Missing
+from tracer.confine.expected import KERNELS
 
 SCHEMA = 1
 OK, FAIL, NONE, LOST, COMING, ABSENT = "ok", "FAIL", "none", "lost", "coming", "absent"
@@ -45,6 +46,7 @@ class Column:
     crashes: list[str] = field(default_factory=list)
     rows: dict[int, Row] = field(default_factory=dict)
     attribution: str = ""
+    sandbox: str = ""
     hooks: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     blind: list[str] = field(default_factory=list)
@@ -67,7 +69,7 @@ def judge(
     """Fill in a column from the lines of its guest, which are all of one backend.
 
     `wanted` are the traps that must have a row, `missing` the expectations of matrix.toml, `attribution` tells whether
-    the check of attribution was asked for.
+    the checks of attribution and of the sandbox were asked for.
     """
     errors: list[str] = []
     for line in lines:
@@ -79,6 +81,8 @@ def judge(
             column.blind = list(coverage.get("blind", []))
         elif line.get("guest") == "attribution":
             _attribution(column, line)
+        elif line.get("guest") == "sandbox":
+            _sandbox(column, line)
         elif line.get("guest") == "error":
             errors.append(f"{line['step']}: {line['message']}")
     if column.lost:
@@ -88,10 +92,11 @@ def judge(
     _absent(column, wanted, errors)
     for error in errors:
         column.problems.append(error)
-    if attribution and not column.attribution:
-        column.attribution = LOST if column.lost else FAIL
-        if not column.lost and not errors:
-            column.problems.append("the check of attribution gave no result")
+    for check in ("attribution", "sandbox") if attribution else ():
+        if not getattr(column, check):
+            setattr(column, check, LOST if column.lost else FAIL)
+            if not column.lost and not errors:
+                column.problems.append(f"the check of {'the ' * (check == 'sandbox')}{check} gave no result")
     if column.problems and column.refused:
         column.problems += [f"hook refused: {hook}: {reason}" for hook, reason in column.refused.items()]
 
@@ -135,6 +140,33 @@ def _attribution(column: Column, line: Line) -> None:
         wrong = [row for row in report.get("rows", []) if row["recall"] != 1 or row["precision"] != 1]
         texts = [f"{row['kind']}: recall {row['recall']:.6f}, precision {row['precision']:.6f}" for row in wrong]
         column.problems.append("; ".join(["attribution", *texts, *report.get("problems", [])]))
+
+
+def _sandbox(column: Column, line: Line) -> None:
+    """Each escape must be refused by its layer, and strict run or not, as it should on kernels with this Landlock."""
+    proof, strict = line["proof"], line["strict"]
+    wrong = [f"{each['layer']}: {each['name']} is {each['result']}" for each in proof["escapes"]]
+    wrong = [text for text in wrong if text.endswith(" is broken")]
+    wrong += [
+        f"{layer} is {each['state']}, not {each['expected']}"
+        for layer, each in proof["layers"].items()
+        if each["state"] != each["expected"]
+    ]
+    if not wrong and not proof["as_expected"]:
+        wrong.append("not as it should be")
+    runs = [kernel.strict for kernel in KERNELS if kernel.landlock_abi == proof["landlock_abi"]]
+    if runs and runs != [proof["strict"]]:
+        wrong.append(f"--sandbox-strict {'should' if runs[0] else 'should not'} run")
+    if proof["strict"]:
+        if strict["code"] or not strict["lines"]:
+            wrong.append(f"--sandbox-strict ended with {strict['code']} after {strict['lines']} lines, not with 0")
+    elif strict != {"code": 6, "lines": 0}:
+        wrong.append(
+            f"--sandbox-strict ended with {strict['code']} after {strict['lines']} lines, not with 6 before any"
+        )
+    column.sandbox = FAIL if wrong else OK
+    if wrong:
+        column.problems.append(f"sandbox: {'; '.join(wrong)}")
 
 
 def _absent(column: Column, wanted: Sequence[int], errors: list[str]) -> None:

@@ -19,12 +19,26 @@ def trap(number: int, result: str = "pass", **facts: Any) -> Line:
     return {**row, "reasons": [], "failures": [], "seconds": 1.5, **facts}
 
 
+def sandbox(**changed: Any) -> Line:
+    """What a guest says of its sandbox that does all that a kernel with Landlock ABI 6 can."""
+    proof = {
+        "landlock_abi": 6,
+        "strict": True,
+        "as_expected": True,
+        "layers": {"seccomp": {"state": "enforced", "expected": "enforced"}},
+        "escapes": [{"name": "open", "layer": "seccomp", "result": "holds"}],
+    }
+    strict = {"code": 0, "lines": 3}
+    return {"guest": "sandbox", "proof": proof | changed.pop("proof", {}), "strict": strict | changed}
+
+
 def ending(**coverage: Any) -> list[Line]:
     """The lines after the rows."""
     told = {"hooks": {"process_exec": "tp_btf/sched_process_exec"}, "refused": {}, "blind": [], **coverage}
     return [
         {"selftest": {"kernel": "6.1.0", "coverage": told}},
         {"guest": "attribution", "backend": "core", "passed": True, "report": {}, "seconds": 9.0},
+        sandbox(),
         {"guest": "end", "code": 0},
     ]
 

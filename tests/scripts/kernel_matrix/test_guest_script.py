@@ -13,7 +13,13 @@ SCRIPT = Path(__file__).parents[3] / "vagrant/guest"
 TRACER = """\
 import json, os, sys
 command, *rest = sys.argv[1:]
-if command == "doctor":
+if command == "doctor" and "--prove" in rest:
+    print(json.dumps({"strict": False}))
+    sys.exit(1)
+elif command == "live":
+    print("tracer: the sandbox is not whole", file=sys.stderr)
+    sys.exit(6 if "--sandbox-strict" in rest else 0)
+elif command == "doctor":
     print(json.dumps({"btf": {"status": "ok"}, "uid": os.getuid()}))
 elif MODE == "broken":
     sys.exit("tracer: the verifier says no")
@@ -83,10 +89,12 @@ def test_signs_of_life(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["good", "broken"])
 def test_attribution(tmp_path: Path, mode: str) -> None:
-    """The check of attribution runs after the rows; a generator that fails is a result that did not come."""
+    """The checks run after the rows; a generator that fails is a result that did not come, and the next is made."""
     generator = tmp_path / "generator"
     generator.write_text("#!/bin/sh\nexit 3\n")
     generator.chmod(0o755)
     code, lines = run(tmp_path, "--processes", "101", "--generator", str(generator), mode=mode)
     assert code == 1
     assert [line["step"] for line in lines if line.get("guest") == "error"][-1] == "attribution"
+    told = [line for line in lines if line.get("guest") == "sandbox"]
+    assert told == [{"guest": "sandbox", "proof": {"strict": False}, "strict": {"code": 6, "lines": 0}}]

@@ -34,7 +34,8 @@ def test_columns(results: Results) -> None:
     tested = {f"{kernel.name}/{backend}" for kernel in matrix.kernels for backend in kernel.tested}
     assert tested <= columns.keys(), AGAIN
     for name in tested:
-        assert (columns[name].problems, columns[name].lost, columns[name].attribution) == ([], "", OK), name
+        column = columns[name]
+        assert (column.problems, column.lost, column.attribution, column.sandbox) == ([], "", OK, OK), name
 
 
 def test_failures_are_told(results: Results) -> None:
@@ -42,7 +43,7 @@ def test_failures_are_told(results: Results) -> None:
     for column in results.columns:
         failed = [trap for trap, row in column.rows.items() if row.result == FAIL]
         assert all(any(problem.startswith(f"trap {trap}:") for problem in column.problems) for trap in failed)
-        assert bool(column.problems) == bool(failed or column.attribution == FAIL or column.lost)
+        assert bool(column.problems) == bool(failed or FAIL in (column.attribution, column.sandbox) or column.lost)
 
 
 def test_corpus(results: Results) -> None:

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from scripts.kernel_matrix.config import Kernel, Missing
-from scripts.kernel_matrix.results import Results, capabilities, check_capabilities, from_json
-from tests.scripts.kernel_matrix.columns import NO_CLOCK, REASON, TITLES, ending, judged, trap
+from scripts.kernel_matrix.results import Line, Results, capabilities, check_capabilities, from_json
+from tests.scripts.kernel_matrix.columns import NO_CLOCK, REASON, TITLES, ending, judged, sandbox, trap
 
 
 def test_all_passed() -> None:
@@ -120,10 +120,10 @@ def test_attribution() -> None:
         "passed": False,
         "report": {"rows": rows, "problems": ["2 lost"]},
     }
-    column = judged([trap(1), trap(4), wrong])
+    column = judged([trap(1), trap(4), wrong, sandbox()])
     assert column.attribution == "FAIL"
     assert column.problems == ["attribution; exec: recall 0.500000, precision 1.000000; 2 lost"]
-    assert judged([trap(1), trap(4)]).problems == ["the check of attribution gave no result"]
+    assert judged([trap(1), trap(4), sandbox()]).problems == ["the check of attribution gave no result"]
     assert judged([trap(1), trap(4)], attribution=False).problems == []
 
 
@@ -166,3 +166,45 @@ def test_nothing_is_no_pass() -> None:
     """Without a column nothing has passed."""
     assert not Results(TITLES, []).passed
     assert Results(TITLES, [judged([trap(1), trap(4), *ending()])]).passed
+
+
+NO_LANDLOCK = {"landlock_abi": 0, "strict": False}
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (sandbox(), None),
+        (sandbox(proof=NO_LANDLOCK, code=6, lines=0), None),
+        (sandbox(code=6, lines=0), "--sandbox-strict ended with 6 after 0 lines, not with 0"),
+        (
+            sandbox(proof=NO_LANDLOCK, code=6, lines=1),
+            "--sandbox-strict ended with 6 after 1 lines, not with 6 before any",
+        ),
+        (sandbox(proof=NO_LANDLOCK), "--sandbox-strict ended with 0 after 3 lines, not with 6 before any"),
+        (sandbox(proof={"landlock_abi": 2}), "--sandbox-strict should not run"),
+        (
+            sandbox(
+                proof={"escapes": [{"name": "open", "layer": "seccomp", "result": "broken"}], "as_expected": False}
+            ),
+            "seccomp: open is broken",
+        ),
+        (
+            sandbox(proof={"layers": {"seccomp": {"state": "absent", "expected": "enforced"}}, "as_expected": False}),
+            "seccomp is absent, not enforced",
+        ),
+        (sandbox(proof={"as_expected": False}), "not as it should be"),
+    ],
+)
+def test_sandbox(line: Line, problem: str | None) -> None:
+    """Escapes that get through, layers and strict sessions that are not as on such kernels, each is a problem."""
+    column = judged([trap(1), trap(4), *(each for each in ending() if each.get("guest") != "sandbox"), line])
+    assert column.sandbox == ("FAIL" if problem else "ok")
+    assert column.problems == ([f"sandbox: {problem}"] if problem else [])
+
+
+def test_no_sandbox() -> None:
+    """A guest that says nothing of its sandbox has a problem, unless it was not asked."""
+    lines = [trap(1), trap(4), *(each for each in ending() if each.get("guest") != "sandbox")]
+    assert judged(lines).problems == ["the check of the sandbox gave no result"]
+    assert judged(lines, attribution=False).problems == []
