@@ -73,9 +73,9 @@ def what_became(fd: int, before: Mark) -> str | None:
         if refused.errno not in _UNTOLD:
             return "its link is closed"
         try:
-            os.fstat(fd)
-        except OSError:
-            return "its link is closed"
+            fcntl.fcntl(fd, fcntl.F_GETFD)  # a confined process may; fstat(2) may come as a call that it may not
+        except OSError as closed:
+            return "its link is closed" if closed.errno == errno.EBADF else None
         return None
     return None if now == (before.link or before.event) else "its link's descriptor leads elsewhere"
 
