@@ -95,9 +95,13 @@ def final(events: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 SANDBOX = pytest.mark.parametrize("sandbox", [[], ["--no-sandbox"]], ids=["confined", "not confined"])
+# A worker of another user is not told by the kernel that its broker has died, and can be signalled only with CAP_KILL.
+USERS = pytest.mark.parametrize(
+    "sandbox", [[], ["--no-sandbox"], ["--user", "daemon"]], ids=["confined", "not confined", "another user"]
+)
 
 
-@SANDBOX
+@USERS
 def test_broker_is_killed(tmp_path: Path, sandbox: list[str]) -> None:
     """The worker says that its broker was killed, writes the last ledger, which is not complete, and ends."""
     with live(tmp_path, "--backend", "procfs", *sandbox) as session:
@@ -112,7 +116,7 @@ def test_broker_is_killed(tmp_path: Path, sandbox: list[str]) -> None:
     assert "procfs was lost while tracing: the broker was killed" in session.told()
 
 
-@SANDBOX
+@USERS
 def test_worker_is_killed(tmp_path: Path, sandbox: list[str]) -> None:
     """The broker starts another, which goes on in the same output and says from when to when events are missing.
 

@@ -13,6 +13,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from tracer.probes.canary import Canary
@@ -38,11 +39,14 @@ class Watch:
     def __init__(self) -> None:
         """There are none yet."""
         self.canary = Canary()
+        self._programs: list[str] = []
         self._marks: dict[str, tuple[int, Mark]] = {}  # of each link, by program
 
     def keep(self, program: str, fd: int) -> None:
-        """Look after a program that is attached by this descriptor. Raises OSError when it leads to nothing of that."""
-        self._marks[program] = fd, mark(fd)
+        """Look after a program that is attached by this descriptor; where nothing can be told of it, by trial alone."""
+        self._programs.append(program)
+        with suppress(OSError):
+            self._marks[program] = fd, mark(fd)
 
     def silent(self, tallies: Callable[[], bytes]) -> list[str]:
         """What is dead, a line each: links that are not what they were, else what the programs do not see."""
@@ -51,7 +55,7 @@ class Watch:
             became = what_became(fd, before)
             if became is not None:
                 found.append(f"{program}: {became}")
-        return found or list(self.canary.silent(self._marks, tallies))
+        return found or list(self.canary.silent(self._programs, tallies))
 
 
 def mark(fd: int) -> Mark:
