@@ -141,7 +141,11 @@ class Live:
         def confine() -> None:
             self._broker = confine_broker(self._options.sandbox, plan, _tell)
 
-        return Broker(ladder, confine=confine, say=_tell).run()
+        try:
+            return Broker(ladder, confine=confine, say=_tell).run()
+        except OSError as refused:
+            fix = "raise the limits on processes and open files (ulimit -u, ulimit -n)"
+            raise CommandError(f"can't start a worker: {refused.strerror}; {fix}", Exit.FAILURE) from refused
 
     def _backend(self, name: str) -> Source:
         options = self._options
