@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tests import wire
-from tracer.fallback.files import EACH_MOST, READ_MOST, ExeFile
+from tracer.fallback.files import EACH_MOST, READ_MOST, ExeFile, Part, glanced
 from tracer.model import NS_PER_TICK, TCP_STATES, Kind
 
 FORKED = 0x40  # PF_FORKNOEXEC of include/linux/sched.h
@@ -157,6 +157,10 @@ class Machine:
         """See ProcFiles."""
         self._of(pid, start)
         return 0, b""
+
+    def glance(self, pid: int, number: int) -> list[Part]:
+        """See ProcFiles."""
+        return glanced(self, pid, number)
 
     def open_diag(self, pid: int | None = None) -> int:
         """See ProcFiles."""

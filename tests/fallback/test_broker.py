@@ -20,7 +20,19 @@ from hypothesis import strategies as st
 from tracer.fallback import broker
 from tracer.fallback.asked import AskedFiles, BrokerLostError
 from tracer.fallback.broker import Broker
-from tracer.fallback.files import FILES, LINKS, DirectFiles, ExeFile, gone
+from tracer.fallback.files import (
+    CGROUP,
+    CGROUP_PART,
+    EXE_FILE,
+    EXE_PART,
+    FILES,
+    GLANCES,
+    LINKS,
+    DirectFiles,
+    ExeFile,
+    Part,
+    gone,
+)
 from tracer.fallback.procfs import ProcFinder
 from tracer.fallback.protocol import Asks, Question
 from tracer.model import NS_PER_TICK
@@ -78,7 +90,7 @@ def test_asked_is_as_direct(asked: AskedFiles, child: int) -> None:
     assert child in asked.pids()
     for start in (0, starts(child)):
         for name in FILES:
-            if name not in {"stat", "status", "io", "timens_offsets", "net/tcp", "net/tcp6"}:  # they change
+            if name not in {"stat", "status", "io", "timens_offsets", "net/tcp", "net/tcp6", "net/snmp"}:  # they change
                 assert asked.read(child, name, start=start) == direct.read(child, name, start=start), name
         for name in LINKS:
             assert asked.link(child, name, start=start) == direct.link(child, name, start=start), name
@@ -87,6 +99,40 @@ def test_asked_is_as_direct(asked: AskedFiles, child: int) -> None:
         assert asked.cgroup(child, start=start) == direct.cgroup(child, start=start)
     assert asked.read(child, "comm", 2) == direct.read(child, "comm", 2)
     assert asked.read_each([child, os.getpid()], "comm") == direct.read_each([child, os.getpid()], "comm")
+
+
+def test_glance_is_every_answer_at_once(asked: AskedFiles, child: int) -> None:
+    """Each part is what its own question is answered with; of who is gone each is refused as gone."""
+    direct = DirectFiles()
+    changing = {"stat", "status"}
+    for number, names in enumerate(GLANCES):
+        parts = asked.glance(child, number)
+        assert len(parts) == len(names)
+        for name, part, other in zip(names, parts, direct.glance(child, number), strict=True):
+            assert not part.errno
+            if name in changing:
+                assert part.data.split()[:2] == direct.read(child, name).split()[:2]
+                continue
+            assert part == other, name
+            if name in LINKS:
+                assert part.data == direct.link(child, name)
+            elif name in FILES:
+                assert part.data == direct.read(child, name)
+        named = dict(zip(names, parts, strict=True))
+        if EXE_FILE in named:
+            assert ExeFile(*EXE_PART.unpack(named[EXE_FILE].data)) == direct.exe(child)
+            assert named[CGROUP].data[CGROUP_PART.size :] == direct.cgroup(child)[1]
+        gone = asked.glance(1 << 22, number)
+        assert {part.data for part in gone} == {b""}
+        assert {part.errno for part in gone} <= {errno.ENOENT, errno.ESRCH}
+
+
+def test_glance_of_other_parts_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts too few, or longer than the answer, are not taken."""
+    files = DirectFiles()
+    monkeypatch.setattr(files, "glance", lambda *_: [Part(0, b"x")])
+    with served(Broker(("netlink",), files=files)) as (asked, _), pytest.raises(BrokerLostError):
+        asked.glance(1, 0)
 
 
 def test_snapshot_through_the_broker(asked: AskedFiles) -> None:

@@ -12,7 +12,7 @@ from tracer.fallback.diag import ALL_STATES, CLOSE, CLOSE_WAIT, ESTABLISHED, LIS
 from tracer.fallback.diag_watch import LONGEST_NS, DiagWatch
 from tracer.fallback.heard import Heard
 from tracer.fallback.holders import Search
-from tracer.model import Flag, Kind, Role
+from tracer.model import NS_PER_TICK, Flag, Kind, Role
 from tracer.probes.records import FLAGS, KIND, TGID, decode
 
 HERE = bytes(10) + b"\xff\xff\x7f\0\0\1"
@@ -373,6 +373,16 @@ def test_eldest_holder_is_the_owner(fds: tuple[dict[int, str], ...], owner: int)
     assert search.owners({7: 0}, list(machine.processes)) == {7: owner}
     youngest = max(pid for pid, process in machine.processes.items() if process.fds)
     assert search.owners({7: 0}, [youngest]) == {7: owner}
+
+
+def test_start_is_known_to_the_tick_alone() -> None:
+    """A child that was forked in the tick in which the socket was made may have it from its parent."""
+    _, search = family(dict(SOCKET), dict(SOCKET))
+    made = (BORN + 1) * NS_PER_TICK + 1  # a moment after the child's start, as far as that is known
+    assert search.owners({7: made}, [101]) == {7: 100}
+    assert search.owners({7: made + NS_PER_TICK}, [101]) == {
+        7: 101
+    }  # older than the socket: it can't have inherited it
 
 
 def test_child_that_closes_it_meanwhile_is_not_the_owner() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.fallback import protocol
-from tracer.fallback.files import EACH_MOST, FILES, LINKS, READ_MOST
+from tracer.fallback.files import EACH_MOST, FILES, GLANCES, LINKS, READ_MOST
 from tracer.fallback.protocol import Asks, ProtocolError, Question, hear, parse, receive, say
 
 PIDS = st.integers(1, 1 << 22)
@@ -32,6 +32,7 @@ QUESTIONS = st.one_of(
     questions(Asks.LINK, len(LINKS), PIDS, STARTS),
     *(questions(what, 1, PIDS, STARTS) for what in (Asks.FDS, Asks.EXE, Asks.CGROUP)),
     questions(Asks.DIAG, 1, PIDS),
+    questions(Asks.GLANCE, len(GLANCES), PIDS),
     questions(Asks.OUTPUT, 16),
     questions(Asks.ALIVE, 16, st.just(0), STARTS, st.integers(0, 1 << 63)),
     st.tuples(st.integers(0, 15), STARTS, st.integers(0, 1 << 63), st.binary(max_size=1024)).map(
@@ -124,6 +125,9 @@ def test_changed_questions(question: Question, data: st.DataObject) -> None:
         HEAD.pack(Asks.EACH, 0, 0, 0, 0, 0, 4) + struct.pack("<I", (1 << 22) + 1),
         HEAD.pack(Asks.EACH, 0, 0, 0, 0, 0, 4 * 8193) + bytes(range(1, 5)) * 8193,
         HEAD.pack(Asks.DIAG, 0, 0, 1, 1, 0, 0),
+        HEAD.pack(Asks.GLANCE, len(GLANCES), 0, 1, 0, 0, 0),
+        HEAD.pack(Asks.GLANCE, 0, 0, 1, 1, 0, 0),
+        HEAD.pack(Asks.GLANCE, 0, 0, 1, 0, 1, 0),
         HEAD.pack(Asks.OUTPUT, 16, 0, 0, 0, 0, 0),
         HEAD.pack(Asks.OUTPUT, 0, 0, 1, 0, 0, 0),
         HEAD.pack(Asks.LOST, 0, 0, 0, 0, 0, 1025) + bytes(1025),

@@ -11,12 +11,13 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from tracer.fallback.files import EACH_MOST, FILES, LINKS, READ_MOST, ExeFile
+from tracer.fallback.files import EACH_MOST, FILES, GLANCES, LINKS, READ_MOST, ExeFile, Part
 from tracer.fallback.protocol import (
     EXE,
     FILE,
     GROUP,
     LINK,
+    PART,
     PIDS_MOST,
     REASON_MOST,
     REFUSED,
@@ -145,6 +146,19 @@ class AskedFiles:
         """See ProcFiles."""
         (number,), path = self._ask_for(Question(Asks.CGROUP, 0, pid, start), GROUP)
         return number, path
+
+    def glance(self, pid: int, number: int) -> list[Part]:
+        """See ProcFiles."""
+        data = self._ask(Question(Asks.GLANCE, number, pid)).data
+        parts, at = [], 0
+        while at < len(data):
+            refused, length = self._unpack(PART, data, at)
+            at += PART.size
+            parts.append(Part(refused, data[at : at + length]))
+            at += length
+        if at != len(data) or len(parts) != len(GLANCES[number]):
+            raise BrokerLostError("the broker does not keep to the protocol: a glance of other parts")
+        return parts
 
     def open_diag(self, pid: int | None = None) -> int:
         """See ProcFiles."""

@@ -25,6 +25,7 @@ from tracer.fallback.protocol import (
     FILE,
     GROUP,
     LINK,
+    PART,
     REFUSED,
     Asks,
     ProtocolError,
@@ -299,6 +300,10 @@ def _cgroup(files: ProcFiles, asked: Question) -> bytes:
     return GROUP.pack(number) + path
 
 
+def _glance(files: ProcFiles, asked: Question) -> bytes:
+    return b"".join(PART.pack(part.errno, len(part.data)) + part.data for part in files.glance(asked.pid, asked.name))
+
+
 _ANSWERS: Final[dict[Asks, Callable[[ProcFiles, Question], bytes]]] = {
     Asks.PIDS: _pids,
     Asks.READ: lambda files, asked: files.read(asked.pid, FILES[asked.name], asked.most, start=asked.start),
@@ -307,4 +312,5 @@ _ANSWERS: Final[dict[Asks, Callable[[ProcFiles, Question], bytes]]] = {
     Asks.FDS: _fds,
     Asks.EXE: lambda files, asked: EXE.pack(*files.exe(asked.pid, start=asked.start)),
     Asks.CGROUP: _cgroup,
+    Asks.GLANCE: _glance,
 }

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import socket
+import struct
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,24 @@ from typing import Final, NamedTuple, Protocol
 
 from tracer.probes import tracefs
 
-__all__ = ["EACH_MOST", "FILES", "LINKS", "READ_MOST", "SELF", "DirectFiles", "ExeFile", "ProcFiles", "gone"]
+__all__ = [
+    "CGROUP",
+    "CGROUP_PART",
+    "EACH_MOST",
+    "EXE_FILE",
+    "EXE_PART",
+    "FILES",
+    "GLANCES",
+    "LINKS",
+    "READ_MOST",
+    "SELF",
+    "DirectFiles",
+    "ExeFile",
+    "Part",
+    "ProcFiles",
+    "glanced",
+    "gone",
+]
 
 SELF: Final = 0
 """The pid that stands for whoever really reads, which may see itself where /proc hides it from others."""
@@ -46,11 +64,38 @@ FILES: Final = (
 LINKS: Final = ("exe", "cwd", "root", "ns/net", "ns/pid", "ns/mnt", "ns/user")
 """What link() takes, in the protocol's order."""
 
+EXE_FILE: Final = "exe file"  # of a glance: an ExeFile
+EXE_PART: Final = struct.Struct("<QQQ")
+CGROUP: Final = "cgroup of version 2"  # of a glance: the id, and behind it the path
+CGROUP_PART: Final = struct.Struct("<Q")
+
+GLANCES: Final = (
+    ("stat", "ns/net", "ns/pid"),
+    (
+        "stat",
+        "exe",
+        EXE_FILE,
+        "cmdline",
+        "cwd",
+        "ns/net",
+        "ns/pid",
+        "status",
+        CGROUP,
+        "stat",
+        "loginuid",
+        "sessionid",
+    ),
+)
+"""What glance() takes, by number: who a new process is, and what one runs; what goes first is read first."""
+
 READ_MOST: Final = 8 << 20
 """Bytes of one file at most: 50,000 lines of /proc/PID/net/tcp."""
 
 EACH_MOST: Final = 4 << 10
 """Bytes of one file at most, of those that read_each() reads."""
+
+GLANCE_MOST: Final = 12 << 10
+"""Bytes of one file at most, of those that glance() reads."""
 
 _CHUNK: Final = 64 << 10
 _PART_LEAST: Final = 3 << 10  # bytes: no line of these files is as long as what is left of a page then
@@ -71,6 +116,13 @@ class ExeFile(NamedTuple):
     dev: int
     inode: int
     links: int
+
+
+class Part(NamedTuple):
+    """One thing of a glance: the errno of its refusal (0: none), and what was read."""
+
+    errno: int
+    data: bytes
 
 
 class ProcFiles(Protocol):
@@ -111,12 +163,35 @@ class ProcFiles(Protocol):
         """
         ...
 
+    def glance(self, pid: int, number: int) -> list[Part]:
+        """What GLANCES has by this number, of one process, in that order: for who may be gone a moment later."""
+        ...
+
     def open_diag(self, pid: int | None = None) -> int:
         """A new socket of NETLINK_SOCK_DIAG in the network namespace of a process (None: the reader's own).
 
         The descriptor is the caller's to close.
         """
         ...
+
+
+def glanced(files: ProcFiles, pid: int, number: int) -> list[Part]:
+    """A glance, one question after the other."""
+    return [_part(files, pid, name) for name in GLANCES[number]]
+
+
+def _part(files: ProcFiles, pid: int, name: str) -> Part:
+    try:
+        if name in LINKS:
+            return Part(0, files.link(pid, name))
+        if name == EXE_FILE:
+            return Part(0, EXE_PART.pack(*files.exe(pid)))
+        if name == CGROUP:
+            number, path = files.cgroup(pid)
+            return Part(0, CGROUP_PART.pack(number) + path)
+        return Part(0, files.read(pid, name, GLANCE_MOST))
+    except OSError as refused:
+        return Part(refused.errno or errno.EIO, b"")
 
 
 def gone(error: OSError) -> bool:
@@ -211,6 +286,10 @@ class DirectFiles:
             return os.stat(path or b".", dir_fd=self._cgroups).st_ino
         except OSError:
             return 0
+
+    def glance(self, pid: int, number: int) -> list[Part]:
+        """See ProcFiles."""
+        return glanced(self, pid, number)
 
     def open_diag(self, pid: int | None = None) -> int:
         """See ProcFiles."""

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from struct import Struct
 from typing import Final, NamedTuple, Self
 
+from tracer.fallback.files import (
+    CGROUP,
+    CGROUP_PART,
+    EXE_FILE,
+    EXE_PART,
+    GLANCES,
+    READ_MOST,
+    ExeFile,
+    Part,
+    ProcFiles,
+)
 from tracer.fallback.procfs import ProcFinder, comm, components, ids, namespace
 from tracer.fallback.stat import parse
 from tracer.model import IDS, NS_PER_TICK, UNSET_ID, Flag, Ids, Kind
@@ -15,6 +27,7 @@ __all__ = ["NOBODY", "Brief", "Glimpse", "Glimpses", "Place", "Told", "bare"]
 Place = tuple[int, int]
 """Where the arguments begin and end: of an address space, which each exec makes anew, in a place of its own."""
 
+_NEWBORN, _RUNNING = 0, 1  # of GLANCES
 _NOT_EXECUTED: Final = 0x00000040  # PF_FORKNOEXEC of include/linux/sched.h: set by fork, cleared by exec
 _DELETED: Final = b" (deleted)"
 _TOLD: Final = Struct(f"=QQI{IDS.format[1:]}16s")
@@ -81,8 +94,74 @@ class Glimpse(NamedTuple):
     place: Place | None
 
 
+class _Ahead:
+    """ProcFiles that know some answers already, each for one time: those of a glance."""
+
+    def __init__(self, files: ProcFiles) -> None:
+        self._files = files
+        self._pid = -1
+        self._known: dict[str, list[Part]] = {}
+        self.pids, self.read_each, self.fds = files.pids, files.read_each, files.fds
+        self.open_diag, self.glance = files.open_diag, files.glance
+
+    def look(self, pid: int, number: int) -> None:
+        """Take a glance, and forget the one before."""
+        self._pid = pid
+        self._known.clear()
+        for name, part in zip(GLANCES[number], self._files.glance(pid, number), strict=True):
+            self._known.setdefault(name, []).append(part)
+
+    def forget(self) -> None:
+        """What is asked from now on is asked anew."""
+        self._known.clear()
+
+    def _taken(self, pid: int, name: str) -> bytes | None:
+        parts = self._known.get(name)
+        if pid != self._pid or not parts:
+            return None
+        part = parts.pop(0)
+        if part.errno:
+            raise OSError(part.errno, os.strerror(part.errno))
+        return part.data
+
+    def read(self, pid: int, name: str, most: int = READ_MOST, *, start: int = 0) -> bytes:
+        """See ProcFiles."""
+        data = self._taken(pid, name)
+        return self._files.read(pid, name, most, start=start) if data is None else data[:most]
+
+    def link(self, pid: int, name: str, *, start: int = 0) -> bytes:
+        """See ProcFiles."""
+        data = self._taken(pid, name)
+        return self._files.link(pid, name, start=start) if data is None else data
+
+    def exe(self, pid: int, *, start: int = 0) -> ExeFile:
+        """See ProcFiles."""
+        data = self._taken(pid, EXE_FILE)
+        return self._files.exe(pid, start=start) if data is None else ExeFile(*EXE_PART.unpack(data))
+
+    def cgroup(self, pid: int, *, start: int = 0) -> tuple[int, bytes]:
+        """See ProcFiles."""
+        data = self._taken(pid, CGROUP)
+        if data is None:
+            return self._files.cgroup(pid, start=start)
+        return CGROUP_PART.unpack_from(data)[0], data[CGROUP_PART.size :]
+
+
 class Glimpses(ProcFinder):
-    """Looks at single processes, in haste."""
+    """Looks at single processes, in haste: all of it is asked for at once."""
+
+    def __init__(self, files: ProcFiles) -> None:
+        """``files`` reads /proc."""
+        self._ahead_of = _Ahead(files)
+        super().__init__(self._ahead_of)
+
+    def newborn(self, pid: int) -> tuple[Brief | None, int, int]:
+        """In brief, and the inodes of its network and pid namespaces; 0 when they can't be read."""
+        self._ahead_of.look(pid, _NEWBORN)
+        brief = self.brief(pid)
+        netns, pidns = self.namespaces(pid)
+        self._ahead_of.forget()
+        return brief, netns, pidns
 
     def brief(self, pid: int) -> Brief | None:
         """What one file tells; None when it can't be read."""
@@ -117,6 +196,13 @@ class Glimpses(ProcFinder):
         What ends first is read first. What can't be read any more is as it was known, but for what the process runs:
         that is left out. None when it is gone, or another one has its pid.
         """
+        self._ahead_of.look(HEADER.unpack_from(known)[TGID], _RUNNING)
+        try:
+            return self._again(known)
+        finally:
+            self._ahead_of.forget()
+
+    def _again(self, known: bytes) -> Glimpse | None:
         header = HEADER.unpack_from(known)
         pid, start = header[TGID], header[START]
         try:

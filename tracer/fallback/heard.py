@@ -231,10 +231,11 @@ class Heard:
         base = above.record if above is not None else self._looked_up(parent)
         told = Told.of(base)
         # It is still there to tell when it began, or it began just before its message.
-        brief = self._glimpses.brief(pid)
+        brief, netns, pidns = self._glimpses.newborn(pid)
         exact = brief is not None and brief.start <= event.time  # else another one has the pid by now
         start = brief.start if brief is not None and exact else event.time - event.time % NS_PER_TICK
-        netns, pidns = self._glimpses.namespaces(pid) if exact else (0, 0)
+        if not exact:
+            netns = pidns = 0
         ids = told.ids._replace(netns=netns, pidns=pidns, vpid=0)  # clone(2) may give it namespaces of its own
         if pidns and pidns == told.ids.pidns and told.ids.vpid == parent:
             ids = ids._replace(vpid=pid)  # where the parent's is the one it has outside, so is the child's

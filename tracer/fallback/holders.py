@@ -8,6 +8,7 @@ from typing import Final
 from tracer.fallback.files import ProcFiles
 from tracer.fallback.heard import Heard
 from tracer.fallback.owners import eldest, find_holders
+from tracer.model import NS_PER_TICK
 
 __all__ = ["Search"]
 
@@ -35,7 +36,9 @@ class Search:
         looked: set[int] = set()
         self._look(among, wanted, held, looked)
         above = {ancestor for pids in held.values() for pid in pids for ancestor in self._above(pid)}
-        inherited = {inode for inode, pids in held.items() if any(self._start(pid) >= wanted[inode] for pid in pids)}
+        inherited = {
+            inode for inode, pids in held.items() if any(self._latest_start(pid) >= wanted[inode] for pid in pids)
+        }
         if inherited:
             self._look(above - looked, dict.fromkeys(inherited, 0), held, looked, everyone=True)
         chosen = {inode: eldest(pids, self._heard.parent_of) for inode, pids in held.items()}
@@ -72,9 +75,10 @@ class Search:
                 return
             yield pid
 
-    def _start(self, pid: int) -> int:
+    def _latest_start(self, pid: int) -> int:
+        """When it may have been forked: a start is known to the tick."""
         known = self._heard.living.get(pid)
-        return 0 if known is None else known.start
+        return 0 if known is None else known.start + NS_PER_TICK
 
     def _is_there(self, pid: int) -> bool:
         return pid in self._heard.living

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple, NoReturn
 
-from tracer.fallback.files import EACH_MOST, FILES, LINKS, READ_MOST
+from tracer.fallback.files import EACH_MOST, FILES, GLANCES, LINKS, READ_MOST
 
 __all__ = [
     "ANSWER_MOST",
@@ -24,6 +24,7 @@ __all__ = [
     "FILE",
     "GROUP",
     "LINK",
+    "PART",
     "PIDS_MOST",
     "REASON_MOST",
     "REFUSED",
@@ -52,6 +53,7 @@ class Asks(enum.IntEnum):
     OUTPUT = 9  # answered with a descriptor: an output of the session, by number, opened anew
     ALIVE = 10  # everything up to a time was told, and so many events so far, by the ladder's backend of that number
     LOST = 11  # that backend is lost since a time, after so many events; behind the head the reason
+    GLANCE = 12  # ProcFiles.glance; one of GLANCES
 
 
 PIDS_MOST: Final = 8192
@@ -71,6 +73,7 @@ EXE: Final = struct.Struct("<QQQ")  # ExeFile
 GROUP: Final = struct.Struct("<Q")  # the id, in front of the path
 FILE: Final = struct.Struct("<Ii")  # pid and bytes, in answers to EACH; -1: refused
 REFUSED: Final = -1
+PART: Final = struct.Struct("<iI")  # errno and bytes, in answers to GLANCE
 
 
 class ProtocolError(Exception):
@@ -102,11 +105,14 @@ class Heard(NamedTuple):
     fd: int | None
 
 
-_NAMES: Final = {Asks.READ: len(FILES), Asks.EACH: len(FILES), Asks.LINK: len(LINKS)} | dict.fromkeys(
-    (Asks.OUTPUT, Asks.ALIVE, Asks.LOST), _FEW
-)
+_NAMES: Final = {
+    Asks.READ: len(FILES),
+    Asks.EACH: len(FILES),
+    Asks.LINK: len(LINKS),
+    Asks.GLANCE: len(GLANCES),
+} | dict.fromkeys((Asks.OUTPUT, Asks.ALIVE, Asks.LOST), _FEW)
 _MOST: Final = {Asks.READ: READ_MOST, Asks.EACH: EACH_MOST, Asks.ALIVE: 1 << 63, Asks.LOST: 1 << 63}
-_OF_A_PROCESS: Final = frozenset({Asks.READ, Asks.LINK, Asks.FDS, Asks.EXE, Asks.CGROUP, Asks.DIAG})
+_OF_A_PROCESS: Final = frozenset({Asks.READ, Asks.LINK, Asks.FDS, Asks.EXE, Asks.CGROUP, Asks.DIAG, Asks.GLANCE})
 _HAVE_TIME: Final = frozenset({Asks.READ, Asks.LINK, Asks.FDS, Asks.EXE, Asks.CGROUP, Asks.ALIVE, Asks.LOST})
 
 
