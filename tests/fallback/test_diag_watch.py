@@ -403,6 +403,14 @@ def test_two_that_are_not_kin_own_nothing() -> None:
     assert search.owners({8: 0}, [100, 300]) == {}
 
 
+def test_parent_that_can_not_be_looked_into_may_be_the_owner() -> None:
+    """So nobody is named, unless the child is older than the socket."""
+    machine, search = family({}, dict(SOCKET))
+    machine.processes[100].looks_refused = True
+    assert search.owners({7: 0}, [101]) == {}
+    assert search.owners({7: (BORN + 9) * NS_PER_TICK}, [101]) == {7: 101}
+
+
 def test_refusal_finds_nothing_and_fails_nothing() -> None:
     """Who can't be looked into may have it: nobody is named in its place."""
     machine, search = family(dict(SOCKET))

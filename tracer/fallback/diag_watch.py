@@ -56,7 +56,7 @@ class _Namespace:
         self.counters: tuple[int, ...] = ()
         self.interval = SHORTEST_NS
         self.due = self.all_due = self.hot_until = self.empty_since = 0
-        self.dumped = 0  # when the newest dump of everything began
+        self.dumped = self.dumped_before = 0  # when the newest dump of everything began, and the one before that
         self.overruns = 0  # that were seen to
         self.suspects: set[int] = set()  # cookies that were not in the dump after an overrun
 
@@ -249,7 +249,7 @@ class DiagWatch:
             elif len(flows) >= _FLOWS_MOST:
                 self.missed["sockets_beyond_table"] += 1
             else:
-                flow = DiagFlow(namespace.netns, socket, now, namespace.dumped, pending=socket.state == SYN_SENT)
+                flow = DiagFlow(namespace.netns, socket, now, namespace.dumped_before, pending=socket.state == SYN_SENT)
                 flow.goes_on(socket)
                 flows[socket.cookie] = namespace.untold[socket.cookie] = flow
                 if socket.state == LISTEN:
@@ -258,7 +258,8 @@ class DiagWatch:
         while len(namespace.listened) > _LISTENED_MOST:
             del namespace.listened[next(iter(namespace.listened))]
         if states == ALL_STATES:
-            namespace.dumped = began
+            # One dump may have left a socket out, two in a row don't.
+            namespace.dumped_before, namespace.dumped = namespace.dumped, began
             self._look_after_overrun(namespace, {socket.cookie for socket in there})
 
     # Owners.

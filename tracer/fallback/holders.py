@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Collection, Iterable
+from typing import Final, NamedTuple
 
 from tracer.fallback.files import ProcFiles
 from tracer.fallback.heard import Heard
@@ -14,6 +14,14 @@ __all__ = ["Search"]
 
 _CHUNK: Final = 8  # processes between two pulses
 _GENERATIONS: Final = 16
+
+
+class _Seen(NamedTuple):
+    """By inode the pids that have it open, who was looked at, and who could not be looked into."""
+
+    held: dict[int, list[int]]
+    looked: set[int]
+    refused: set[int]
 
 
 class Search:
@@ -30,42 +38,44 @@ class Search:
 
         ``wanted`` has for each inode a time (boottime ns) when there was no such socket yet. A socket that a process
         has from its parent is the parent's: so where a process may have been forked with it, its ancestors are looked
-        at after it, and then it itself once more, for its parent may have closed it just before.
+        at after it (if its parent can't be, nobody is named), and then it itself once more, for its parent may have
+        closed it just before.
         """
-        held: dict[int, list[int]] = {}
-        looked: set[int] = set()
-        self._look(among, wanted, held, looked)
-        above = {ancestor for pids in held.values() for pid in pids for ancestor in self._above(pid)}
+        seen = _Seen({}, set(), set())
+        self._look(among, wanted.keys(), seen)
+        above = {each for pids in seen.held.values() for pid in pids for each in self._above(pid)}
         inherited = {
-            inode for inode, pids in held.items() if any(self._latest_start(pid) >= wanted[inode] for pid in pids)
+            inode for inode, pids in seen.held.items() if any(self._latest_start(pid) >= wanted[inode] for pid in pids)
         }
         if inherited:
-            self._look(above - looked, dict.fromkeys(inherited, 0), held, looked, everyone=True)
-        chosen = {inode: eldest(pids, self._heard.parent_of) for inode, pids in held.items()}
-        again: dict[int, list[int]] = {}
-        for pid in set(chosen.values()) - {0}:
-            mine = {inode: 0 for inode, owner in chosen.items() if owner == pid}
-            self._look([pid], mine, again, set(), everyone=True)
-        return {inode: pid for inode, pid in chosen.items() if pid in again.get(inode, ()) and self._is_there(pid)}
+            self._look(above - seen.looked, inherited, seen, everyone=True)
+        chosen = {}
+        for inode, pids in seen.held.items():
+            owner = eldest(pids, self._heard.parent_of)
+            hidden = inode in inherited and self._heard.parent_of(owner) in seen.refused
+            if owner and not hidden:
+                chosen[inode] = owner
+        again = _Seen({}, set(), set())
+        for pid in set(chosen.values()):
+            self._look([pid], {inode for inode, owner in chosen.items() if owner == pid}, again, everyone=True)
+        return {
+            inode: pid
+            for inode, pid in chosen.items()
+            if pid in again.held.get(inode, ()) and pid in self._heard.living
+        }
 
-    def _look(
-        self,
-        pids: Iterable[int],
-        wanted: dict[int, int],
-        held: dict[int, list[int]],
-        looked: set[int],
-        *,
-        everyone: bool = False,
-    ) -> None:
+    def _look(self, pids: Iterable[int], wanted: Collection[int], seen: _Seen, *, everyone: bool = False) -> None:
         queue = list(pids)
         for at in range(0, len(queue), _CHUNK):
             part = queue[at : at + _CHUNK]
             candidates = [each for each in map(self._heard.candidate, part) if each is not None]
-            for inode, found in find_holders(self._files, wanted.keys(), candidates).by_inode.items():
-                held.setdefault(inode, []).extend(found)
-            looked.update(part)
+            found = find_holders(self._files, wanted, candidates)
+            for inode, holders in found.by_inode.items():
+                seen.held.setdefault(inode, []).extend(holders)
+            seen.looked.update(part)
+            seen.refused.update(found.refused)
             self._pulse()
-            if not everyone and held.keys() >= wanted.keys():
+            if not everyone and seen.held.keys() >= set(wanted):
                 break
 
     def _above(self, pid: int) -> Iterable[int]:
@@ -79,6 +89,3 @@ class Search:
         """When it may have been forked: a start is known to the tick."""
         known = self._heard.living.get(pid)
         return 0 if known is None else known.start + NS_PER_TICK
-
-    def _is_there(self, pid: int) -> bool:
-        return pid in self._heard.living
