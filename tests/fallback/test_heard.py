@@ -308,6 +308,21 @@ def test_namespace_that_changed_is_not_said_of_the_exec(stage: Stage) -> None:
     assert netns_of(stage.said[2]) == OTHER
 
 
+def test_namespace_that_was_seen_too_late_is_not_said_of_the_exec(stage: Stage) -> None:
+    """A look after the fork that came only after the exec says where it is now, unless it is where its parent was."""
+    stage.run(exe="/bin/second", place=(7000, 7010), netns=OTHER)
+    stage.run(201, exe="/bin/second", place=(7000, 7010))
+    events = [
+        ProcEvent(what, stage.now - 1000, 0, pid, pid, 100, 100, b"")
+        for pid in (200, 201)
+        for what in (What.FORK, What.EXEC)
+    ]
+    stage.heard.take(events)
+    stage.pass_time(HOLD_NS)
+    told = {record[TGID]: netns_of(record) for record in stage.said if record[KIND] == Kind.EXEC}
+    assert told == {200: 0, 201: HOME}
+
+
 def test_child_that_is_gone_may_be_in_a_namespace_of_its_own(stage: Stage) -> None:
     """Its parent's is not said of it, nor a pid inside."""
     stage.fork()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
+from time import thread_time_ns
 from typing import Final
 
 from tracer.fallback.diag import ALL_STATES, LISTEN, SYN_SENT, Diag, TcpSocket
@@ -79,7 +80,7 @@ class DiagWatch:
         self._heard = heard
         self._put = put
         self._pulse_of = pulse
-        self._pulsed = 0  # ns that pulses have taken
+        self._pulsed = 0  # ns of CPU that pulses have taken
         self._search = Search(files, heard, self._pulse)
         self._namespaces: dict[int, _Namespace] = {}
         self._refused_at: dict[int, int] = {}
@@ -188,9 +189,9 @@ class DiagWatch:
         return ()
 
     def _pulse(self) -> None:
-        began = boottime()
+        began = thread_time_ns()
         self._pulse_of()
-        self._pulsed += boottime() - began
+        self._pulsed += thread_time_ns() - began
 
     # Looking.
 
@@ -210,7 +211,7 @@ class DiagWatch:
             self._hear(namespace)
 
     def _look(self, namespace: _Namespace) -> None:
-        begun, pulsed = boottime(), self._pulsed
+        begun, spent = boottime(), thread_time_ns() - self._pulsed
         counters = self._counters(namespace)
         changed = not counters or counters != namespace.counters
         if changed or begun >= namespace.all_due or namespace.suspects or self._is_waiting(namespace, begun):
@@ -227,7 +228,9 @@ class DiagWatch:
             namespace.hot_until = now + _HOT_NS
         calmer = min(LONGEST_NS, int(namespace.interval * _CALMER))
         namespace.interval = SHORTEST_NS if now < namespace.hot_until else calmer
-        namespace.due = now + max(namespace.interval, int((now - begun - self._pulsed + pulsed) / _SHARE))
+        # By its own time: on a busy machine a look takes long, and costs no more. Who is asked takes as much again.
+        spent = 2 * (thread_time_ns() - self._pulsed - spent)
+        namespace.due = now + max(namespace.interval, int(spent / _SHARE))
 
     @staticmethod
     def _is_waiting(namespace: _Namespace, now: int) -> bool:

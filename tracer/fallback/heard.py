@@ -35,15 +35,16 @@ class Known:
     """A process that lives. (pid, start) is its identity; ``start`` in ns since boot, to the tick.
 
     ``record`` is what is known of it (struct exec_record), ``place`` tells its program from the next. ``seen`` is when
-    it was found by a look instead of being heard of.
+    it was found by a look instead of being heard of, ``settled`` since when it is certain to be in ``netns``.
     """
 
-    __slots__ = ("leaderless", "netns", "place", "record", "seen", "start")
+    __slots__ = ("leaderless", "netns", "place", "record", "seen", "settled", "start")
 
     def __init__(self, record: bytes, place: Place | None = None, seen: int = 0) -> None:
         """As a look at it tells, or what is known of its parent."""
         self.place = place
         self.seen = seen
+        self.settled = boottime()
         self.leaderless = False  # its first thread has ended, others run on
         self.become(record)
 
@@ -161,6 +162,7 @@ class Heard:
         if netns and known is not None and netns != known.netns:
             told = Told.of(known.record)
             self._become(pid, known, told._replace(ids=told.ids._replace(netns=netns)).put_into(known.record))
+            known.settled = boottime()
         return netns
 
     def look_around(self) -> None:
@@ -248,7 +250,10 @@ class Heard:
         if exact and brief is not None and not brief.executed and brief.place is not None and brief.place != place:
             # What it runs is not its parent's: who forked it is another one (CLONE_PARENT).
             record, forker, place = bare(record), 0, brief.place
-        self._know(pid, Known(record, place))
+        child = Known(record, place)
+        if netns == Told.of(base).ids.netns:
+            child.settled = event.time  # its parent was there before, and it still is
+        self._know(pid, child)
         self._say(forked(record, event.time, forker=forker, flags=0 if exact else _APPROXIMATE), pid)
 
     def _looked_up(self, pid: int) -> bytes:
@@ -281,7 +286,10 @@ class Heard:
         netns = known.netns
         self._become(pid, known, record)
         known.place = place
-        if netns not in (0, known.netns):  # it went to another: before this exec, or since
+        moved = netns != known.netns
+        if moved:
+            known.settled = boottime()
+        if moved or known.settled > time:  # it went to another: before this exec, or since
             told = Told.of(record)
             record = told._replace(ids=told.ids._replace(netns=0)).put_into(record)
         self._say(executed(record, time, flags=_APPROXIMATE), pid, boottime() + HOLD_NS, place)
