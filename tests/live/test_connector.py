@@ -231,3 +231,11 @@ def test_no_privilege_is_said() -> None:
     assert isinstance(refused, UnusableError)
     assert refused.code == 3
     assert "CAP_NET_ADMIN" in str(refused)
+
+
+def test_library_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without pyroute2 the backend is not to be had, and the line has the fix."""
+    monkeypatch.setitem(sys.modules, "pyroute2.netlink.connector.cn_proc", None)
+    with pytest.raises(UnusableError, match="pip install 'pyroute2") as missing:
+        Connector(ROOM)
+    assert missing.value.code == 4

@@ -266,14 +266,17 @@ class Connector:
 
 def _subscribed(buffer_bytes: int) -> socket.socket:
     """A socket that is in the connector's group and has asked for its messages."""
-    # 160 ms and 33 MiB: only where it is used.
-    from pyroute2.netlink.connector.cn_proc import (
-        CN_IDX_PROC,
-        CN_VAL_PROC,
-        PROC_CN_MCAST_LISTEN,
-        ProcEventSocket,
-        proc_event_control,
-    )
+    try:
+        # 160 ms and 33 MiB: only where it is used.
+        from pyroute2.netlink.connector.cn_proc import (
+            CN_IDX_PROC,
+            CN_VAL_PROC,
+            PROC_CN_MCAST_LISTEN,
+            ProcEventSocket,
+            proc_event_control,
+        )
+    except ImportError as missing:
+        raise UnusableError(f"{missing}: pip install 'pyroute2>=0.7.4'", 4) from missing
 
     request = proc_event_control()
     request["idx"], request["val"], request["len"] = CN_IDX_PROC, CN_VAL_PROC, 4
