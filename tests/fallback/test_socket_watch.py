@@ -9,10 +9,11 @@ from tests.fallback.fake_files import HOME, Machine, Made, refused, tcp
 from tracer.fallback.proc_net import parse
 from tracer.fallback.process_watch import ProcessWatch
 from tracer.fallback.socket_watch import ATTEMPT_AFTER_NS, SocketChange, SocketWatch
-from tracer.model import TCP_STATES, Kind, Role
+from tracer.model import NS_PER_TICK, TCP_STATES, Kind, Role
 
 HERE, THERE, ANY = "127.0.0.1", "10.0.0.2", "0.0.0.0"
 OURS, SERVICE = 40_000, 443
+NOW = 10**12  # of the clock here, ns
 LISTENING = tcp((ANY, SERVICE), (ANY, 0), "LISTEN", 1)
 
 
@@ -22,7 +23,7 @@ class Watching:
     def __init__(self, *processes: Made, lines: tuple[str, ...] = ()) -> None:
         self.machine = Machine(*(processes or (Made(7),)))
         self.machine.tables[HOME] = list(lines)
-        self.times: Iterator[int] = count(10**9)
+        self.times: Iterator[int] = count(NOW)
         self.late = 0
         self.processes = ProcessWatch(self.machine, self.machine)
         self.sockets = SocketWatch(self.machine, lambda: next(self.times) + self.late, (32768, 60999))
@@ -186,6 +187,22 @@ def test_owner_is_known_or_left_out(processes: list[Made], owner: int) -> None:
     watch = Watching(*processes)
     changes = watch.look(connected()) or watch.look()
     assert told(changes) == [(Kind.CONNECT, owner, Role.CONNECT)]
+
+
+def test_accepted_by_a_parent_that_has_closed_it() -> None:
+    """A child that is no older than the connection it has may have it from who accepted it: no owner is named.
+
+    A worker that was there before has accepted it itself, and so has a new process that listens itself.
+    """
+    accepted = tcp((HERE, SERVICE), (THERE, OURS), "ESTABLISHED", 5)
+    now = NOW // NS_PER_TICK
+    for start, held, owner in ((now + 1, [5], 0), (now - 50, [5], 8), (now + 1, [1, 5], 8)):
+        watch = Watching(Made(1, start=1), lines=() if owner == 8 and len(held) == 2 else (LISTENING,))
+        worker = holding(8, *held)
+        worker.start = start
+        watch.machine.add(worker)
+        changes = watch.look(LISTENING, accepted) + watch.look()
+        assert (Kind.ACCEPT, owner, Role.ACCEPT) in told(changes)
 
 
 def test_owner_that_may_not_be_looked_into() -> None:

@@ -10,7 +10,7 @@ from tracer.fallback.owners import Candidate, eldest, find_holders
 from tracer.fallback.proc_net import ESTABLISHED, LISTEN, SYN_SENT, TIME_WAIT, Entry, ends_of, parse
 from tracer.fallback.process_watch import Watched
 from tracer.fallback.telling import NOBODY, Ends, Flow, Owner, owner_of
-from tracer.model import TCP_STATES, Kind, Role
+from tracer.model import NS_PER_TICK, TCP_STATES, Kind, Role
 
 __all__ = ["SocketChange", "SocketWatch"]
 
@@ -55,6 +55,7 @@ class SocketWatch:
         self._flows: dict[int, dict[_Key, Flow]] = {}  # by namespace
         self._listened: dict[tuple[int, bytes, int], int] = {}  # (namespace, address, port) -> when last, ns
         self._looks = 0
+        self._before = 0  # when the last look began, ns
         self._home = self._namespace(SELF)  # seen whatever /proc hides
         self.refused: set[int] = set()  # pids that could not be looked into for sockets
         self.closed: set[int] = set()  # namespaces whose tables this user may not read
@@ -67,6 +68,7 @@ class SocketWatch:
     def look(self, living: Mapping[int, Watched]) -> list[SocketChange]:
         """Compare what is there with what was; the first look tells nothing. Raises OSError."""
         changes: list[SocketChange] = []
+        begun = self._clock()
         groups = self._groups(living)
         self.closed &= groups.keys()
         for netns in [netns for netns in self._flows if netns not in groups]:
@@ -85,6 +87,7 @@ class SocketWatch:
             self._forget()
         changes += self._news()
         self._looks += 1
+        self._before = begun
         return changes
 
     # Namespaces and their tables.
@@ -174,6 +177,7 @@ class SocketWatch:
                 flow = flows[key] = Flow(now, netns, ends_of(entry), entry.inode, entry.uid, entry.state, now)
                 flow.role = _ROLES.get(entry.state, Role.NONE)
                 flow.pending = entry.state == SYN_SENT
+                flow.unseen = self._before
                 fresh.append(flow)
         return fresh
 
@@ -211,12 +215,34 @@ class SocketWatch:
             candidates = [Candidate(pid, living[pid].stat.start) for pid in pids]
             holders = find_holders(self._files, wanted.keys(), candidates)
             self.refused = (self.refused & living.keys()) | set(holders.refused)
-            for inode, found in holders.by_inode.items():
-                pid = eldest(found, lambda pid: _parent(living, pid))
-                if not pid or self._is_as_described(living[pid]):
-                    wanted[inode].owner = _owner(pid, living)
+            # Who listens is asked of the others.
+            for inode, found in sorted(holders.by_inode.items(), key=lambda each: wanted[each[0]].state != LISTEN):
+                pid, flow = eldest(found, lambda pid: _parent(living, pid)), wanted[inode]
+                if not pid or self._may_have_inherited(flow, living[pid]):
+                    continue
+                if self._is_as_described(living[pid]):
+                    flow.owner = _owner(pid, living)
                 else:
-                    wanted[inode].tries = 0  # it has executed just now: the next look knows what
+                    flow.tries = 0  # it has executed just now: the next look knows what
+
+    def _may_have_inherited(self, flow: Flow, process: Watched) -> bool:
+        """Whether who has an accepted connection may have it from a parent that accepted it and closed it since.
+
+        So do servers that fork for each connection. It can't be so if the process was there before the connection, or
+        listens itself.
+        """
+        if (
+            flow.state == LISTEN
+            or not flow.unseen
+            or process.start + NS_PER_TICK < flow.unseen
+            or self._role(flow) != Role.ACCEPT
+        ):
+            return False
+        port = flow.ends.local_port
+        return not any(
+            other.state == LISTEN and other.ends.local_port == port and other.owner.pid == process.pid
+            for other in self._flows[flow.netns].values()
+        )
 
     def _is_as_described(self, process: Watched) -> bool:
         try:

@@ -58,6 +58,7 @@ class Flow:
     established: int = 0
     role: int = Role.NONE
     owner: Owner = NOBODY
+    unseen: int = 0  # when the last look that did not find it began; 0: there was none
     tries: int = 0  # at finding the owner
     looks: int = 0  # that could have told of it
     told: bool = False  # that it is there
