@@ -93,7 +93,8 @@ class Result:
             must = [(f"what lives {LOOKS} looks or longer", self.lasting)]
         for what, cell in must:
             if cell.recall != 1.0:
-                found.append(f"{cell.expected - cell.matched} of {cell.expected} records are missing of {what}")
+                late = f" ({self.late} looks came late: was the machine too busy?)" if self.late else ""
+                found.append(f"{cell.expected - cell.matched} of {cell.expected} records are missing of {what}{late}")
         return found
 
 

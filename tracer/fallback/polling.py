@@ -187,17 +187,16 @@ class Procfs:
             busy = self._compare()
         except _FAILURES as error:
             raise SourceLostError(f"/proc can't be read any more: {error}") from error
-        took = time.monotonic_ns() - begun
-        self._costs.append(took)
-        self._due = begun + self._planned(busy=busy, took=took)
+        self._costs.append(time.monotonic_ns() - begun)
+        self._due = begun + self._planned(busy=busy)
 
-    def _planned(self, *, busy: bool, took: int) -> int:
+    def _planned(self, *, busy: bool) -> int:
         """From the beginning of a look to that of the next, in ns."""
         cost = min(self._costs)
         wanted = SHORTEST_NS if busy else int(self._interval * _CALMER)
         most = self._promised * LONGEST_NS // PROMISED_NS
         self._interval = min(max(wanted, int(cost / SHARE)), most)
-        return max(self._interval, 2 * took)  # half of the time, whatever was promised
+        return max(self._interval, 2 * cost)  # half of the time, whatever was promised
 
     def _compare(self) -> bool:
         """Put all that has changed into the lane; False when nothing has."""
