@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.attribution.backends import KINDS, LOOKS, measure, report
+from scripts.attribution.backends import KINDS, LOOKS, Result, measure, report
 from scripts.attribution.check import build
 
 pytestmark = pytest.mark.live
@@ -20,6 +20,7 @@ def test_nothing_wrong_and_nothing_missing_that_lasts(tmp_path: Path, backend: s
     Where the machine was so busy that looks came late, which they say, what is missing is no fault: it is tried again.
     """
     storm = build(tmp_path)
+    result = Result(backend)
     for _ in range(TRIES):
         result = measure(backend, tmp_path, storm, PROCESSES, PARALLEL, NOISE)
         assert not result.unusable
