@@ -88,20 +88,22 @@ def test_snapshot_comes_with_what_it_stands_for() -> None:
 
 
 def found(tgid: int) -> list[KindEvent]:
-    """What the snapshot finds of a process: itself and a connection."""
+    """What is found of a process: itself and a connection at the start, and a pending connect at the end."""
     return [
         ProcessEvent(Kind.PROCESS_FOUND, 1, False, process(tgid), 1),
         socket(Kind.SOCKET_FOUND, process(tgid), state=1),
+        socket(Kind.ATTEMPT, process(tgid), state=2),
     ]
 
 
 def test_pid() -> None:
-    """Of the snapshot only that process is shown; what comes through the rings was filtered by the kernel."""
+    """Of what was found only that process is shown; what comes through the rings was filtered by the kernel."""
     for event in found(10):
-        assert wants(event, pids=frozenset({10, 99}))
-        assert not wants(event, pids=frozenset({11}))
-    assert not wants(socket(Kind.SOCKET_FOUND), pids=frozenset({10}))
+        assert View(Filters(pids=frozenset({10, 99}))).wants_found(event)
+        assert not View(Filters(pids=frozenset({11}))).wants_found(event)
+    assert not View(Filters(pids=frozenset({10}))).wants_found(socket(Kind.SOCKET_FOUND))
     assert wants(executed(tgid=10), pids=frozenset({11}))
+    assert wants(socket(Kind.ATTEMPT, process(10)), pids=frozenset({11}))
 
 
 @pytest.mark.parametrize("children", [True, False])
@@ -113,7 +115,7 @@ def test_descendants_are_found_where_asked(children: bool) -> None:
     view = View(Filters(pids=frozenset({10}), children=children))
     assert view.widen(table) == ({10, 20, 30} if children else {10})
     for tgid, shown in ((10, True), (20, children), (30, children), (21, False)):
-        assert [view.wants(event) for event in found(tgid)] == [shown, shown]
+        assert [view.wants_found(event) for event in found(tgid)] == [shown] * 3
 
 
 @pytest.mark.parametrize(

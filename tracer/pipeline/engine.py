@@ -121,7 +121,7 @@ class Engine:
             self.ledger.found.update([record[KIND] for record in records])
             events = [self._handlers[record[KIND]](record, False) for record in records]
             self.view.widen(self.processes)  # who is whose descendant shows only when all are known
-            yield self._shown(events)
+            yield self._shown(events, self.view.wants_found)
 
     def _learn(self, processes: bytes) -> None:
         for frame in frames(processes):
@@ -143,14 +143,14 @@ class Engine:
         ledger.tallies(turn.tallies)
         yield [self._loss_notice(loss, turn.now) for loss in ledger.losses(turn.now, turn.last)]
 
-    def _shown(self, events: list[KindEvent]) -> list[Event]:
+    def _shown(self, events: list[KindEvent], wants: Callable[[KindEvent], bool] | None = None) -> list[Event]:
         """Those that were asked for, counted; the others are counted as filtered."""
         kinds = Counter(map(_kind, events))
         if self._most is None and self.view.wants_all(kinds):
             self.shown += len(events)
             self.queued.update(kinds)
             return list[Event](events)
-        wants = self.view.wants
+        wants = wants or self.view.wants
         wanted = [event for event in events if wants(event)]
         if self._most is not None:
             del wanted[max(0, self._most - self.shown) :]

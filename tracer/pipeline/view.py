@@ -21,7 +21,6 @@ _FOUND_AS = {
     Kind.SOCKET_FOUND: {Kind.CONNECT, Kind.ACCEPT, Kind.LISTEN},
     Kind.ATTEMPT: {Kind.CONNECT},
 }
-_FOUND = (Kind.PROCESS_FOUND, Kind.SOCKET_FOUND)
 _LISTEN_STATE = TCP_STATES.index("LISTEN")
 
 
@@ -109,11 +108,16 @@ class View:
         """Whether the event is shown."""
         return self._wanted[event[0]] and (self._kinds_only or self._matches(event))
 
+    def wants_found(self, event: KindEvent) -> bool:
+        """Whether an event of what was found is shown: pids are filtered here, since nobody has done so before."""
+        pids = self._filters.pids
+        if pids and (event.process is None or event.process.tgid not in self._pids):
+            return False
+        return self.wants(event)
+
     def _matches(self, event: KindEvent) -> bool:
         filters = self._filters
         process: Process | None = event.process
-        if event.kind in _FOUND and filters.pids and (process is None or process.tgid not in self._pids):
-            return False  # the kernel itself has filtered what comes through the rings
         if process is None:
             return not (filters.uids or self._comm or self._exe) and self._is_wanted_socket(event)
         if isinstance(event, SocketEvent):
