@@ -16,6 +16,7 @@ from tests.tracing import Event, Trace, find, one, value
 pytestmark = pytest.mark.live
 
 PROCFS = ("--backend", "procfs")
+SEEN_S = 1.5  # three looks, also where the machine is busy
 INITIAL_PID_NAMESPACE = 4026531836
 # Connects to a port for as long as its input is open, and ends with a code of its own.
 CLIENT = """
@@ -31,6 +32,7 @@ import socket, sys
 server = socket.create_server(("127.0.0.1", 0))
 print(server.getsockname()[1], flush=True)
 connection, _ = server.accept()
+print("accepted", flush=True)
 sys.stdin.read()
 """
 FORKER = "import os, time; os.fork(); os.fork(); time.sleep(1)"  # four of them
@@ -42,6 +44,15 @@ def started(code: str, *arguments: object) -> tuple["subprocess.Popen[str]", int
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, int(process.stdout.readline())
+
+
+def client_of(server: "subprocess.Popen[str]", port: int) -> tuple["subprocess.Popen[str]", int]:
+    """A client whose connection the server has accepted, and its port; so it stays long enough to be seen."""
+    client, mine = started(CLIENT, port)
+    assert server.stdout is not None
+    assert server.stdout.readline() == "accepted\n"
+    time.sleep(SEEN_S)
+    return client, mine
 
 
 def ended(process: "subprocess.Popen[str]") -> int:
@@ -71,8 +82,7 @@ def test_processes_and_connections() -> None:
     """
     with Trace(*PROCFS, "--no-snapshot", "--event", "exec,fork,exit,connect,accept,listen,close") as trace:
         server, port = started(SERVER)
-        client, mine = started(CLIENT, port)
-        time.sleep(1)
+        client, mine = client_of(server, port)
         assert ended(client) == 7
         ended(server)
         time.sleep(1)
@@ -124,8 +134,7 @@ def test_recording_gives_the_same(tmp_path: Path) -> None:
     recording = tmp_path / "recording"
     with Trace(*PROCFS, "--record", str(recording)) as trace:
         server, port = started(SERVER)
-        client, _ = started(CLIENT, port)
-        time.sleep(0.6)
+        client, _ = client_of(server, port)
         assert ended(client) == 7
         ended(server)
         time.sleep(0.6)
@@ -149,8 +158,7 @@ def test_filters() -> None:
     server, port = started(SERVER)
     other, _ = started(SERVER)
     with Trace(*PROCFS, "--port", str(port)) as by_port, Trace(*PROCFS, "--pid", str(server.pid)) as by_pid:
-        client, _ = started(CLIENT, port)
-        time.sleep(1)
+        client, _ = client_of(server, port)
         assert ended(client) == 7
         ended(server)
         other.kill()
