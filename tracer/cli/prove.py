@@ -166,4 +166,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         f"; STILL POSSIBLE: {', '.join(possible)}" if possible else ""
     )
     yield f"--sandbox-strict {'runs' if found['strict'] else 'ends with code 6'} here"
+    unproven = sum(counts["unproven"] for counts in found["counts"].values())
+    if unproven:
+        yield f"{unproven} are refused without their layer, too, and so prove nothing of it: see what else forbids them"
     yield f"All of this is {'as' if found['as_expected'] else 'NOT AS'} it should be on this kernel"
