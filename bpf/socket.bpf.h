@@ -337,12 +337,19 @@ static __always_inline void connect_returned(void *ctx, const struct sock *sk, l
 {
 	u64 key = (u64)sk;
 	struct socket_state *s = bpf_map_lookup_elem(MAP(sockets), &key);
+	/* A second connect on one socket asks for its state, it opens nothing. What became of
+	 * the first was told; these errors come of nothing else. */
+	bool again = ret >= 0 || ret == -EISCONN || ret == -EALREADY || ret == -EINPROGRESS || ret == -ECONNREFUSED ||
+		     ret == -ECONNABORTED || ret == -ECONNRESET || ret == -ETIMEDOUT;
 
+	/* Neither an accepted nor a listening socket gets another error: the entry is one that could
+	 * not end, of a socket that had this address before. */
+	if (s && s->role != ROLE_CONNECT && !again) {
+		bpf_map_delete_elem(MAP(sockets), &key);
+		s = NULL;
+	}
 	if (!s) {
-		/* A second connect on one socket asks for its state, it opens nothing. What became of
-		 * the first was told; these errors come of nothing else. */
-		if (ret >= 0 || ret == -EISCONN || ret == -EALREADY || ret == -EINPROGRESS || ret == -ECONNREFUSED ||
-		    ret == -ECONNABORTED || ret == -ECONNRESET || ret == -ETIMEDOUT)
+		if (again)
 			return;
 		refused_at_once(ctx, sk, address, in_user, -ret);
 		return;
