@@ -127,4 +127,6 @@ def cost(results: Results) -> Iterator[str]:
         yield f"fetched {mib:.0f} MiB in {spent['fetch_s']:.0f} s ({rate:.1f} MiB/s)"
     if spent.get("build_s", 0) >= 1:
         yield f"built images in {spent['build_s']:.0f} s"
+    if spent.get("fetched_bytes"):
+        yield f"from now on that takes {spent.get('cached_s', 0):.0f} s: all of it is in the cache"
     yield f"ran {len(results.columns)} guests in {spent.get('run_s', 0):.0f} s; {spent.get('total_s', 0):.0f} s in all"
