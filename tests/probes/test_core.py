@@ -293,7 +293,7 @@ def test_snapshot_finds_processes_and_sockets(started: Core, helper: Helper) -> 
     args = mine[-1][sum(mine[-8:-3]) :]
     assert args == Path(f"/proc/{helper.pid}/cmdline").read_bytes()
     assert len(EXEC.unpack_from(next(iter(frames(started.processes()))))) - len(Ids._fields) == len(mine) - 1
-    assert os.getppid() in by_pid
+    assert os.getppid() in by_pid.keys() | {1}  # some hosts hide process 1 from BPF
 
 
 def test_snapshot_of_a_listening_socket(helper: Helper) -> None:

@@ -41,8 +41,9 @@ static void become(const char *label, uint16_t port, int code)
 	die("execv", __LINE__);
 }
 
-/* One life as seen from the first namespaces. */
-static pid_t observe(const char *label, int listener, int reports, pid_t vpid, int code, uint64_t before)
+/* One life as seen from the first namespaces; `peer` becomes its port. */
+static pid_t observe(const char *label, int listener, int reports, pid_t vpid, int code, uint64_t before,
+		     uint16_t *peer)
 {
 	char control[CMSG_SPACE(sizeof(struct ucred))], byte;
 	struct iovec part = {&byte, 1};
@@ -59,6 +60,7 @@ static pid_t observe(const char *label, int listener, int reports, pid_t vpid, i
 	    ",\"before_ns\":%" PRIu64 ",\"after_ns\":%" PRIu64 "}",
 	    label, credentials.pid, vpid ? vpid : credentials.pid, start_ticks(credentials.pid), code,
 	    remote_port(accepted), local_port(accepted), before, boot_ns());
+	*peer = remote_port(accepted);
 	close(accepted);
 	return credentials.pid;
 }
@@ -67,6 +69,7 @@ static void in_time_namespace(int listener, const int *pair)
 {
 	char offsets[64];
 	uint64_t before;
+	uint16_t peer;
 	pid_t pid, starter = spawn();
 
 	if (starter != 0) {
@@ -85,8 +88,9 @@ static void in_time_namespace(int listener, const int *pair)
 		MUST(boot_ns() - before > (uint64_t)SHIFT_S * 1000000000u);
 		become("time", local_port(listener), 48);
 	}
-	MUST(observe("time", listener, pair[0], 0, 48, before) == pid);
+	MUST(observe("time", listener, pair[0], 0, 48, before, &peer) == pid);
 	MUST(WEXITSTATUS(wait_for(pid)) == 48);
+	wait_gone(peer, local_port(listener));
 	say("{\"what\":\"ended\",\"label\":\"time\",\"pid\":%d,\"gone_ns\":%" PRIu64 "}", pid, boot_ns());
 	_exit(0);
 }
@@ -166,11 +170,13 @@ static void in_pid_namespace(int listener, const int *pair)
 		wrapping(local_port(listener), next, done);
 	for (int round = 0; round < LIVES; round++) {
 		uint64_t before = boot_ns();
+		uint16_t peer;
 		pid_t pid;
 
 		open_gate(next);
-		pid = observe("wrap", listener, pair[0], VPID, round, before);
+		pid = observe("wrap", listener, pair[0], VPID, round, before, &peer);
 		wait_gate(done);
+		wait_gone(peer, local_port(listener));
 		say("{\"what\":\"ended\",\"label\":\"wrap\",\"pid\":%d,\"gone_ns\":%" PRIu64 "}", pid, boot_ns());
 	}
 	wait_success(init);
