@@ -93,14 +93,14 @@ def corpus_of(source: Path) -> list[int]:
 
 
 def arguments(
-    plan: Plan, backend: str, patience: int, *, hide_btf: bool = False, wakes: bool = False
+    plan: Plan, backend: str, patience: int, *, hide_btf: bool = False, sleep: bool = False
 ) -> tuple[str, ...]:
     """The arguments of the guest script, none with a space in it: they go through a kernel's command line."""
     found = ["--backend", backend, "--patience", str(patience), "--alive", str(ALIVE_S), "--limit", str(STEP_S)]
     found += ["--processes", str(PROCESSES if plan.attribution else 0)]
     found += [part for trap in plan.traps for part in ("--trap", str(trap))]
     found += ["--hide-btf"] if hide_btf else []
-    found += ["--sleep"] if wakes else []
+    found += ["--sleep"] if sleep else []
     found += ["--run", urllib.parse.quote(plan.run, safe="")] if plan.run else []
     return tuple(found)
 
@@ -187,8 +187,7 @@ def _run(
             elif column.name in ready:
                 one = ready[column.name]
                 column.accel = "kvm" if proven and _is_native(one.guest) else "tcg"
-                wakes = qemu.MACHINES[one.guest.arch].wakes
-                told = arguments(plan, one.backend, PATIENCE[column.accel], hide_btf=one.kernel.hide_btf, wakes=wakes)
+                told = arguments(plan, one.backend, PATIENCE[column.accel], hide_btf=one.kernel.hide_btf, sleep=True)
                 job = _job(column.name, one.guest._replace(arguments=told), plan.limits, column.accel)
                 # A test of a lost guest wants to see it lost.
                 jobs.append(replace(job, reruns=0 if plan.run else one.kernel.reruns))

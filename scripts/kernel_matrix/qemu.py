@@ -12,10 +12,7 @@ CPUS = 2  # order across CPUs is one of the traps
 
 
 class Machine(NamedTuple):
-    """How QEMU emulates an architecture: its program and package, machine, processor, console, kernel parameters.
-
-    `wakes` is whether it has a sleep from which its clock wakes it.
-    """
+    """How QEMU emulates an architecture: its program and package, machine, processor, console, kernel parameters."""
 
     program: str
     package: str
@@ -23,7 +20,6 @@ class Machine(NamedTuple):
     cpu: str
     console: str
     told: str
-    wakes: bool
 
 
 MACHINES = {
@@ -37,10 +33,9 @@ MACHINES = {
         "ttyS0,115200",
         # The emulated counter is not the same on all processors, and the kernel takes seconds to find that out.
         "tsc=unstable",
-        True,
     ),
     # The architected algorithm of pointer authentication is slow to emulate, and kernels use it in every function.
-    "arm64": Machine("qemu-system-aarch64", "qemu-system-arm", "virt", "max,pauth-impdef=on", "ttyAMA0", "", False),
+    "arm64": Machine("qemu-system-aarch64", "qemu-system-arm", "virt", "max,pauth-impdef=on", "ttyAMA0", ""),
 }
 # A panic reboots at once, which -no-reboot makes the end of QEMU; an oops is a panic. Mitigations protect nothing here.
 _TOLD = "panic=-1 oops=panic quiet loglevel=4 mitigations=off"

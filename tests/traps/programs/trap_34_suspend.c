@@ -6,6 +6,9 @@
 #define ALARM "/sys/class/rtc/rtc0/wakealarm"
 #define STATE "/sys/power/state"
 #define ASLEEP "sleep from which a clock wakes it"
+/* Suspended to idle, the clocks go on where the kernel has no idle state for that (s2idle_enter() in
+ * kernel/power/suspend.c). */
+#define STOPPED "sleep in which the monotonic clock stands still"
 
 static uint64_t asleep(void)
 {
@@ -22,14 +25,16 @@ static bool try_write(const char *path, const char *text)
 	return good;
 }
 
-/* Suspends, in the way that the machine is made for, and returns how long it slept, 0 where it can't. */
-static uint64_t nap(void)
+/* Suspends, in the way that the machine is made for, and returns how long it slept by its clocks; 0 where it can't,
+ * and then what it lacks is in `lacking`. */
+static uint64_t nap(const char **lacking)
 {
 	char states[128] = "";
 	const char *state;
 	int file = open(STATE, O_RDONLY | O_CLOEXEC);
 	uint64_t before = asleep(), after;
 
+	*lacking = ASLEEP;
 	if (file == -1 || read(file, states, sizeof(states) - 1) <= 0)
 		return 0;
 	close(file);
@@ -39,6 +44,7 @@ static uint64_t nap(void)
 	if (state == NULL || !try_write(ALARM, "+" SLEEP_S) || !try_write(STATE, state))
 		return 0;
 	after = asleep();
+	*lacking = STOPPED;
 	return after - before > 1000000000 ? after - before : 0;
 }
 
@@ -46,6 +52,7 @@ int main(void)
 {
 	uint64_t opening, opened, closing, life, slept;
 	int listener, near, far, status;
+	const char *lacking;
 	uint16_t local, port;
 	pid_t late;
 
@@ -61,9 +68,9 @@ int main(void)
 	local = local_port(near);
 	far = tcp_accept(listener, "asleep");
 	opened = wait_established(port, local);
-	slept = nap();
+	slept = nap(&lacking);
 	if (slept == 0) {
-		missing(ASLEEP);
+		missing(lacking);
 		return 0;
 	}
 	say_clock("awake");
