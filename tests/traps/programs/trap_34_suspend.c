@@ -10,9 +10,10 @@
  * kernel/power/suspend.c). */
 #define STOPPED "sleep in which the monotonic clock stands still"
 
-static uint64_t asleep(void)
+/* Below 0 where it has not slept yet: the clocks are read one after the other. */
+static int64_t asleep(void)
 {
-	return boot_ns() - clock_ns(CLOCK_MONOTONIC);
+	return (int64_t)(boot_ns() - clock_ns(CLOCK_MONOTONIC));
 }
 
 static bool try_write(const char *path, const char *text)
@@ -32,7 +33,7 @@ static uint64_t nap(const char **lacking)
 	char states[128] = "";
 	const char *state;
 	int file = open(STATE, O_RDONLY | O_CLOEXEC);
-	uint64_t before = asleep(), after;
+	int64_t before = asleep(), after;
 
 	*lacking = ASLEEP;
 	if (file == -1 || read(file, states, sizeof(states) - 1) <= 0)
@@ -45,7 +46,7 @@ static uint64_t nap(const char **lacking)
 		return 0;
 	after = asleep();
 	*lacking = STOPPED;
-	return after > before + 1000000000 ? after - before : 0; /* two clocks, read one after the other */
+	return after - before > 1000000000 ? (uint64_t)(after - before) : 0;
 }
 
 int main(void)
