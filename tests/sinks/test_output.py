@@ -287,3 +287,20 @@ def test_terminal() -> None:
         for fd in (leader, follower, reader, writer, null):
             os.close(fd)
     assert not is_terminal(null)
+
+
+def test_pipe_without_a_reader_is_refused(tmp_path: Path) -> None:
+    """A named pipe that nobody reads is refused at once; with a reader it is written, and blocks when it is full."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(OutputError, match="reader"):
+        open_file(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    fd = open_file(path)
+    try:
+        assert os.get_blocking(fd)
+        os.write(fd, b"line\n")
+        assert os.read(reader, 100) == b"line\n"
+    finally:
+        os.close(fd)
+        os.close(reader)

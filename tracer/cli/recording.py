@@ -22,11 +22,14 @@ class Recording:
         """Begin the file anew. Raises CommandError."""
         self._path = path
         try:
-            self._fd = open_file(path, 0o600)
+            self._fd = open_file(path, 0o600, option="--record")
             os.fchmod(self._fd, 0o600)  # it may have been there before
             os.write(self._fd, MAGIC)
-        except (OutputError, OSError) as error:
+        except OutputError as error:
             raise CommandError(f"--record: {error}", Exit.FAILURE) from error
+        except OSError as error:
+            what = f"--record: can't write {path}: {error.strerror}; name another file with --record"
+            raise CommandError(what, Exit.FAILURE) from error
 
     def add(self, item: Input) -> None:
         """Write an input. Raises CommandError."""

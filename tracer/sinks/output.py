@@ -29,14 +29,23 @@ class Batch(NamedTuple):
     kinds: Counter[int]
 
 
-def open_file(path: Path, mode: int = 0o640) -> int:
-    """Open a file for writing from its start, never through a symbolic link. Raises OutputError."""
+def open_file(path: Path, mode: int = 0o640, *, option: str = "--output") -> int:
+    """Open a file for writing from its start, never through a symbolic link. Raises OutputError.
+
+    ``option`` is what names it on the command line. A named pipe needs a reader: to wait for one could last for ever,
+    and no signal would end it, as os.open() goes on after one.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        fd = os.open(path, flags, mode)
     except OSError as refused:
         if refused.errno == errno.ELOOP:
             raise OutputError(f"{path} is a symbolic link: name the file itself, or - for stdout") from refused
-        raise OutputError(f"can't open {path}: {refused.strerror}; name another file with --output") from refused
+        if refused.errno == errno.ENXIO:
+            raise OutputError(f"nobody reads {path}: start the reader of this pipe first") from refused
+        raise OutputError(f"can't open {path}: {refused.strerror}; name another file with {option}") from refused
+    os.set_blocking(fd, True)
+    return fd
 
 
 class Output:
