@@ -376,8 +376,12 @@ class Live:
 
 
 def _tell(line: str) -> None:
-    sys.stderr.write(f"tracer: {visible(line)}\n")
-    sys.stderr.flush()
+    try:
+        if sys.stderr is not None:  # None where it was closed at the start, as by 2>&-
+            sys.stderr.write(f"tracer: {visible(line)}\n")
+            sys.stderr.flush()
+    except OSError:
+        pass  # nobody listens; the stream goes on
 
 
 def _same(one: Path, other: Path) -> bool:
