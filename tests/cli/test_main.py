@@ -1,6 +1,8 @@
 """The command line: each command's end has the documented code, and every known error is one line on stderr."""
 
+import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from tests.cli.commands import (
     shell,
 )
 from tracer.cli.errors import Exit
+from tracer.cli.live import BACKENDS
 
 
 def test_version() -> None:
@@ -85,6 +88,37 @@ def test_nobody_listens(arguments: tuple[str, ...]) -> None:
     """With stderr closed the code still tells."""
     expected = run(*arguments).returncode
     assert shell('"$@" 2>&-', *arguments).returncode == expected
+
+
+def test_closed_stderr_ends_no_session() -> None:
+    """A session whose stderr is closed, or full, goes on to the end that was asked for."""
+    live = ("live", "--backend", "procfs", "--json", "--count", "1")
+    for script in ('"$@" 2>&-', '"$@" 2>/dev/full'):
+        finished = shell(script, *live)
+        assert finished.returncode == Exit.OK
+        assert json.loads(finished.stdout.splitlines()[-1])["event"]["action"] == "tracer-ledger"
+
+
+def test_no_command_is_one_line() -> None:
+    """Without a command the fix is told in one line, with the code for wrong use."""
+    assert_refused(run(), Exit.USAGE, "missing command; see tracer --help")
+
+
+def test_help_names_every_backend() -> None:
+    """The help of live has the backends that it takes."""
+    told = " ".join(run("live", "--help").stdout.split())
+    for name in BACKENDS:
+        assert re.search(rf"--backend NAME [^\[]*\b{name}\b", told), name
+
+
+def test_record_that_can_not_be_written_names_its_option(tmp_path: Path) -> None:
+    """A recording that can't be opened or written is one line that says which option to mend."""
+    live = ("live", "--backend", "procfs", "--count", "1", "--record")
+    for file in (tmp_path / "none" / "file", Path("/dev/full")):
+        finished = run(*live, file)
+        assert_refused(finished, Exit.FAILURE, str(file), "name another file with --record")
+        assert "--output" not in finished.stderr
+        assert "Errno" not in finished.stderr
 
 
 def test_closed_stdout_is_one_line(recording: Path) -> None:

@@ -22,7 +22,6 @@ __all__ = ["app", "run"]
 app = typer.Typer(
     name="tracer",
     help="Which process talks to whom, and what does it run? Ask the kernel.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -72,7 +71,7 @@ def live(
     count: Annotated[int | None, typer.Option(min=1, help="end after this many events", metavar="N")] = None,
     buffer: Annotated[str, typer.Option(help="bytes of the kernel's buffers, over all CPUs", metavar="SIZE")] = "8M",
     record: Annotated[Path | None, typer.Option(help="keep the raw records for tracer replay", metavar="FILE")] = None,
-    backend: Annotated[str, typer.Option(help="auto, core or bcc", metavar="NAME")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, core, bcc, netlink or procfs", metavar="NAME")] = "auto",
     hooks: Annotated[
         str, typer.Option(help="auto, or tracepoints: those of system calls even where others do", metavar="KIND")
     ] = "auto",
@@ -161,7 +160,7 @@ def doctor(
 @app.command()
 def selftest(
     trap: Annotated[list[int] | None, typer.Option(help="only this trap, by number (repeatable)", metavar="N")] = None,
-    backend: Annotated[str, typer.Option(help="auto, core or bcc", metavar="NAME")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, core, bcc, netlink or procfs", metavar="NAME")] = "auto",
     disruptive: Annotated[
         bool, typer.Option("--disruptive", help="also what disturbs the machine: step its clock, take a CPU offline")
     ] = False,
@@ -220,7 +219,7 @@ def run(arguments: list[str] | None = None) -> NoReturn:
     except CommandError as error:
         _fail(str(error), error.code)
     except UsageError as error:
-        _fail(f"{error.format_message()} See tracer --help.", Exit.USAGE)
+        _fail(f"{error.format_message().rstrip('.')}; see tracer --help", Exit.USAGE)
     except ClickException as error:
         _fail(error.format_message(), error.exit_code)
     except typer.Exit as done:
