@@ -27,6 +27,13 @@ from tracer.model import Notice
         ),
         (
             notice(
+                "tracer-coverage",
+                coverage={"backend": "procfs", "hooks": {"a": "x"}, "polling": {"shortest_ms": 20, "longest_ms": 250}},
+            ),
+            "watching with procfs, looking every 20 to 250 ms",
+        ),
+        (
+            notice(
                 "tracer-confinement",
                 confinement={
                     "enabled": True,

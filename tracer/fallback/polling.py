@@ -144,8 +144,8 @@ class Procfs:
         ]
         if closed:
             found.append(
-                f"of {len(closed)} processes that this user may not look into: the files that they run, execs but the "
-                "first, which sockets are theirs, and the network namespaces that they alone are in"
+                f"of processes that this user may not look into ({len(closed)} now): the files that they run, execs "
+                "but the first, which sockets are theirs, and the network namespaces that they alone are in"
             )
         return found
 

@@ -54,9 +54,7 @@ def _session_start(body: Mapping[str, Any], session: Session, _offset: int) -> t
 
 def _coverage(body: Mapping[str, Any], session: Session, _offset: int) -> tuple[str, str]:
     coverage = body.get("coverage", {})
-    text = (
-        f"watching with {coverage.get('backend', session.backend)}: {_plural(len(coverage.get('hooks', ())), 'probe')}"
-    )
+    text = f"watching with {coverage.get('backend', session.backend)}{_fed(coverage)}"
     for what, value in (
         ("can't see", coverage.get("blind")),
         ("refused", coverage.get("refused")),
@@ -68,6 +66,13 @@ def _coverage(body: Mapping[str, Any], session: Session, _offset: int) -> tuple[
     if coverage.get("fix"):
         text += f"; fix: {coverage['fix']}"
     return text, ""
+
+
+def _fed(coverage: Mapping[str, Any]) -> str:
+    looks = coverage.get("polling")
+    if looks:  # no probes then
+        return f", looking every {looks.get('shortest_ms')} to {looks.get('longest_ms')} ms"
+    return f": {_plural(len(coverage.get('hooks', ())), 'probe')}"
 
 
 def _confinement(body: Mapping[str, Any], _session: Session, _offset: int) -> tuple[str, str]:
