@@ -458,6 +458,26 @@ def test_worker_that_does_not_end() -> None:
         assert rest(process) == ["broker: the worker did not end within 0 s, and was killed", "over 1"]
 
 
+def test_worker_that_does_not_end_when_asked_again() -> None:
+    """Who asks again and again waits no longer: the time for the worker runs from the first time."""
+    code = "signal.pthread_sigmask(signal.SIG_BLOCK, [15]); say('waits'); time.sleep(600)"
+    patched = COMMON.replace("role = Broker", "import tracer.fallback.broker as b; b._END_WITHIN_S = 1\nrole = Broker")
+    command = [sys.executable, "-c", patched + code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert process.stdout.readline() == "waits\n"
+        for _ in range(100):
+            process.terminate()
+            time.sleep(0.1)
+            if process.poll() is not None:
+                break
+        ended = process.poll() is not None
+        process.kill()
+        assert ended
+        assert rest(process) == ["broker: the worker did not end within 1 s, and was killed", "over 1"]
+
+
 def test_worker_that_hangs_up() -> None:
     """A worker that closes its socket and lives on is killed: nobody would serve it, nor end with it."""
     patched = COMMON.replace(

@@ -108,6 +108,7 @@ class Broker:
         self._pidfd = -1  # of the worker that there is
         self._ending = False
         self._overdue = False
+        self._timed = False  # the worker was told to end, and the time for it runs
         self._hostile: str | None = None  # what a worker said that is no question
         self._began = 0
         self._events = 0
@@ -157,7 +158,9 @@ class Broker:
         if self._pidfd >= 0:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
-            signal.setitimer(signal.ITIMER_REAL, _END_WITHIN_S)
+            if not self._timed:  # who asks again and again is not to wait the longer for it
+                self._timed = True
+                signal.setitimer(signal.ITIMER_REAL, _END_WITHIN_S)
 
     def _too_late(self, *_: object) -> None:
         self._overdue = True
@@ -220,6 +223,7 @@ class Broker:
             self._kill()
         _, status = os.waitpid(pid, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
+        self._timed = False
         return status
 
     # When it has ended.
