@@ -27,14 +27,10 @@ def test_page(results: Results) -> None:
 
 
 def test_columns(results: Results) -> None:
-    """Every kernel and backend that `make test` runs is there and came without a problem; all are of matrix.toml."""
-    matrix = load(ROOT / "vagrant/matrix.toml")
+    """Every kernel and backend of matrix.toml is there, and this machine; each came without a problem."""
     columns = {column.name: column for column in results.columns}
-    assert [name for name in column_names(matrix) if name in columns] == [*columns]
-    tested = {f"{kernel.name}/{backend}" for kernel in matrix.kernels for backend in kernel.tested}
-    assert tested <= columns.keys(), AGAIN
-    for name in tested:
-        column = columns[name]
+    assert [*columns] == column_names(load(ROOT / "vagrant/matrix.toml")), AGAIN
+    for name, column in columns.items():
         assert (column.problems, column.lost, column.attribution, column.sandbox) == ([], "", OK, OK), name
 
 
