@@ -328,8 +328,10 @@ def patched(constant: str) -> str:
 
 def rest(process: subprocess.Popen[str]) -> list[str]:
     """The lines until both have ended."""
-    out, _ = process.communicate(timeout=DEADLINE)
-    return out.splitlines()
+    assert process.stdout is not None
+    lines = process.stdout.read().splitlines()  # communicate() would leave out what was read ahead with the first line
+    process.wait(timeout=DEADLINE)
+    return lines
 
 
 WAITS = """

@@ -132,7 +132,7 @@ def test_what_is_heard_is_read(source: Netlink) -> None:
     runs = source.read(1 << 20)
     assert kinds(runs) == [Kind.FORK]
     assert all(run.drained for run in runs)
-    connector(source).waiting = [fork(pid) for pid in range(1000, 2000)]
+    connector(source).waiting = [fork(pid) for pid in range(1 << 22, (1 << 22) + 1000)]  # numbers that no process has
     runs = source.read(1 << 20)
     assert not any(run.drained for run in runs)
     assert len(kinds(runs)) + len(kinds(source.read(1 << 20))) == 1000
