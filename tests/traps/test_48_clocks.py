@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.tracing import Event, actions, one, shorten
+from tests.tracing import Event, actions, find, one, shorten
 from tests.traps.checks import (
     CLOCK_SLACK_NS,
     CLOSED,
@@ -21,7 +21,7 @@ from tests.traps.checks import (
     skip_missing,
     wall_ns,
 )
-from tests.traps.conftest import MakeTrace, Run, see
+from tests.traps.conftest import MakeTrace, Run, Seen, see_by_softirq
 
 pytestmark = pytest.mark.live
 
@@ -38,8 +38,13 @@ class Session(NamedTuple):
 @pytest.fixture(name="seen", scope="module")
 def _seen(trace: MakeTrace, run: Run) -> Session:
     begun = time.time_ns()
-    truth, events = see(trace, run, "trap_48_clocks")
+    truth, events = see_by_softirq(trace, run, "trap_48_clocks", _all_closed)
     return Session(truth, events, begun, time.time_ns())
+
+
+def _all_closed(seen: Seen) -> bool:
+    """Whether the connection of each life has its end, which may come by softirq when the process is gone."""
+    return all(find(seen.events, CLOSED, line["pid"]) for line in lines(seen.truth, "life"))
 
 
 def check_life(truth: list[Line], events: list[Event], line: Line) -> str:
