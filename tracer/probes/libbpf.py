@@ -242,6 +242,17 @@ class Object:
             raise
         return self._keep(link)
 
+    def attach_cgroup(self, program: str, cgroup_fd: int) -> Link:
+        """Attach a loaded program of a cgroup type beside those that are at this cgroup (see cgroup.open_root).
+
+        It sees the sockets of the cgroup's processes and of all below it. Takes CAP_NET_ADMIN. Raises BpfError, with
+        EPERM also where somebody has attached one of this type that allows no others.
+        """
+        lib = library()
+        self.program_fd(program)
+        handle = lib.bpf_program__attach_cgroup(self._program(program), cgroup_fd)
+        return self._keep(Link(lib.pointer(handle, f"attaching {program!r} to a cgroup"), program))
+
     def attach_iter(self, program: str) -> Link:
         """Make the link of a loaded iterator program, to be read with read_iterator(). Raises BpfError."""
         lib = library()

@@ -122,6 +122,7 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "bpf_program__set_autoload": (c_int, (c_void_p, c_bool)),
     "bpf_program__fd": (c_int, (c_void_p,)),
     "bpf_program__attach": (c_void_p, (c_void_p,)),
+    "bpf_program__attach_cgroup": (c_void_p, (c_void_p, c_int)),
     "bpf_program__attach_iter": (c_void_p, (c_void_p, c_void_p)),
     "bpf_program__attach_perf_event": (c_void_p, (c_void_p, c_int)),
     "bpf_link__fd": (c_int, (c_void_p,)),
