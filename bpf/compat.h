@@ -86,6 +86,17 @@ static __always_inline void read_audit(const struct task_struct *task, u32 *logi
 		*session = BPF_CORE_READ(task, sessionid);
 }
 
+/* A cgroup program gets its socket as one of the types that the verifier guards. This is the address that typed
+ * probes know it by, as a number: what an atomic addition has touched is a pointer no more (with CAP_PERFMON, since
+ * 4.15). In assembler, since compilers turn one of nothing into an atomic or, which is 5.12+. */
+static __always_inline u64 address_of(const void *sk)
+{
+	u64 address = (u64)sk, nothing = 0;
+
+	asm volatile("lock *(u64 *)(%0 + 0) += %1" : : "r"(&address), "r"(nothing) : "memory");
+	return address;
+}
+
 /* Some kernels forget the way back when a program is detached from a function that a task
  * sleeps in, as all do in accept(2), and crash. Those that don't have this struct (5.12,
  * commit e21aa341785c, and 5.10 since its backport); on others this is not verified. */

@@ -234,4 +234,67 @@ struct pt_regs { u64 regs[31]; u64 orig_x0; };
 
 #pragma clang attribute pop
 
+/* What cgroup programs get, as in uapi/linux/bpf.h up to the last member that is used: the kernel rewrites each load. */
+struct bpf_sock {
+	u32 bound_dev_if;
+	u32 family;
+	u32 type;
+	u32 protocol;
+	u32 mark;
+	u32 priority;
+	u32 src_ip4;			/* network order, as all that follow but src_port */
+	u32 src_ip6[4];
+	u32 src_port;			/* host order */
+	u16 dst_port;
+	u16 : 16;
+	u32 dst_ip4;
+	u32 dst_ip6[4];
+	u32 state;
+};
+struct bpf_sock_addr {
+	u32 user_family;
+	u32 user_ip4;			/* network order, as the others */
+	u32 user_ip6[4];
+	u32 user_port;
+	u32 family;
+	u32 type;
+	u32 protocol;
+	u32 msg_src_ip4;
+	u32 msg_src_ip6[4];
+	union { struct bpf_sock *sk; u64 : 64; } __attribute__((aligned(8)));
+};
+struct __sk_buff {
+	u32 len;
+	u32 pkt_type;
+	u32 mark;
+	u32 queue_mapping;
+	u32 protocol;			/* network order */
+	u32 vlan_present;
+	u32 vlan_tci;
+	u32 vlan_proto;
+	u32 priority;
+	u32 ingress_ifindex;
+	u32 ifindex;
+	u32 tc_index;
+	u32 cb[5];
+	u32 hash;
+	u32 tc_classid;
+	u32 data;
+	u32 data_end;
+	u32 napi_id;
+	u32 family;
+	u32 remote_ip4;
+	u32 local_ip4;
+	u32 remote_ip6[4];
+	u32 local_ip6[4];
+	u32 remote_port;
+	u32 local_port;
+	u32 data_meta;
+	u64 flow_keys;
+	u64 tstamp;
+	u32 wire_len;
+	u32 gso_segs;
+	union { struct bpf_sock *sk; u64 : 64; } __attribute__((aligned(8)));
+};
+
 #endif
