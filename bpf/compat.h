@@ -105,6 +105,27 @@ static __always_inline u64 address_of(const void *sk)
 		return ((int (*)(void))0x7fff)();	/* no helper */	\
 } while (0)
 
+/* The number of the call that is running, and those that move bytes without being sent or received
+ * from memory; arch/x86/entry/syscalls and include/uapi/asm-generic/unistd.h. */
+#if defined(__TARGET_ARCH_x86)
+#define SYSCALL_OF(regs) ((regs)->orig_ax)
+#define READ_SYSCALL_OF(regs) BPF_CORE_READ(regs, orig_ax)
+#define NR_SENDFILE 40
+#define NR_SPLICE 275
+#define NR_COMPAT_SENDFILE 187
+#define NR_COMPAT_SENDFILE64 239
+#define NR_COMPAT_SPLICE 313
+#elif defined(__TARGET_ARCH_arm64)
+#define SYSCALL_OF(regs) ((u32)(regs)->syscallno)
+#define READ_SYSCALL_OF(regs) ((u32)BPF_CORE_READ(regs, syscallno))
+#define NR_SENDFILE 71
+#define NR_SPLICE 76
+#define NR_COMPAT_SENDFILE 187
+#define NR_COMPAT_SENDFILE64 239
+#define NR_COMPAT_SPLICE 340
+#endif
+#define NR_IO_URING_ENTER 426
+
 #endif /* not TRACER_BCC */
 
 /* At a syscall's exit arm64's regs[0] holds the result; the first argument is kept in orig_x0. */

@@ -48,7 +48,21 @@ enum { BPF_F_NO_PREALLOC = 1 << 0, BPF_F_MMAPABLE = 1 << 10 };
 
 #define AF_INET 2
 #define AF_INET6 10
+#define AF_PACKET 17
+#define AF_VSOCK 40
+#define IPPROTO_IP 0
 #define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_UDPLITE 136
+#define IPPROTO_SCTP 132
+#define IPPROTO_MPTCP 262
+#define MSG_PEEK 2
+#define MSG_ERRQUEUE 0x2000
+#define SOCK_STREAM 1
+#define SOCK_RAW 3
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86dd
+#define PF_IO_WORKER 0x00000010
 #define O_NONBLOCK 04000
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
@@ -178,28 +192,42 @@ struct sock_common {
 	struct in6_addr skc_v6_rcv_saddr;
 };
 struct socket;
+typedef struct { int owned; } socket_lock_t;
 struct sock {
 	struct sock_common __sk_common;
 	u16 sk_protocol;		/* a u16 of its own since 5.6, a bit field before */
+	u16 sk_type;
+	socket_lock_t sk_lock;
 	int sk_err;
 	u32 sk_max_ack_backlog;
 	struct socket *sk_socket;
-
 };
 struct inet_sock { u16 inet_sport; };
-struct inet_connection_sock { struct inet_sock icsk_inet; };
+struct tcp_ulp_ops;
+struct inet_connection_sock { struct inet_sock icsk_inet; const struct tcp_ulp_ops *icsk_ulp_ops; };
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
 	u64 bytes_received;
 	u64 bytes_sent;
 	u64 bytes_retrans;
+	u32 rcv_nxt;
+	u32 copied_seq;
 	u32 srtt_us;			/* in eighths */
 	u32 total_retrans;
 };
-struct socket { struct sock *sk; };
+struct socket { struct file *file; struct sock *sk; };
 struct proto_accept_arg { bool kern; };
 struct bpf_tramp_image { u64 size; };
-struct sk_buff { unsigned int len; };
+struct sk_buff {
+	unsigned int len;
+	u16 protocol;			/* network order */
+	u16 network_header;
+	u16 transport_header;
+	unsigned char *head;
+	struct sock *sk;
+};
+struct iphdr { u8 protocol; u16 frag_off; u32 saddr; u32 daddr; };
+struct ipv6hdr { u8 nexthdr; struct in6_addr saddr; struct in6_addr daddr; };
 
 struct bpf_map { char name[16]; };
 struct seq_file;
@@ -227,9 +255,10 @@ struct pt_regs {
 	unsigned long ax;
 	unsigned long bx;
 	unsigned long cx;
+	unsigned long orig_ax;
 };
 #elif defined(__TARGET_ARCH_arm64)
-struct pt_regs { u64 regs[31]; u64 orig_x0; };
+struct pt_regs { u64 regs[31]; u64 orig_x0; s32 syscallno; };
 #endif
 
 #pragma clang attribute pop

@@ -4,6 +4,6 @@
  * objects with the programs can be loaded side by side.
  */
 #include "exec.bpf.h"
-#include "socket.bpf.h"
+#include "data.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

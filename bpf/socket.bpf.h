@@ -6,7 +6,7 @@
 #ifndef SOCKET_BPF_H
 #define SOCKET_BPF_H
 
-#include "common.bpf.h"
+#include "parts.bpf.h"
 
 struct socket_state {
 	u64 flow;
@@ -23,8 +23,12 @@ struct socket_state {
 	u8 state_at_close;
 	u8 excluded;		/* the owner is a tracer; looked up once */
 	u16 dport;		/* as asked for: a connect that fails for want of a port forgets it */
-	u16 reserved2;
+	u16 sport;		/* of a socket without connections */
 	char comm[COMM_LEN];
+	u64 consumed;		/* bytes of the stream that were read, as of the last look */
+	u32 slot;		/* of the owner's part, or of the last that moved; + 1 */
+	u16 protocol;		/* of a socket without connections */
+	u16 parts;		/* of such a socket; 2: two or more, of a connection: others than its owner's */
 };
 
 struct {
@@ -131,6 +135,81 @@ static __always_inline void read_totals(struct socket_record *r, const struct so
 	r->rtt_us = FIELD(typed, tp, srtt_us) >> 3;
 }
 
+#ifndef TRACER_BCC
+static __always_inline struct part *part_of_owner(const struct socket_state *s)
+{
+	struct part *part = s->slot ? part_at(s->slot - 1) : NULL;
+
+	return part && part->flow == s->flow && part->tgid == s->tgid ? part : NULL;
+}
+
+static __always_inline void read_moved(struct socket_record *r, const struct part *part)
+{
+	r->moved_out = part->moved_out;
+	r->moved_in = part->moved_in;
+	r->calls_out = part->calls_out;
+	r->calls_in = part->calls_in;
+	r->via = part->via;
+}
+
+/* The last totals of a part that has no place any more, and nobody hears them. */
+static __always_inline void not_told(const struct socket_record *r, const bool filtered)
+{
+	u64 bytes = r->moved_out + r->moved_in;
+	u32 cpu = bpf_get_smp_processor_id();
+	struct moved *all;
+
+	if (!bytes || r->slot)
+		return;
+	all = bpf_map_lookup_elem(MAP(moved), &cpu);
+	if (all)
+		__sync_fetch_and_add(filtered ? &all->filtered : &all->lost, bytes);
+}
+
+/* Connections that are closed though a process still holds their socket: it may read on. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, u64);
+	__type(value, struct socket_state);
+} tails SEC(".maps");
+
+/* What the owner of a connection has moved, at its end. The part ends with it, unless the process
+ * still holds the socket: then when that goes (KIND_TAIL). */
+static __always_inline struct part *end_moved(struct socket_record *r, const struct socket_state *s,
+					      const struct sock *sk, u64 key, const bool typed)
+{
+	struct part *part = part_of_owner(s);
+
+	if (!part)
+		return NULL;
+	read_moved(r, part);
+	if (FIELD(typed, sk, __sk_common.skc_flags) >> SOCK_DEAD & 1)
+		return part;
+	r->slot = s->slot;
+	bpf_map_update_elem(MAP(tails), &key, s, BPF_ANY);
+	return NULL;
+}
+#else
+#define end_moved(r, s, sk, key, typed) ((struct part *)NULL)
+#define not_told(r, filtered)
+#endif
+
+/* Bytes of the stream that were taken out of the receive queue so far; peeking takes none. A FIN
+ * counts as one in all three numbers, once it has come or was taken. */
+static __always_inline u64 consumed(const struct sock *sk, const bool typed)
+{
+	const struct tcp_sock *tp = typed ? bpf_skc_to_tcp_sock((void *)sk) : (const void *)sk;
+	u32 next, copied;
+
+	if (!tp)
+		return 0;
+	next = FIELD(typed, tp, rcv_nxt);
+	copied = FIELD(typed, tp, copied_seq);
+	return FIELD(typed, tp, bytes_received) - (u32)(next - copied) -
+	       (next == copied && FIELD(typed, sk, __sk_common.skc_flags) >> SOCK_DONE & 1);
+}
+
 static __always_inline void fill_at(struct socket_record *r, u64 now, const struct socket_state *s, u32 kind)
 {
 	__builtin_memset(r, 0, sizeof(*r));
@@ -142,6 +221,9 @@ static __always_inline void fill_at(struct socket_record *r, u64 now, const stru
 	r->uid = s->uid;
 	r->role = s->role;
 	r->sock_flags = s->sock_flags;
+	r->socket = s->flow;
+	r->protocol = IPPROTO_TCP;
+	r->type = SOCK_STREAM;
 	__builtin_memcpy(r->comm, s->comm, COMM_LEN);
 }
 
@@ -188,9 +270,11 @@ static __always_inline void ship(void *ctx, struct socket_record *r, bool exclud
 	count(&t->attempts);
 	if (excluded || !wanted(r)) {
 		count(&t->filtered);
+		not_told(r, true);
 		return;
 	}
-	emit(ctx, bulk, r, sizeof(*r), t);
+	if (emit(ctx, bulk, r, sizeof(*r), t))
+		not_told(r, false);
 }
 
 static __always_inline void report_at(void *ctx, u64 now, struct socket_state *s, const struct sock *sk, u32 kind,
@@ -236,6 +320,7 @@ static __always_inline void report_last(void *ctx, const struct socket_state *s,
 	struct tally *t = tally_of(KIND_CLOSE);
 	struct socket_record r;
 	bool excluded = s->excluded;
+	struct part *ended;
 
 	if (!t)
 		return;
@@ -244,10 +329,14 @@ static __always_inline void report_last(void *ctx, const struct socket_state *s,
 	if (!r.dport)
 		r.dport = s->dport;
 	read_totals(&r, sk, typed);
+	ended = end_moved(&r, s, sk, key, typed);
 	r.state = state;
 	r.error = error;
-	if (!bpf_map_delete_elem(MAP(sockets), &key))
-		ship(ctx, &r, excluded, t);
+	if (bpf_map_delete_elem(MAP(sockets), &key))
+		return;
+	if (ended)
+		ended->flow = 0;
+	ship(ctx, &r, excluded, t);
 }
 
 /* A process has accepted this very socket, and is current. */
@@ -265,6 +354,7 @@ static __always_inline void accepted(void *ctx, const struct sock *sk, const boo
 		s.flow = new_flow(now);
 		s.role = ROLE_ACCEPT;
 		s.sock_flags = SOCK_ESTABLISHED;
+		s.consumed = consumed(sk, typed);
 	}
 	own(&s);
 	if (!known) {

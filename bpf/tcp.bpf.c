@@ -219,6 +219,7 @@ static __always_inline bool find_socket(struct socket_record *r, struct socket_s
 		return false;
 	s->flow = new_flow(bpf_ktime_get_boot_ns());
 	s->sock_flags = SOCK_SNAPSHOT;
+	s->consumed = consumed(sk, false);
 	if (state == TCP_LISTEN) {
 		s->role = ROLE_LISTEN;
 	} else if (state == TCP_SYN_SENT) {

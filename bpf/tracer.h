@@ -10,7 +10,7 @@
 #ifndef TRACER_H
 #define TRACER_H
 
-#define WIRE_VERSION 1
+#define WIRE_VERSION 2
 
 enum kind {
 	KIND_EXEC = 0,
@@ -22,11 +22,19 @@ enum kind {
 	KIND_ACCEPT = 6,
 	KIND_LISTEN = 7,
 	KIND_CLOSE = 8,
-	KINDS = 9,
+	KIND_FLOW = 9,		/* a part of a socket without connections has moved its first datagram */
+	KIND_FLOW_END = 10,	/* the socket of such parts is closed */
+	KIND_OWNER = 11,	/* another process moves bytes of a connection */
+	KIND_TAIL = 12,		/* what a process still moved after its connection's CLOSE */
+	KIND_PAYLOAD = 13,	/* the first bytes of a flow */
+	KINDS = 14,
 	/* Only from the iterators, never in a ring. */
-	KIND_PROCESS_FOUND = 9,
-	KIND_SOCKET_FOUND = 10,
-	KIND_TRACER_FOUND = 11,
+	KIND_PROCESS_FOUND = 14,
+	KIND_SOCKET_FOUND = 15,
+	/* Only made by user space. */
+	KIND_UPDATE = 16,
+	/* Only between the loader and an iterator. */
+	KIND_TRACER_FOUND = 17,
 };
 
 enum ring {
@@ -151,7 +159,23 @@ struct exit_record {
 	u32 reserved;
 };
 
-enum role { ROLE_NONE = 0, ROLE_CONNECT = 1, ROLE_ACCEPT = 2, ROLE_LISTEN = 3 };
+enum role {
+	ROLE_NONE = 0,
+	ROLE_CONNECT = 1,
+	ROLE_ACCEPT = 2,
+	ROLE_LISTEN = 3,
+	ROLE_SENT = 4,		/* no connection: the first datagram went out */
+	ROLE_RECEIVED = 5,	/* ... came in */
+};
+
+/* How bytes were moved. */
+enum via {
+	VIA_SYSCALL = 1 << 0,
+	VIA_IO_URING = 1 << 1,
+	VIA_SENDFILE = 1 << 2,
+	VIA_SPLICE = 1 << 3,
+	VIA_PACKET = 1 << 4,	/* a packet socket: below the network's protocols */
+};
 
 enum socket_flag {
 	SOCK_SNAPSHOT = 1 << 0,		/* was there before the probes */
@@ -164,7 +188,8 @@ enum socket_flag {
 	SOCK_ATTEMPTED = 1 << 7,
 };
 
-/* KIND_CONNECT, KIND_ATTEMPT, KIND_ACCEPT, KIND_LISTEN, KIND_CLOSE, KIND_SOCKET_FOUND */
+/* KIND_CONNECT, KIND_ATTEMPT, KIND_ACCEPT, KIND_LISTEN, KIND_CLOSE, KIND_FLOW, KIND_FLOW_END,
+ * KIND_OWNER, KIND_TAIL, KIND_SOCKET_FOUND */
 struct socket_record {
 	struct header h;	/* of the owner; tgid 0: no process owned it */
 	u64 flow;		/* unique while the system is up */
@@ -188,6 +213,38 @@ struct socket_record {
 	u8 saddr[16];		/* IPv4 as ::ffff:a.b.c.d */
 	u8 daddr[16];
 	char comm[COMM_LEN];
+	u64 socket;		/* the socket's own number: all parts of one have the same */
+	u64 moved_out;		/* bytes, as the calls returned */
+	u64 moved_in;
+	u64 calls_out;		/* datagrams, or calls */
+	u64 calls_in;
+	u32 slot;		/* where its struct part is, + 1; 0: it has none (any more) */
+	u16 protocol;		/* IPPROTO_; of a packet socket 0 */
+	u8 type;		/* SOCK_STREAM 1, SOCK_DGRAM 2, SOCK_RAW 3, SOCK_SEQPACKET 5 */
+	u8 via;			/* enum via */
+};
+
+/* What one process has moved through one socket, to one peer: an element of `parts`, mapped
+ * read-only by user space. The counters are only ever added to while `flow` stays the same. */
+struct part {
+	u64 flow;		/* 0: free */
+	u64 start;		/* of the process, start_boottime, ns */
+	u64 moved_out;
+	u64 moved_in;
+	u64 calls_out;
+	u64 calls_in;
+	u32 tgid;
+	u32 via;		/* enum via */
+	u64 socket;
+};
+#define PARTS 65536		/* a power of two */
+
+/* All bytes that were moved, for the proof that none are missing: one per CPU, mapped likewise. */
+struct moved {
+	u64 bytes;
+	u64 unplaced;		/* of them: there was no part to add them to */
+	u64 filtered;		/* of those whose part has ended: its record was filtered */
+	u64 lost;		/* ... could not be emitted */
 };
 
 /* One per (cpu, kind), mapped read-only by user space; only ever added to. */

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tracer.model import RING_KINDS, Kind, Role
+from tracer.model import RING_KINDS, SOCKET_KINDS, Kind, Role
 from tracer.pipeline.order import RingRun
 from tracer.pipeline.turns import Found, Start, Turn
 from tracer.probes import records
@@ -45,8 +45,10 @@ SOCKET = (
     *("flow", "opened", "established", "sent", "received", "cgroup"),
     *("retransmits", "rtt_us", "netns", "uid", "error", "backlog"),
     *("sport", "dport", "family", "role", "state", "sock_flags", "saddr", "daddr", "comm"),
+    *("socket", "moved_out", "moved_in", "calls_out", "calls_in", "slot", "protocol", "type", "via"),
 )
-BULK = frozenset({Kind.CONNECT, Kind.ATTEMPT, Kind.ACCEPT, Kind.LISTEN, Kind.CLOSE, Kind.SOCKET_FOUND})
+PART = ("flow", "start", "moved_out", "moved_in", "calls_out", "calls_in", "tgid", "via", "socket")
+BULK = SOCKET_KINDS - {Kind.UPDATE, Kind.PAYLOAD}
 DEFAULTS = {
     "time": NOW,
     "start": NOW - SECOND,
@@ -60,6 +62,8 @@ DEFAULTS = {
     "daddr": bytes(10) + b"\xff\xff\x0a\x00\x00\x02",
     "sport": 40_000,
     "dport": 443,
+    "protocol": 6,
+    "type": 1,
 }
 
 

@@ -33,8 +33,14 @@ class Kind(enum.IntEnum):
     ACCEPT = 6
     LISTEN = 7
     CLOSE = 8
-    PROCESS_FOUND = 9
-    SOCKET_FOUND = 10
+    FLOW = 9
+    FLOW_END = 10
+    OWNER = 11
+    TAIL = 12
+    PAYLOAD = 13
+    PROCESS_FOUND = 14
+    SOCKET_FOUND = 15
+    UPDATE = 16
 
     @property
     def label(self) -> str:
@@ -42,8 +48,12 @@ class Kind(enum.IntEnum):
         return self.name.lower().replace("_", "-")
 
 
-RING_KINDS: Final = tuple(Kind(number) for number in range(9))
-SOCKET_KINDS: Final = frozenset({Kind.CONNECT, Kind.ATTEMPT, Kind.ACCEPT, Kind.LISTEN, Kind.CLOSE, Kind.SOCKET_FOUND})
+RING_KINDS: Final = tuple(Kind(number) for number in range(14))
+TOLD_KINDS: Final = (*RING_KINDS, Kind.PROCESS_FOUND, Kind.SOCKET_FOUND, Kind.UPDATE)  # what a ledger accounts for
+MOVED_KINDS: Final = frozenset({Kind.FLOW, Kind.FLOW_END, Kind.OWNER, Kind.TAIL, Kind.UPDATE})  # by counting bytes
+SOCKET_KINDS: Final = MOVED_KINDS | {
+    *(Kind.CONNECT, Kind.ATTEMPT, Kind.ACCEPT, Kind.LISTEN, Kind.CLOSE, Kind.PAYLOAD, Kind.SOCKET_FOUND)
+}
 
 
 class Flag(enum.IntFlag):
@@ -86,6 +96,18 @@ class Role(enum.IntEnum):
     CONNECT = 1
     ACCEPT = 2
     LISTEN = 3
+    SENT = 4
+    RECEIVED = 5
+
+
+class Via(enum.IntFlag):
+    """How bytes were moved; the bits are those of `enum via` in bpf/tracer.h."""
+
+    SYSCALL = 1 << 0
+    IO_URING = 1 << 1
+    SENDFILE = 1 << 2
+    SPLICE = 1 << 3
+    PACKET = 1 << 4
 
 
 # include/net/tcp_states.h, by number.
@@ -258,12 +280,15 @@ class ProcessExited(NamedTuple):
 
 
 class SocketEvent(NamedTuple):
-    """A TCP socket was connected, attempted, accepted, listened on, closed, or found open.
+    """A socket was connected, attempted, accepted, listened on, used, closed, or found open.
 
-    ``process`` is the owner, None where no process ever owned it. ``local`` and ``remote`` are text addresses,
-    IPv4-mapped ones normalised (``mapped``). ``opened`` is 0 when it began before the trace, ``established`` when it
-    never was; ``sent`` and ``received`` are bytes of the stream; ``state`` is the kernel's before this event.
-    ``flags`` are the socket's (enum socket_flag), ``marks`` the record's (Flag).
+    ``process`` is the owner or who moved the bytes, None where that is no process. ``flow`` is a number that no other
+    flow has while the system is up; all flows of one socket without connections have ``socket`` in common.
+    ``local`` and ``remote`` are text addresses, IPv4-mapped ones normalised (``mapped``). ``opened`` is 0 when it
+    began before the trace, ``established`` when it never was; ``sent`` and ``received`` are bytes of TCP's stream,
+    ``moved_out`` and ``moved_in`` those that calls returned (-1: not told, or not counted), in ``calls_out`` and
+    ``calls_in`` calls or datagrams, ``via`` how (Via bits); ``state`` is the kernel's before this event. ``flags``
+    are the socket's (enum socket_flag), ``marks`` the record's (Flag).
     """
 
     kind: Kind
@@ -293,6 +318,14 @@ class SocketEvent(NamedTuple):
     flags: int
     uid: int
     marks: int = 0
+    protocol: int = 6
+    transport: str = "tcp"
+    socket: int = 0
+    moved_out: int = -1
+    moved_in: int = -1
+    calls_out: int = 0
+    calls_in: int = 0
+    via: int = 0
 
 
 class Notice(NamedTuple):

@@ -18,7 +18,7 @@ from tracer.model import RING_KINDS, UNSET_ID, Host, Kind, Session
 from tracer.pipeline.order import RingRun
 from tracer.pipeline.turns import MAGIC, Found, Start, Turn, pack
 from tracer.pipeline.view import Filters
-from tracer.probes.records import EXEC, EXIT, SIZE, SOCKET, TALLY
+from tracer.probes.records import EXEC, EXIT, SIZE, SOCKET, TALLY, UNMOVED
 
 __all__ = ["KINDS", "Mix", "Record", "make", "records", "write"]
 
@@ -105,6 +105,7 @@ def _identity(process: _Process) -> tuple[int | bytes, ...]:
         *(BEGIN_NS - 60_000_000_000 + shell, 4_242, 1_000 + shell, process.pid),
         *(process.uid,) * 4,
         *(1000, 3, 1_000 + shell, process.pid, 4_026_531_840, 4_026_531_836, process.program[:15].encode()),
+        *UNMOVED,
     )
 
 

@@ -26,10 +26,12 @@ STRUCTS = {
     "fork_record": (records.FORK, wire.FORK),
     "exit_record": (records.EXIT, wire.EXIT),
     "socket_record": (records.SOCKET, wire.SOCKET),
+    "part": (records.PART, wire.PART),
+    "moved": (records.MOVED, ("bytes", "unplaced", "filtered", "lost")),
     "tally": (records.TALLY, Tally._fields),
     "knobs": (records.KNOBS, ("filters", "kinds", "preemptible", "reserved")),
 }
-ENUMS = ("kind", "ring", "record_flag", "role", "knob_filter")
+ENUMS = ("kind", "ring", "record_flag", "role", "knob_filter", "via")
 FORMS = {"b": "signed", "h": "signed", "i": "signed", "q": "signed", "s": "bytes"}
 RECORDS = [
     wire.executed(),
@@ -114,6 +116,7 @@ def test_enums_are_the_compiled_ones(btf: Btf) -> None:
     assert kinds == {f"KIND_{kind.name}": kind for kind in Kind}
     assert btf.enum("record_flag") == {f"FLAG_{flag.name}": flag for flag in model.Flag}
     assert btf.enum("role") == {f"ROLE_{role.name}": role for role in model.Role}
+    assert btf.enum("via") == {f"VIA_{via.name}": via for via in model.Via}
     assert btf.enum("ring") == {"RING_LIFECYCLE": 0, "RING_BULK": 1, "RINGS": 2}
 
 

@@ -16,7 +16,7 @@ from tracer.probes import core, hooks, libbpf, tracefs
 from tracer.probes.backend import Coverage, object_file
 from tracer.probes.core import Core
 from tracer.probes.health import Watch
-from tracer.probes.hooks import BLIND, OPTIONAL, RETURNS, STREAM, blind_spots
+from tracer.probes.hooks import MOVES, OPTIONAL, RETURNS, STREAM, blind_spots
 from tracer.probes.libbpf_binding import BpfError, LoadError
 from tracer.probes.privileges import Privileges
 from tracer.probes.program import attach_at_return, fexit_refusal
@@ -30,6 +30,7 @@ AGAIN = {program: function for returns in RETURNS for program, function in retur
 REPLACED = {program for returns in RETURNS for program in returns.replaces}
 UNLIKE = [*dict.fromkeys(blind for returns in RETURNS for blind in returns.unlike)]
 ALWAYS = {"syn_again"}
+BLIND_TO_BYTES = [*dict.fromkeys(hook.blind for hooks_of in MOVES.values() for hook in hooks_of)]
 
 
 @pytest.fixture(autouse=True)
@@ -59,19 +60,19 @@ def test_nothing_attached_is_all_blind() -> None:
         assert {hook.blind for hook in hooks_of} <= set(found)
     for returns in RETURNS:
         assert set(returns.blind) <= set(found)
-    assert set(BLIND) < set(found)
+    assert set(BLIND_TO_BYTES) < set(found)
 
 
 def test_all_returns_leave_little_blind() -> None:
     """With all of them, and no tracepoint of system calls, what no hook shows is left, and what never gets that far."""
-    assert blind_spots(MAIN | MORE | ALWAYS) == [*UNLIKE, *BLIND]
+    assert blind_spots(MAIN | MORE | ALWAYS) == [*UNLIKE, *BLIND_TO_BYTES]
     assert len(UNLIKE) == 1
 
 
 def test_tracepoints_see_less() -> None:
     """With the tracepoints in their place, what only the functions' returns show is blind: io_uring, 32-bit calls."""
     found = blind_spots(HOOKS)
-    assert set(found) == {blind for returns in RETURNS for blind in returns.blind} | set(BLIND)
+    assert set(found) == {blind for returns in RETURNS for blind in returns.blind} | set(BLIND_TO_BYTES)
     assert any("io_uring" in each for each in found)
     assert any("32-bit" in each for each in found)
 
@@ -80,7 +81,7 @@ def test_tracepoints_see_less() -> None:
 def test_each_addition_is_missed(program: str) -> None:
     """One of those beside them that is missing is one blind spot more."""
     found = blind_spots((MAIN | MORE | ALWAYS) - {program})
-    assert len(found) == len(UNLIKE) + len(BLIND) + 1
+    assert len(found) == len(UNLIKE) + len(BLIND_TO_BYTES) + 1
 
 
 @pytest.mark.parametrize("release", ["5.10.0-32-cloud-amd64", "5.15.200", "4.18.0-553.el8"])
@@ -194,7 +195,7 @@ def test_they_take_the_place_of_all_tracepoints(monkeypatch: pytest.MonkeyPatch)
     assert coverage.hooks.keys() >= MAIN | MORE
     assert not coverage.hooks.keys() & SYSCALL_HOOKS
     assert coverage.refused == {}
-    assert blind(coverage) == [*UNLIKE, *BLIND]
+    assert blind(coverage) == UNLIKE
 
 
 @pytest.mark.live
@@ -210,7 +211,7 @@ def test_one_that_is_refused_leaves_its_tracepoints(monkeypatch: pytest.MonkeyPa
         assert fake.attached == others
     assert coverage.hooks.keys() & SYSCALL_HOOKS == set(mine.replaces)
     assert set(coverage.refused) == {program}
-    assert set(blind(coverage)) == {*mine.blind, *UNLIKE, *BLIND}
+    assert set(blind(coverage)) == {*mine.blind, *UNLIKE}
 
 
 @pytest.mark.live
@@ -223,7 +224,7 @@ def test_additions_are_not_needed(monkeypatch: pytest.MonkeyPatch, program: str,
         coverage = chosen.start()
     assert not coverage.hooks.keys() & SYSCALL_HOOKS
     assert set(coverage.refused) == {program}
-    assert len(blind(coverage)) == len(UNLIKE) + len(BLIND) + 1
+    assert len(blind(coverage)) == len(UNLIKE) + 1
 
 
 @pytest.mark.live
@@ -238,7 +239,7 @@ def test_stand_ins_where_programs_are_skipped(monkeypatch: pytest.MonkeyPatch) -
         assert fake.attached == set()
     assert coverage.hooks.keys() >= MAIN | MORE | AGAIN.keys()
     assert not coverage.hooks.keys() & SYSCALL_HOOKS
-    assert blind(coverage) == [*UNLIKE, *BLIND]
+    assert blind(coverage) == UNLIKE
 
 
 @pytest.mark.live

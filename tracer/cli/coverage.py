@@ -32,6 +32,8 @@ def coverage_record(coverage: Coverage, filters: Filters, steps: dict[str, str],
     taxing = sum(section.startswith("tp/syscalls/") for section in coverage.hooks.values())
     if taxing:
         found["costs"] = [f"{taxing} tracepoints of system calls: every call on the machine takes some 30 ns longer"]
+    if coverage.moved:
+        found["moved"] = True
     if coverage.refused:
         found["refused"] = coverage.refused
     if steps:

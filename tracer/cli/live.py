@@ -26,7 +26,7 @@ from tracer.formats.text import visible
 from tracer.model import SOCKET_KINDS, Kind
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.order import RingRun
-from tracer.pipeline.turns import Confined, Found, Input, Known, Start, Turn
+from tracer.pipeline.turns import Confined, Found, Input, Known, Moves, Start, Turn
 from tracer.pipeline.view import Filters
 from tracer.probes.core import HOOKS
 from tracer.probes.records import only, without
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["BACKENDS", "HOOKS", "Live", "Options"]
 
 LEDGER_NS: Final = 10_000_000_000
+MOVES_NS: Final = 1_000_000_000
 _READ_MOST: Final = 64 << 10  # bytes of one ring in one turn: what stays in the cache
 _IDLE_MS: Final = 100.0
 _HOLDING_MS: Final = 20.0
@@ -159,6 +160,10 @@ class Live:
         kinds = set(wanted.kinds)
         if Kind.CLOSE in kinds:
             kinds |= {Kind.CONNECT, Kind.ACCEPT}  # they tell whose it is
+        if Kind.UPDATE in kinds:
+            kinds |= {Kind.CONNECT, Kind.ACCEPT, Kind.CLOSE, Kind.FLOW, Kind.FLOW_END, Kind.OWNER, Kind.TAIL}
+        if Kind.FLOW in kinds:
+            kinds |= {Kind.FLOW_END}
         return KernelFilters(
             frozenset(kinds & SOCKET_KINDS),
             wanted.pids,
@@ -265,6 +270,14 @@ class Live:
         for each in source.unheard():
             self._feed(stream, each)
 
+    def _feed_moves(self, stream: Stream, source: Source, engine: Engine, *, last: bool = False) -> None:
+        moved = source.moved()
+        if moved is None:
+            return
+        self._feed(stream, Moves(boottime(), *moved, last))
+        source.retire(engine.moves.retired)
+        engine.moves.retired.clear()
+
     def _found(self, source: Source) -> Found:
         processes, sockets = source.snapshot()
         now = boottime()
@@ -300,6 +313,7 @@ class Live:
             started = self._worker.began
         deadline = started + int(options.duration * 1e9) if options.duration is not None else None
         next_ledger = boottime() + LEDGER_NS
+        next_moves = boottime() + MOVES_NS
         drained = True
         unread = 0  # records of CPUs without a ring
         while not self._ending and not stream.broken:
@@ -324,12 +338,15 @@ class Live:
             if turn.cut or engine.ledger.no_ring > unread:
                 unread = engine.ledger.no_ring
                 source.renew()
+            if turn.cut or now >= next_moves:
+                next_moves = now + MOVES_NS
+                self._feed_moves(stream, source, engine)
             if turn.cut:
                 next_ledger = now + LEDGER_NS
                 stream.ledger(turn)
                 health.look(engine.shown)
         health.glance()  # when the broker dies a signal tells, too
-        return self._finish(source, stream)
+        return self._finish(source, engine, stream)
 
     def _turn(self, source: Source, cut: bool) -> Turn:
         now = boottime()
@@ -344,11 +361,11 @@ class Live:
                 drained_at = min(drained_at, _TIME(run.data, run.offsets[-1])[0])
         return Turn(now, self._clock.offset(), drained_at, _runs(runs), tallies, cut, False, missed)
 
-    def _finish(self, source: Source, stream: Stream) -> Exit:
+    def _finish(self, source: Source, engine: Engine, stream: Stream) -> Exit:
         pending = only(source.sockets(), Kind.ATTEMPT) if not stream.broken else b""
         runs, tallies, settled = source.cut()
-        if not settled:
-            source.detach()  # now nothing is under way any more
+        if not settled or source.moved() is not None:
+            source.detach()  # now nothing is under way any more, nor are bytes moved that nobody counts
             more, tallies, _ = source.cut()
             runs += more
         now = boottime()
@@ -357,6 +374,7 @@ class Live:
         self._feed_unheard(stream, source)
         if pending:
             self._feed(stream, Found(now, turn.offset, b"", pending))
+        self._feed_moves(stream, source, engine, last=True)
         stream.ledger(turn)
         if self._options.fail_on_loss and not stream.complete:
             return Exit.LOSS

@@ -16,7 +16,12 @@ from tracer.pipeline.view import DEFAULT_KINDS, Filters
 
 __all__ = ["duration", "filters", "size"]
 
-_EVENTS: Final = {kind.label: kind for kind in RING_KINDS if kind != Kind.ATTEMPT}
+# What comes with another is not asked for by itself.
+_EVENTS: Final = {
+    kind.label: kind
+    for kind in (*RING_KINDS, Kind.UPDATE)
+    if kind not in {Kind.ATTEMPT, Kind.FLOW_END, Kind.TAIL, Kind.PAYLOAD}
+}
 _SIZE = re.compile(r"(\d+)\s*([kmg]?)(i?b)?", re.IGNORECASE)
 _UNITS: Final = {"": 0, "k": 10, "m": 20, "g": 30}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
@@ -121,6 +126,10 @@ def filters(
     kinds = {_event(each) for text in event for each in text.split(",")}
     if Kind.CONNECT in kinds:
         kinds.add(Kind.ATTEMPT)
+    if Kind.FLOW in kinds:
+        kinds.add(Kind.FLOW_END)
+    if Kind.CLOSE in kinds:
+        kinds.add(Kind.TAIL)
     return Filters(
         kinds=frozenset(kinds) or DEFAULT_KINDS,
         pids=pids,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tracer.fallback.diag import LISTEN, TcpSocket
 from tracer.fallback.telling import NOBODY, Owner
 from tracer.model import Flag, Kind, Role
-from tracer.probes.records import SOCKET
+from tracer.probes.records import SOCKET, UNMOVED
 from tracer.probes.source import boottime
 
 __all__ = ["DiagFlow", "record_of"]
@@ -100,4 +100,5 @@ def record_of(kind: Kind, flow: DiagFlow, state: int, totals: TcpSocket | None, 
         at.local,
         at.remote,
         owner.comm,
+        *UNMOVED,
     )

@@ -243,6 +243,13 @@ class Netlink:
                 self._hear()
         return self._lane.cut()
 
+    def moved(self) -> None:
+        """Bytes are not counted call by call."""
+        return
+
+    def retire(self, places: Iterable[int]) -> None:
+        """There are none."""
+
     def unheard(self) -> list[Unheard]:
         """Messages that the connector had no room for."""
         gaps = self._connector.gaps()

@@ -259,6 +259,13 @@ class Procfs:
         """How many looks came later than the coverage record promises."""
         return {"polls": self._late} if self._late else {}
 
+    def moved(self) -> None:
+        """Bytes are not counted call by call."""
+        return
+
+    def retire(self, places: Iterable[int]) -> None:
+        """There are none."""
+
     def unheard(self) -> list[Unheard]:
         """Nothing is told to it that could get lost."""
         return []

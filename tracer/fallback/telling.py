@@ -7,7 +7,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from tracer.model import NS_PER_TICK, SOCKET_KINDS, Flag, Kind, Role
-from tracer.probes.records import HEADER, SOCKET, START, TGID
+from tracer.probes.records import HEADER, SOCKET, START, TGID, UNMOVED
 
 __all__ = ["NOBODY", "Ends", "Flow", "Owner", "executed", "exited", "forked", "owner_of", "socket"]
 
@@ -137,4 +137,5 @@ def socket(kind: Kind, time: int, flow: Flow, state: int, flags: int = 0) -> byt
         ends.local,
         ends.remote,
         owner.comm,
+        *UNMOVED,
     )

@@ -7,7 +7,7 @@ from typing import Final
 from tracer.formats.ecs_process import Parts, Processes
 from tracer.formats.ecs_values import MARKS, dumps, members, quality
 from tracer.formats.text import errno_name
-from tracer.model import ATTRIBUTIONS, TCP_STATES, Flag, Kind, Role, SocketEvent
+from tracer.model import ATTRIBUTIONS, MOVED_KINDS, TCP_STATES, Flag, Kind, Role, SocketEvent, Via
 
 __all__ = ["Sockets"]
 
@@ -29,7 +29,14 @@ _BROKEN: Final = _event("event", '"connection","end"', "connection-closed", "fai
 _LISTENING: Final = _event("event", '"start"', "socket-listening", "success")
 _FOUND_OPEN: Final = _event("state", '"info"', "connection-open", "")
 _FOUND_LISTENING: Final = _event("state", '"info"', "socket-listening", "")
-_DIRECTIONS: Final = {int(Role.CONNECT): "egress", int(Role.ACCEPT): "ingress"}
+_UPDATED: Final = _event("event", '"connection","info"', "connection-update", "")
+_OWNED: Final = _event("event", '"connection","info"', "connection-owner-changed", "")
+_DIRECTIONS: Final = {
+    int(Role.CONNECT): "egress",
+    int(Role.SENT): "egress",
+    int(Role.ACCEPT): "ingress",
+    int(Role.RECEIVED): "ingress",
+}
 
 
 class Sockets:
@@ -66,10 +73,20 @@ class Sockets:
             error,
             backlog,
             state,
-            _flags,
+            flags,
             _uid,
             marks,
+            _protocol,
+            _transport,
+            _socket,
+            moved_out,
+            moved_in,
+            _calls_out,
+            _calls_in,
+            via,
         ) = event
+        if kind in MOVED_KINDS:
+            return self._moved(event)
         owner = thread = attribution = ""
         if process is not None:
             known = self._described(process)
@@ -102,9 +119,12 @@ class Sockets:
             if opened and kind is not _ACCEPT and when > opened:
                 duration = f',"duration":{when - opened}'
         elif kind is _CLOSE or kind is _SOCKET_FOUND:
-            here = f'{{"ip":"{local}","port":{local_port},"bytes":{sent}}}'
-            there = f'{{"ip":"{remote}","port":{remote_port},"bytes":{received}}}'
-            total = f',"bytes":{sent + received}'
+            # What was moved before the trace was not counted.
+            if moved_out < 0 or flags & _SNAPSHOT:
+                moved_out, moved_in = sent, received
+            here = f'{{"ip":"{local}","port":{local_port},"bytes":{moved_out}}}'
+            there = f'{{"ip":"{remote}","port":{remote_port},"bytes":{moved_in}}}'
+            total = f',"bytes":{moved_out + moved_in}'
             counted = f',"bytes_sent":{sent},"bytes_received":{received},"retransmits":{retransmits}{rtt}'
             told = _FOUND_OPEN
             if kind is _CLOSE:
@@ -137,8 +157,71 @@ class Sockets:
             f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"'
             f',"direction":"{_DIRECTIONS.get(role, "unknown")}"{named}{total}}}'
             f',"related":{{"ip":[{related}]}}{failure}',
-            f'"netns":{netns},"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}'
+            f'"netns":{netns},"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}{_VIA[via]}'
             + (f',"tcp":{{{counted[1:]}}}' if counted else ""),
+        )
+
+    def _moved(self, event: SocketEvent) -> Parts:
+        """The line of a flow without a connection, of another owner, or of what was moved so far."""
+        kind, role, marks = event.kind, event.role, event.marks
+        owner = thread = attribution = ""
+        if event.process is not None:
+            known = self._described(event.process)
+            owner = known.process
+            thread = f',"thread":{{"id":{event.tid}}}}}' if event.tid else "}"
+            attribution = _BY_KERNEL
+            if known.raw:
+                attribution += members({"raw": known.raw})
+        if marks & MARKS:
+            attribution += quality(marks)
+        addressed = event.transport not in _WITHOUT_ADDRESSES
+        ported = event.protocol in _WITH_PORTS and addressed
+        known_out = known_in = total = ""
+        out, into = event.moved_out, event.moved_in
+        if out >= 0:
+            known_out, known_in, total = f'"bytes":{out}', f'"bytes":{into}', f',"bytes":{out + into}'
+            if role in _DATAGRAM_ROLES:
+                known_out += f',"packets":{event.calls_out}'
+                known_in += f',"packets":{event.calls_in}'
+                total += f',"packets":{event.calls_out + event.calls_in}'
+        ends = []
+        for address, port, counted in (
+            (event.local, event.local_port, known_out),
+            (event.remote, event.remote_port, known_in),
+        ):
+            told = []
+            if addressed and address not in _ANY:
+                told.append(f'"ip":"{address}"')
+            if ported and port:
+                told.append(f'"port":{port}')
+            if counted:
+                told.append(counted)
+            ends.append("{" + ",".join(told) + "}")
+        here, there = ends
+        if role in (_ROLE_ACCEPT, _ROLE_RECEIVED):
+            here, there = there, here
+        duration = ""
+        if kind is not _FLOW and kind is not _OWNER and event.opened and event.time > event.opened:
+            duration = f',"duration":{event.time - event.opened}'
+        network = f'"transport":"{event.transport}"'
+        if addressed:
+            number = 6 if event.protocol == _MPTCP else event.protocol
+            network += f',"type":"{"ipv6" if event.ipv6 else "ipv4"}","iana_number":"{number}"'
+        if event.community_id:
+            network += f',"community_id":"{event.community_id}"'
+        addresses = dict.fromkeys(each for each in (event.local, event.remote) if addressed and each not in _ANY)
+        related = f',"related":{{"ip":[{",".join(map(dumps, addresses))}]}}' if addresses else ""
+        tcp = ""
+        if kind is _TAIL:
+            tcp = f',"tcp":{{"bytes_sent":{event.sent},"bytes_received":{event.received}}}'
+        flow = f',"flow":{{"id":"{event.flow:x}"}}' if event.flow != event.socket else ""
+        return (
+            f"{_MOVED_AS[kind]}{duration}",
+            owner,
+            f'{thread},"source":{here},"client":{here},"destination":{there},"server":{there}'
+            f',"network":{{{network},"direction":"{_DIRECTIONS.get(role, "unknown")}"{total}}}{related}',
+            f'"netns":{event.netns},"socket":{{"id":"{event.socket:x}"{_MAPPED if event.mapped else ""}}}{flow}'
+            f"{attribution}{_VIA[event.via]}{tcp}",
         )
 
 
@@ -164,4 +247,24 @@ _TOLD: Final = {
     Kind.SOCKET_FOUND: _FOUND_OPEN,
 }
 _MAPPED: Final = ',"mapped":true'
+_FLOW: Final = Kind.FLOW
+_OWNER: Final = Kind.OWNER
+_TAIL: Final = Kind.TAIL
+_ROLE_RECEIVED: Final = int(Role.RECEIVED)
+_DATAGRAM_ROLES: Final = frozenset({int(Role.SENT), int(Role.RECEIVED)})
+_SNAPSHOT: Final = 1  # SOCK_SNAPSHOT of bpf/tracer.h
+_MPTCP: Final = 262
+_WITH_PORTS: Final = frozenset({6, 17, 132, 136, _MPTCP})
+_WITHOUT_ADDRESSES: Final = frozenset({"packet", "vsock"})
+_ANY: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what was never told
+_MOVED_AS: Final = {
+    Kind.FLOW: _OPENED,
+    Kind.FLOW_END: _CLOSED,
+    Kind.OWNER: _OWNED,
+    Kind.TAIL: _UPDATED,
+    Kind.UPDATE: _UPDATED,
+}
+_VIA: Final = tuple(
+    members({"via": [via.name.lower() for via in Via if bits & via and via.name]}) if bits else "" for bits in range(32)
+)
 _STATES: Final = len(TCP_STATES)

@@ -57,6 +57,9 @@ _WORD: Final = 9  # "listening"
 _DETAIL: Final = 24  # a terminal too narrow for a detail of so many cells shows the start of the line
 
 # Plain numbers: `int & Flag` would make a Flag each time.
+_ANY: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what was never told
+_WITH_PORTS: Final = frozenset({6, 17, 132, 136, 262})
+_SNAPSHOT: Final = 1  # SOCK_SNAPSHOT of bpf/tracer.h
 _ARGS_CUT: Final = int(Flag.TRUNCATED_ARGS)
 _ARGS_FAULT: Final = int(Flag.FAULT_ARGS)
 _DELETED: Final = int(Flag.DELETED)
@@ -123,7 +126,24 @@ def _route(event: SocketEvent) -> str:
 def _traffic(event: SocketEvent) -> str:
     if event.marks & _NO_TOTALS:
         return ""
-    return f" {human_bytes(event.sent)} out, {human_bytes(event.received)} in"
+    out, into = event.sent, event.received
+    if event.moved_out >= 0 and not event.flags & _SNAPSHOT:
+        out, into = event.moved_out, event.moved_in
+    return f" {human_bytes(out)} out, {human_bytes(into)} in"
+
+
+def _flow_route(event: SocketEvent) -> str:
+    """Both ends of a flow without a connection, as far as they are known, and what carries it."""
+    if event.transport in ("packet", "vsock"):
+        return event.transport
+    ported = event.protocol in _WITH_PORTS
+    remote = "?" if event.remote in _ANY else event.remote
+    if ported and event.remote_port:
+        remote = _endpoint(event.remote, event.remote_port)
+    if event.role == Role.RECEIVED:
+        local = f":{event.local_port}" if ported else event.local
+        return f"{local} ← {remote} {event.transport}"
+    return f"→ {remote} {event.transport}"
 
 
 @lru_cache(64)
@@ -166,8 +186,14 @@ class Pretty:
             self._accept,
             self._listen,
             self._close,
+            self._flow,
+            self._flow_end,
+            self._owner,
+            self._update,
+            self._update,
             self._running,
             self._open,
+            self._update,
         )
         self._timestamp(0)  # reads the time zone now: a confined process can't
         self.resize(width)
@@ -383,6 +409,21 @@ class Pretty:
         if event.retransmits:
             extras.append(f", {_plural(event.retransmits, 'retransmit')}")
         return "close", self._fitted((detail + _traffic(event)).removesuffix(","), extras), style
+
+    def _flow(self, event: SocketEvent) -> tuple[str, str, str]:
+        return "flow", _flow_route(event), _CYAN
+
+    def _flow_end(self, event: SocketEvent) -> tuple[str, str, str]:
+        extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
+        return "end", self._fitted(_flow_route(event) + _traffic(event), extras), _CYAN
+
+    def _update(self, event: SocketEvent) -> tuple[str, str, str]:
+        route = _route(event) if event.role not in (Role.SENT, Role.RECEIVED) else _flow_route(event)
+        extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
+        return "moved", self._fitted(route + _traffic(event), extras), _CYAN
+
+    def _owner(self, event: SocketEvent) -> tuple[str, str, str]:
+        return "owner", f"{_route(event)} is used by this process now", _CYAN
 
     def _open(self, event: SocketEvent) -> tuple[str, str, str]:
         if event.state == _TCP_LISTEN or event.role == Role.LISTEN:

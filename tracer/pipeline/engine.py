@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any, Final
 
-from tracer.model import Event, ExecFailed, Kind, KindEvent, Notice, ProcessEvent, ProcessExited
+from tracer.model import Event, ExecFailed, Kind, KindEvent, Notice, ProcessEvent, ProcessExited, SocketEvent
 from tracer.pipeline.flows import FlowTable
 from tracer.pipeline.ledger import Ledger, Loss
+from tracer.pipeline.moves import UPDATE_NS, MoveTable
 from tracer.pipeline.order import Order
 from tracer.pipeline.processes import ProcessTable
-from tracer.pipeline.turns import Confined, Found, Input, Known, Lost, Start, Turn, Unheard
+from tracer.pipeline.turns import Confined, Found, Input, Known, Lost, Moves, Start, Turn, Unheard
 from tracer.pipeline.view import Filters, View
-from tracer.probes.records import FACTS, FLAGS, KIND, START, TGID, TID, TIME, Record, decode, frames
+from tracer.probes.records import FACTS, FLAGS, KIND, SLOT, START, TGID, TID, TIME, Record, decode, frames
 
 __all__ = ["Engine"]
 
@@ -34,10 +35,14 @@ class Engine:
     What becomes of the shown events is told back by delivered() and lost(), so that the ledger can account for them.
     """
 
-    def __init__(self, boot_id: str, filters: Filters, most: int | None = None) -> None:
-        """``boot_id`` as the kernel prints it; after ``most`` shown events the rest is filtered. Raises ValueError."""
+    def __init__(self, boot_id: str, filters: Filters, most: int | None = None, update_ns: int = UPDATE_NS) -> None:
+        """``boot_id`` as the kernel prints it; after ``most`` shown events the rest is filtered. Raises ValueError.
+
+        Flows that go on moving bytes are told of every ``update_ns``.
+        """
         self.processes = ProcessTable(uuid.UUID(boot_id).bytes)
         self.flows = FlowTable(self.processes)
+        self.moves = MoveTable(self.flows, update_ns)
         self.order = Order()
         self.ledger = Ledger()
         self.view = View(filters)
@@ -55,11 +60,15 @@ class Engine:
             Kind.ATTEMPT: self.flows.event,
             Kind.ACCEPT: self.flows.event,
             Kind.LISTEN: self.flows.event,
-            Kind.CLOSE: self.flows.event,
+            Kind.CLOSE: self._socket_closed,
+            Kind.FLOW: self._part_found,
+            Kind.FLOW_END: self._socket_closed,
+            Kind.OWNER: self._part_found,
+            Kind.TAIL: self.flows.event,
             Kind.PROCESS_FOUND: self._found_process,
             Kind.SOCKET_FOUND: self.flows.event,
         }
-        self._handlers: Final = [handlers[kind] for kind in sorted(handlers)]  # the kinds are 0, 1, 2, …
+        self._handlers: Final = [handlers.get(kind, self.flows.event) for kind in Kind]  # the kinds are 0, 1, 2, …
 
     @property
     def full(self) -> bool:
@@ -81,6 +90,8 @@ class Engine:
         if isinstance(item, Found):
             self.offset = self.processes.clock = item.offset
             return self._found(item)
+        if isinstance(item, Moves):
+            return iter([self._moved(item)])
         if isinstance(item, Known):
             self._learn(item.processes)
             return iter(())
@@ -103,6 +114,7 @@ class Engine:
 
     def _start(self, start: Start) -> list[Event]:
         facts = start.facts
+        self.flows.counted = bool(facts["coverage"].get("moved"))
         self._uncounted = list(facts["coverage"].get("uncounted", ()))
         notices: list[Event] = [
             Notice("tracer-coverage", facts["now"], "state", {"coverage": facts["coverage"]}),
@@ -122,6 +134,11 @@ class Engine:
             events = [self._handlers[record[KIND]](record, False) for record in records]
             self.view.widen(self.processes)  # who is whose descendant shows only when all are known
             yield self._shown(events, self.view.wants_found)
+
+    def _moved(self, moves: Moves) -> list[Event]:
+        events = self.moves.take(moves)
+        self.ledger.found.update([event.kind for event in events])
+        return self._shown(list[KindEvent](events))
 
     def _learn(self, processes: bytes) -> None:
         for frame in frames(processes):
@@ -188,6 +205,17 @@ class Engine:
             ProcessExited, (_EXIT, record[TIME], late, process, record[TID], status, cpu_ns, max_rss, record[FLAGS])
         )
 
+    def _socket_closed(self, record: Record, late: bool) -> SocketEvent:
+        event = self.flows.event(record, late)
+        self.moves.ended(event.socket)
+        return event
+
+    def _part_found(self, record: Record, late: bool) -> SocketEvent:
+        event = self.flows.event(record, late)
+        if self.flows.ends is not None:
+            self.moves.placed(event, record[SLOT], self.flows.ends)
+        return event
+
     def delivered(self, kinds: Counter[int]) -> None:
         """Events of these kinds were written."""
         self.ledger.delivered.update(kinds)
@@ -209,6 +237,7 @@ class Engine:
             evicted={"processes": self.processes.evicted, "flows": self.flows.evicted},
             final=turn.last,
             uncounted=self._uncounted,
+            moved=self.moves.statement(self.flows.told),
         )
         return Notice("tracer-ledger", turn.now, "metric", {"ledger": body})
 

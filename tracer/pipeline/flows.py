@@ -1,4 +1,4 @@
-"""Know every open TCP flow: who owns it, and how to name it for other tools."""
+"""Know every open flow: who owns it, and how to name it for other tools."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tracer.model import Kind, Process, SocketEvent
 from tracer.pipeline.processes import ProcessTable
 from tracer.probes.records import Record
 
-__all__ = ["FlowTable", "community_id"]
+__all__ = ["Ends", "FlowTable", "community_id"]
 
 FLOWS_MOST: Final = 131_072
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
@@ -23,6 +23,12 @@ KINDS: Final = tuple(Kind)  # the kinds are 0, 1, 2, …: quicker than Kind(numb
 _CLOSE: Final = Kind.CLOSE
 _ACCEPT: Final = Kind.ACCEPT
 _LISTEN: Final = Kind.LISTEN
+_FLOW: Final = Kind.FLOW
+_FLOW_END: Final = Kind.FLOW_END
+_OF_THE_RECORD: Final = frozenset({Kind.ACCEPT, Kind.OWNER, Kind.TAIL})  # whose it is the record says better
+_NOT_KEPT: Final = frozenset({Kind.CLOSE, Kind.FLOW_END, Kind.OWNER, Kind.TAIL})
+_COUNTED: Final = frozenset({Kind.CLOSE, Kind.FLOW_END, Kind.TAIL})
+_DATAGRAM: Final = frozenset({Kind.FLOW, Kind.FLOW_END})
 
 
 @lru_cache(maxsize=8192)
@@ -45,15 +51,89 @@ def community_id(one: bytes, one_port: int, other: bytes, other_port: int, proto
     return "1:" + b2a_base64(digest, newline=False).decode()
 
 
-class _Ends(NamedTuple):
+class Ends(NamedTuple):
     """What stays the same as long as a flow is open."""
 
     process: Process | None
+    tid: int
+    role: int
     local: str
+    local_port: int
     remote: str
+    remote_port: int
     ipv6: bool
     mapped: bool
     community_id: str
+    netns: int
+    opened: int
+    established: int
+    uid: int
+    protocol: int
+    transport: str
+    socket: int
+
+    def event(self, kind: Kind, time: int, flow: int, moved: tuple[int, int, int, int], via: int) -> SocketEvent:
+        """An event that no record stands for; ``moved`` are bytes out and in, calls out and in."""
+        return SocketEvent(
+            kind,
+            time,
+            late=False,
+            process=self.process,
+            tid=0,
+            flow=flow,
+            role=self.role,
+            local=self.local,
+            local_port=self.local_port,
+            remote=self.remote,
+            remote_port=self.remote_port,
+            ipv6=self.ipv6,
+            mapped=self.mapped,
+            community_id=self.community_id,
+            netns=self.netns,
+            opened=self.opened,
+            established=self.established,
+            sent=0,
+            received=0,
+            retransmits=0,
+            rtt_us=0,
+            error=0,
+            backlog=0,
+            state=0,
+            flags=0,
+            uid=self.uid,
+            protocol=self.protocol,
+            transport=self.transport,
+            socket=self.socket,
+            moved_out=moved[0],
+            moved_in=moved[1],
+            calls_out=moved[2],
+            calls_in=moved[3],
+            via=via,
+        )
+
+
+_TRANSPORTS: Final = {
+    1: "icmp",
+    6: "tcp",
+    17: "udp",
+    58: "ipv6-icmp",
+    132: "sctp",
+    136: "udplite",
+    262: "mptcp",  # the kernel's own number (include/uapi/linux/in.h); what is sent is TCP
+}
+_WITH_PORTS: Final = frozenset({6, 17, 132, 136})
+_PACKET: Final = 17  # AF_PACKET
+_VSOCK: Final = 40  # AF_VSOCK
+_SOCK_RAW: Final = 3
+
+
+def transport_of(family: int, protocol: int, kind: int) -> str:
+    """What carries the bytes: a protocol of the internet by its name, else the sort of socket."""
+    if family == _PACKET:
+        return "packet"
+    if family == _VSOCK:
+        return "vsock"
+    return _TRANSPORTS.get(protocol, "raw" if kind == _SOCK_RAW else str(protocol))
 
 
 class FlowTable:
@@ -62,12 +142,26 @@ class FlowTable:
     def __init__(self, processes: ProcessTable) -> None:
         """Owners come from, and unknown ones go into, ``processes``."""
         self._processes = processes
-        self._open: dict[int, _Ends] = {}
+        self._open: dict[int, Ends] = {}
+        self.counted = False  # whether the backend counts what calls move
+        self.ends: Ends | None = None  # of the last event
+        self.told = 0  # bytes of the parts whose end came by a record
         self.evicted = 0  # open ones that had to go because the table was full
 
     def __len__(self) -> int:
         """How many flows are open."""
         return len(self._open)
+
+    def known(self, flow: int, tgid: int) -> Ends | None:
+        """The ends of a flow that is open and this process's."""
+        ends = self._open.get(flow)
+        if ends is None or (ends.process is not None and ends.process.tgid != tgid):
+            return None
+        return ends
+
+    def forget(self, flow: int) -> None:
+        """It has ended."""
+        self._open.pop(flow, None)
 
     def event(self, record: Record, late: bool) -> SocketEvent:
         """What a socket record (struct socket_record) says, with its owner."""
@@ -102,25 +196,60 @@ class FlowTable:
             local_raw,
             remote_raw,
             comm,
+            socket,
+            moved_out,
+            moved_in,
+            calls_out,
+            calls_in,
+            slot,
+            protocol,
+            type_,
+            via,
         ) = record
         kind = KINDS[number]
-        if kind is _CLOSE or error:
+        if kind is _CLOSE or error or kind is _FLOW_END:
             ends = self._open.pop(flow, None)
         else:
-            ends = self._open.get(flow) if kind is not _ACCEPT else None
+            ends = self._open.get(flow) if kind not in _OF_THE_RECORD else None
         if ends is None:
             process = self._processes.owner(tgid, start, comm, uid, time) if tgid else None
             local, local_bytes = _address(local_raw)
             remote, remote_bytes = _address(remote_raw)
             ipv6 = len(local_bytes) == 16 and len(remote_bytes) == 16
-            if kind is _LISTEN or not remote_port:
+            if kind is _LISTEN or not remote_port or protocol not in _WITH_PORTS:
                 name = ""
             else:
-                name = community_id(local_bytes, local_port, remote_bytes, remote_port)
-            ends = tuple.__new__(_Ends, (process, local, remote, ipv6, family == AF_INET6 and not ipv6, name))
-            if name and kind is not _CLOSE and not error:
+                name = community_id(local_bytes, local_port, remote_bytes, remote_port, protocol)
+            ends = tuple.__new__(
+                Ends,
+                (
+                    process,
+                    tid,
+                    role,
+                    local,
+                    local_port,
+                    remote,
+                    remote_port,
+                    ipv6,
+                    family == AF_INET6 and not ipv6,
+                    name,
+                    netns,
+                    opened,
+                    established,
+                    uid,
+                    protocol,
+                    "tcp" if protocol == _TCP and family != _PACKET else transport_of(family, protocol, type_),
+                    socket,
+                ),
+            )
+            if kind is _FLOW or (name and not error and kind not in _NOT_KEPT):
                 self._keep(flow, ends)
-        process, local, remote, ipv6, mapped, name = ends
+        if kind in _COUNTED and self.counted:
+            if not slot:
+                self.told += moved_out + moved_in
+        else:
+            moved_out = moved_in = -1
+        self.ends = ends
         # The class's own constructor would look at each of these again.
         return tuple.__new__(
             SocketEvent,
@@ -128,19 +257,19 @@ class FlowTable:
                 kind,
                 time,
                 late,
-                process,
+                ends[0],
                 tid,
                 flow,
-                role,
-                local,
+                role if kind not in _DATAGRAM else ends[2],
+                ends[3],
                 local_port,
-                remote,
+                ends[5],
                 remote_port,
-                ipv6,
-                mapped,
-                name,
+                ends[7],
+                ends[8],
+                ends[9],
                 netns,
-                opened,
+                opened if kind is not _FLOW_END else ends[11],
                 established,
                 sent,
                 received,
@@ -152,10 +281,18 @@ class FlowTable:
                 sock_flags,
                 uid,
                 marks,
+                protocol,
+                ends[15],
+                socket,
+                moved_out,
+                moved_in,
+                calls_out,
+                calls_in,
+                via,
             ),
         )
 
-    def _keep(self, flow: int, ends: _Ends) -> None:
+    def _keep(self, flow: int, ends: Ends) -> None:
         if len(self._open) >= FLOWS_MOST:
             del self._open[next(iter(self._open))]
             self.evicted += 1

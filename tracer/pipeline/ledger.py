@@ -131,6 +131,7 @@ class Ledger:
         evicted: dict[str, int],
         final: bool,
         uncounted: Sequence[str] = (),
+        moved: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """The ledger record's body; ``missing`` are the gaps that the sequence numbers show.
 
@@ -144,7 +145,7 @@ class Ledger:
             row = self._row(kind, in_flight[kind], undecodable[kind])
             balanced &= self._balances(row)
             by_kind[kind.label] = row
-        for found in (Kind.PROCESS_FOUND, Kind.SOCKET_FOUND):
+        for found in (Kind.PROCESS_FOUND, Kind.SOCKET_FOUND, Kind.UPDATE):
             row = self._found_row(found, in_flight[found])
             balanced &= self._balances(row)
             by_kind[found.label] = row
@@ -169,7 +170,7 @@ class Ledger:
             beside["uncounted"] = list(uncounted)
         if self.gaps:
             beside["gaps"] = self.gaps
-        return {
+        body: dict[str, Any] = {
             "total": {**total, "lost_by_stage": {stage: stages[stage] for stage in _STAGES}},
             "by_kind": by_kind,
             "missed": beside,
@@ -179,6 +180,10 @@ class Ledger:
             "balanced": balanced,
             "complete": balanced and not total["lost"] and not any(beside.values()),
         }
+        if moved is not None:
+            body["bytes"] = moved
+            body["complete"] = body["complete"] and moved.get("balanced", True) and not moved["lost"]
+        return body
 
     def _row(self, kind: Kind, in_flight: int, undecodable: int) -> dict[str, Any]:
         stages = {"emit": self._sum(kind, "failed"), "ring": 0, "late": 0, "decode": undecodable}

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from tracer.pipeline.order import RingRun
 from tracer.probes.perf_event import RingError, split
+from tracer.probes.records import PLACED
 from tracer.probes.source import Unheard
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Input",
     "Known",
     "Lost",
+    "Moves",
     "RecordingError",
     "Start",
     "Turn",
@@ -37,6 +39,7 @@ FRAME_MOST: Final = 1 << 30
 _TURN = struct.Struct("<QqQBBHII")  # now, offset, drained_at, cut, last, runs, tallies' length, missed's length
 _RUN = struct.Struct("<HBBII")  # cpu, ring, drained, lost, length
 _NOW = struct.Struct("<Q")
+_MOVES = struct.Struct("<QQQQQB")
 _LOST = struct.Struct("<QQ")  # now, since
 _FOUND = struct.Struct("<QqI")  # now, offset, length of the processes
 
@@ -78,6 +81,22 @@ class Turn(NamedTuple):
     missed: dict[str, int]
 
 
+class Moves(NamedTuple):
+    """Who has moved bytes since the last of these: ``parts`` are numbers of places (u32) each with its struct part.
+
+    ``bytes`` are all that were moved so far, of which ``unplaced`` belong to no part, and of those of ended parts
+    ``filtered`` and ``lost`` were not told by a record. With ``last`` nothing follows.
+    """
+
+    now: int
+    parts: bytes
+    bytes: int
+    unplaced: int
+    filtered: int
+    lost: int
+    last: bool
+
+
 class Known(NamedTuple):
     """What a later look of the process iterator wrote: to be known, not to be shown."""
 
@@ -100,7 +119,7 @@ class Lost(NamedTuple):
     reasons: list[str]
 
 
-Input = Start | Found | Turn | Known | Confined | Lost | Unheard
+Input = Start | Found | Turn | Moves | Known | Confined | Lost | Unheard
 
 
 def pack(item: Input) -> bytes:
@@ -132,8 +151,11 @@ def pack(item: Input) -> bytes:
     elif isinstance(item, Confined):
         kind, content = 4, _NOW.pack(item.now) + json.dumps(item.facts).encode()
     elif isinstance(item, Lost):
-        told = {"backend": item.backend, "reasons": item.reasons}
-        kind, content = 5, _LOST.pack(item.now, item.since) + json.dumps(told).encode()
+        why = {"backend": item.backend, "reasons": item.reasons}
+        kind, content = 5, _LOST.pack(item.now, item.since) + json.dumps(why).encode()
+    elif isinstance(item, Moves):
+        told = item.now, item.bytes, item.unplaced, item.filtered, item.lost, item.last
+        kind, content = 7, _MOVES.pack(*told) + item.parts
     elif isinstance(item, Unheard):
         kind, content = 6, json.dumps(item._asdict()).encode()
     else:
@@ -193,7 +215,20 @@ def _unpack_unheard(content: bytes) -> Unheard:
     return Unheard(what, missing, first, last, cpus)
 
 
-_NOTICES: Final[dict[int, Callable[[bytes], Input]]] = {4: _unpack_confined, 5: _unpack_lost, 6: _unpack_unheard}
+def _unpack_moves(content: bytes) -> Moves:
+    now, moved, unplaced, filtered, lost, last = _MOVES.unpack_from(content)
+    parts = content[_MOVES.size :]
+    if len(parts) % PLACED.size:
+        raise RecordingError(f"{len(parts)} bytes are no whole number of parts")
+    return Moves(now, parts, moved, unplaced, filtered, lost, bool(last))
+
+
+_NOTICES: Final[dict[int, Callable[[bytes], Input]]] = {
+    4: _unpack_confined,
+    5: _unpack_lost,
+    6: _unpack_unheard,
+    7: _unpack_moves,
+}
 
 
 def _unpack_turn(content: bytes) -> Turn:

@@ -14,12 +14,14 @@ from tracer.pipeline.processes import ProcessTable
 
 __all__ = ["Filters", "View"]
 
-DEFAULT_KINDS = frozenset(RING_KINDS) - {Kind.FORK}
+DEFAULT_KINDS = (frozenset(RING_KINDS) | {Kind.UPDATE}) - {Kind.FORK}
 # What was there before is shown with the events that would have told of it.
 _FOUND_AS = {
     Kind.PROCESS_FOUND: {Kind.EXEC},
     Kind.SOCKET_FOUND: {Kind.CONNECT, Kind.ACCEPT, Kind.LISTEN},
     Kind.ATTEMPT: {Kind.CONNECT},
+    Kind.FLOW_END: {Kind.FLOW},
+    Kind.TAIL: {Kind.CLOSE},
 }
 _LISTEN_STATE = TCP_STATES.index("LISTEN")
 
@@ -58,7 +60,7 @@ class Filters:
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Filters:
         """The filters that as_json() wrote. Raises KeyError or ValueError on anything else."""
-        by_label = {kind.label: kind for kind in RING_KINDS}
+        by_label = {kind.label: kind for kind in Kind}
         return cls(
             kinds=frozenset(by_label[label] for label in found["event"]),
             pids=frozenset(found.get("pid", ())),

@@ -7,6 +7,7 @@ import platform
 import struct
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
@@ -18,9 +19,10 @@ from tracer.probes.health import Watch
 from tracer.probes.hooks import NEVER_BOTH, OPTIONAL, RETURNS, STREAM, Hook, blind_spots, pairs
 from tracer.probes.libbpf_binding import BpfError, possible_cpus
 from tracer.probes.overflow import Overflow
+from tracer.probes.parts import Parts
 from tracer.probes.records import KNOBS, TALLY
 from tracer.probes.rings import RingError, RingSet, Run
-from tracer.probes.source import Coverage, Cut, KernelFilters, Unheard, boottime
+from tracer.probes.source import Coverage, Cut, KernelFilters, Moved, Unheard, boottime
 from tracer.probes.unusable import UnusableError, raise_memory_limit, unusable
 
 __all__ = [
@@ -41,6 +43,7 @@ _KINDS: Final = len(RING_KINDS)
 _RINGS: Final = ("lifecycle", "bulk")
 _OVERFLOW: Final = "overflow"
 _CUT_TRIES: Final = 200
+_COUNT: Final = frozenset({"bytes_sent", "stream_read"})  # without these the bytes of TCP are not counted
 _KNOBS: Final = ".rodata.knobs"
 _CIDR = struct.Struct("=I16s")
 _KEY = struct.Struct("=I")
@@ -99,6 +102,7 @@ class Backend(ABC):
         self._stand_ins: dict[str, Hook] = NEVER_BOTH  # by the program that may be skipped
         self._sealed = False
         self._counts_misses = False  # whether this kernel counts what missed() tells, as of seal()
+        self._parts: Parts | None = None  # where bytes are counted
         self.own_pid = os.getpid()
         self.excluded: list[int] = []
 
@@ -159,6 +163,10 @@ class Backend(ABC):
         """Coverage.compiled of this backend."""
         return None
 
+    def _more_hooks(self) -> Sequence[Hook]:
+        """What else is attached where the kernel allows it."""
+        return ()
+
     def _more_blind(self) -> list[str]:
         """What this backend alone can't see."""
         return []
@@ -181,7 +189,7 @@ class Backend(ABC):
     def _make_maps(self) -> libbpf.Object:
         """The maps that all programs share."""
         cpus = possible_cpus()
-        sizes = {"tallies": cpus * _KINDS, "sequences": cpus * len(_RINGS)}
+        sizes = {"tallies": cpus * _KINDS, "sequences": cpus * len(_RINGS), "moved": cpus}
         knobs = {_KNOBS: self._knobs()}
         self._maps, _ = libbpf.load(object_file("maps"), knobs=knobs, optional=(), max_entries=sizes)
         self._stack.callback(self._maps.close)
@@ -245,6 +253,7 @@ class Backend(ABC):
             replaced = self._attach_returns()
             wanted = [hook for hooks in OPTIONAL.values() for hook in hooks if hook.program not in replaced]
             wanted += self._stand_ins.values()
+            wanted += self._more_hooks()
             if any(hook.tracepoint for hook in wanted):
                 events = tracefs.open_events()
             for hook in wanted:
@@ -264,6 +273,7 @@ class Backend(ABC):
             self.rings.sizes,
             self._compiled(),
             sealed=tuple(self._more_blind_sealed()),
+            moved=self._parts is not None and self._attached.keys() >= _COUNT,
         )
 
     def _attach_returns(self) -> set[str]:
@@ -386,6 +396,17 @@ class Backend(ABC):
             runs += [run for ring, head in zip(rings, heads, strict=True) if (run := ring.read_to(head)).data]
         runs += self._overflow.read(aside)
         return Cut(runs, bytes(counters), settled)
+
+    def moved(self) -> Moved | None:
+        """The parts that have changed since the last call, and all bytes; None where they are not counted."""
+        if self._parts is None:
+            return None
+        return Moved(self._parts.changed(), *self._parts.moved())
+
+    def retire(self, places: Iterable[int]) -> None:
+        """The parts in these places are done with."""
+        if self._parts is not None:
+            self._parts.retire(places)
 
     def unheard(self) -> list[Unheard]:
         """What the rings have no room for is in the counters."""

@@ -114,8 +114,8 @@ class Map:
             key = following.raw
             yield key
 
-    def mmap(self) -> mmap.mmap:
-        """Map an array made with BPF_F_MMAPABLE, read-only: elements at multiples of value_size rounded up to 8.
+    def mmap(self, *, writable: bool = False) -> mmap.mmap:
+        """Map an array made with BPF_F_MMAPABLE: elements at multiples of value_size rounded up to 8.
 
         The mapping ends on a page, outlives the object, and is for the caller to close. Raises BpfError.
         """
@@ -123,7 +123,8 @@ class Map:
             raise BpfError(f"map {self.name!r} is no mmapable array", errno.EINVAL)
         size = (self.value_size + 7 & -8) * self.max_entries
         try:
-            return mmap.mmap(self.fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ)
+            rights = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
+            return mmap.mmap(self.fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE, mmap.MAP_SHARED, rights)
         except OSError as refused:
             number = refused.errno or 0
             raise BpfError(f"mapping map {self.name!r}: {why(number)}", number) from refused

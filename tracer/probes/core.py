@@ -9,11 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from tracer.probes import libbpf
+from tracer.model import MOVED_KINDS, Kind
+from tracer.probes import cgroup, libbpf
 from tracer.probes.backend import Backend, KernelFilters, object_file
 from tracer.probes.cmdlines import with_arguments
-from tracer.probes.hooks import NEVER_BOTH, OPTIONAL, RETURNS, STAND_INS, STREAM
+from tracer.probes.hooks import MOVES, NEVER_BOTH, OPTIONAL, RETURNS, STAND_INS, STREAM, Hook
 from tracer.probes.libbpf_binding import BpfError, LoadError
+from tracer.probes.parts import Parts
 from tracer.probes.program import Descriptor, attach_at_return, fexit_refusal
 from tracer.probes.records import HEADER, START, TGID, TID
 from tracer.probes.unusable import UnusableError
@@ -24,6 +26,7 @@ BTF: Final = Path("/sys/kernel/btf/vmlinux")
 HOOKS: Final = ("auto", "tracepoints")
 _RETURNS: Final = "returns"
 _AGAIN: Final = "again"
+_GROUP: Final = "group"
 _PREEMPTIBLE: Final = b"\0class_srcu_fast_notrace_t\0"
 _FINDER: Final = "find_processes"
 _PLAIN_FINDER: Final = "find_processes_plain"  # without arguments, for kernels that refuse the other
@@ -40,6 +43,7 @@ _OPTIONAL: Final = {name: {hook.program for hook in hooks} for name, hooks in OP
 }
 _OPTIONAL["process"].add(_FINDER)
 _OPTIONAL[_AGAIN] = set()
+_OPTIONAL.update({name: {hook.program for hook in hooks} for name, hooks in MOVES.items()})
 
 
 class Core(Backend):
@@ -52,6 +56,7 @@ class Core(Backend):
         super().__init__(filters, buffer_bytes, watermark)
         self._hooks = hooks
         self._last_look: int | None = None
+        self._cgroup: cgroup.Cgroup | None = None
 
     def _lacking(self) -> str | None:
         if BTF.exists():
@@ -73,6 +78,9 @@ class Core(Backend):
             self._stand_ins = {first: second for pairs in STAND_INS.values() for first, second in pairs.items()}
         maps = self._make_maps()
         self._load_programs({name: maps.map(name).fd for name in maps.map_names() if not name.startswith(".")})
+        if self._wants_moves():
+            self._parts = Parts({name: maps.map(name) for name in ("parts", "retired", "parts_limit", "moved")})
+            self._stack.callback(self._parts.close)
         if self._preemptible:
             self._hands = self._objects["tcp"].map("hands").mmap()
             self._stack.callback(self._hands.close)
@@ -99,7 +107,7 @@ class Core(Backend):
             with suppress(BpfError):  # told by the second try, alone with libbpf's log
                 load(name)
 
-        names = [*STREAM]
+        names = [*STREAM, *(MOVES if self._wants_moves() else ())]
         if self._may_use_returns():
             names += [_RETURNS, _AGAIN] if self._preemptible else [_RETURNS]
         threads = [threading.Thread(target=try_to_load, args=(name,)) for name in names]
@@ -121,6 +129,10 @@ class Core(Backend):
             self._refused |= refusals
             if name == _RETURNS:
                 self._returns = set(self._objects[name].program_names()) - refusals.keys()
+
+    def _wants_moves(self) -> bool:
+        """Whether anything is asked for that tells of bytes."""
+        return bool(self._filters.kinds & (MOVED_KINDS | {Kind.CLOSE}))
 
     def _may_use_returns(self) -> bool:
         """Whether it is worth trying; where the kernel says no at once, that costs nothing."""
@@ -172,7 +184,18 @@ class Core(Backend):
 
     def _attach(self, program: str, tracepoint: int | None) -> libbpf.Link:
         source = self._of(program)
+        if source is self._objects.get(_GROUP):
+            return self._attach_to_cgroup(source, program)
         return source.attach(program) if tracepoint is None else source.attach_tracepoint(program, tracepoint)
+
+    def _attach_to_cgroup(self, source: libbpf.Object, program: str) -> libbpf.Link:
+        if self._cgroup is None:
+            self._cgroup = cgroup.open_root()
+            self._stack.callback(os.close, self._cgroup.fd)
+        return source.attach_cgroup(program, self._cgroup.fd)
+
+    def _more_hooks(self) -> list[Hook]:
+        return [hook for name, hooks in MOVES.items() if name in self._objects for hook in hooks]
 
     def _attach_returns(self) -> set[str]:
         """As the base, and stand-ins for them where they are needed: the tracepoints where there is nothing better."""

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 __all__ = [
-    "BLIND",
+    "MOVES",
     "NEVER_BOTH",
     "OPTIONAL",
     "RETURNS",
@@ -126,8 +126,24 @@ RETURNS: Final = (
 )
 """What is attached in place of tracepoints where the kernel allows it; the first of all is the one that is tried."""
 
-BLIND: Final = ("sockets other than TCP",)
-"""What no hook shows, on any kernel."""
+MOVES: Final = {
+    "data": (
+        Hook("bytes_sent", "", "bytes that calls send, and sockets other than TCP"),
+        Hook("bytes_received", "", "bytes that calls receive, of sockets other than TCP"),
+        Hook("stream_read", "", "bytes that calls receive over TCP"),
+        Hook("stream_gone", "", "what is still read of a connection after its end"),
+        Hook("datagram_queued", "", "where datagrams go that a socket without a connection sends"),
+        Hook("datagram_taken", "", "where datagrams come from that a raw socket receives"),
+    ),
+    "group": (
+        Hook("datagram_goes", "", "where the first datagram to a neighbour goes whose address is unknown"),
+        Hook("datagram_goes6", "", "where the first datagram to a neighbour goes whose address is unknown (IPv6)"),
+        Hook("datagram_came", "", "where datagrams come from that a socket without a connection receives over UDP"),
+        Hook("datagram_came6", "", "where datagrams come from that a socket without a connection receives over UDP"),
+        Hook("socket_released", "", "when sockets without connections are closed: their flows end when they are idle"),
+    ),
+}
+"""By the source that holds it: what counts the bytes that every call moves; attached where the kernel allows it."""
 
 
 def blind_spots(attached: Collection[str]) -> list[str]:
@@ -141,7 +157,8 @@ def blind_spots(attached: Collection[str]) -> list[str]:
             found += returns.blind
             if "exit_execve" in returns.replaces and _release() < _KILLED_SEEN_SINCE:
                 found.append(_KILLED)
-    return [*dict.fromkeys(found), *BLIND]
+    found += [hook.blind for hooks in MOVES.values() for hook in hooks if hook.program not in attached]
+    return [*dict.fromkeys(found)]
 
 
 def pairs(stand_ins: Mapping[str, Hook]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:

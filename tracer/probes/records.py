@@ -24,7 +24,11 @@ EXEC: Final = Struct(f"={_HEADER}{_IDENTITY}QQIIHHHHHHI")
 EXEC_FAILED: Final = Struct(f"={_HEADER}{_IDENTITY}iHH")
 FORK: Final = Struct(f"={_HEADER}{_IDENTITY}II")
 EXIT: Final = Struct(f"={_HEADER}{_IDENTITY}QQII")
-SOCKET: Final = Struct(f"={_HEADER}QQQQQQIIIIIIHHBBBB16s16s16s")
+SOCKET: Final = Struct(f"={_HEADER}QQQQQQIIIIIIHHBBBB16s16s16sQQQQQIHBB")
+PART: Final = Struct("=6QIIQ")
+PLACED: Final = Struct("=I6QIIQ")  # the number of its place, and struct part
+MOVED: Final = Struct("=4Q")
+UNMOVED: Final = (0, 0, 0, 0, 0, 0, 6, 1, 0)  # the end of struct socket_record for TCP, where no bytes are counted
 TALLY: Final = Struct("=11Q")
 KNOBS: Final = Struct("=4I")
 SIZE: Final = Struct("=I")  # in front of every record of an iterator
@@ -47,6 +51,8 @@ CGROUP: Final = 10
 PARENT_TGID: Final = 11
 TOLD: Final = 12
 FACTS: Final = 13
+
+SLOT: Final = 35  # in the tuple of a socket record
 
 name_told: Final = Struct("=4xI36x16s").unpack_from  # uid and name (NUL-padded) of TOLD
 
@@ -108,6 +114,10 @@ _DECODERS: Final[dict[int, Callable[[bytes, int], Record]]] = {
     Kind.ACCEPT: SOCKET.unpack_from,
     Kind.LISTEN: SOCKET.unpack_from,
     Kind.CLOSE: SOCKET.unpack_from,
+    Kind.FLOW: SOCKET.unpack_from,
+    Kind.FLOW_END: SOCKET.unpack_from,
+    Kind.OWNER: SOCKET.unpack_from,
+    Kind.TAIL: SOCKET.unpack_from,
     Kind.PROCESS_FOUND: _exec,
     Kind.SOCKET_FOUND: SOCKET.unpack_from,
 }

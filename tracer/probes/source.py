@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 from tracer.model import Kind
 from tracer.probes.rings import Run
 
-__all__ = ["Coverage", "Cut", "KernelFilters", "Source", "SourceLostError", "Unheard", "boottime"]
+__all__ = ["Coverage", "Cut", "KernelFilters", "Moved", "Source", "SourceLostError", "Unheard", "boottime"]
 
 
 class SourceLostError(Exception):
@@ -46,6 +47,7 @@ class Coverage(NamedTuple):
     uncounted: tuple[str, ...] = ()
     fix: str | None = None
     sealed: tuple[str, ...] = ()
+    moved: bool = False  # whether the bytes that calls move are counted
     polling: dict[str, int] | None = None  # of a backend that looks again and again: shortest_ms, longest_ms
 
 
@@ -58,6 +60,16 @@ class Cut(NamedTuple):
     runs: list[Run]
     tallies: bytes
     settled: bool
+
+
+class Moved(NamedTuple):
+    """What a backend that counts bytes has counted: see pipeline.turns.Moves for each."""
+
+    parts: bytes
+    bytes: int
+    unplaced: int
+    filtered: int
+    lost: int
 
 
 class Unheard(NamedTuple):
@@ -143,6 +155,14 @@ class Source(Protocol):
 
     def tallies(self) -> bytes:
         """The counters of now (struct tally by CPU and kind): not of one moment over all CPUs."""
+        ...
+
+    def moved(self) -> Moved | None:
+        """The parts that have changed since the last call, and all bytes; None where they are not counted."""
+        ...
+
+    def retire(self, places: Iterable[int]) -> None:
+        """The parts in these places are done with."""
         ...
 
     def cut(self) -> Cut:

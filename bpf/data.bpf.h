@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Bytes that a call has moved, added to whom they belong: for the probes of data.bpf.c and
+ * of moves.bpf.c alike.
+ */
+#ifndef DATA_BPF_H
+#define DATA_BPF_H
+
+#include "socket.bpf.h"
+
+/* The datagram that this CPU has just handed to a device, or taken from a queue: its other end is
+ * in no socket that is not connected. `tid`: in whose context; `sk`, where it is known, through which socket. */
+struct talk {
+	u64 sk;
+	u32 tid;
+	u16 local_port;		/* host order */
+	u16 port;
+	u8 local[16];
+	u8 peer[16];
+	u32 protocol;
+	u32 local_known;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);	/* received, sent */
+	__type(key, u32);
+	__type(value, struct talk);
+} talks SEC(".maps");
+
+/* The mover of a connection's bytes, where that is the kernel itself, or a softirq on whatever task it has
+ * interrupted: the owner is what is known then. The lock is held by whoever is in a call. */
+static __always_inline bool not_by_current(const struct sock *sk, const bool typed)
+{
+	const struct task_struct *task = (const void *)bpf_get_current_task();
+
+	return !FIELD(typed, sk, sk_lock.owned) || BPF_CORE_READ(task, flags) & PF_KTHREAD;
+}
+
+/* A process that is not the owner moves bytes of a connection: a part of its own. */
+static __noinline __attribute__((unused)) u32 part_of_another(void *ctx, const struct sock *sk, struct socket_state *s, u32 tgid)
+{
+	struct tally *t = tally_of(KIND_OWNER);
+	struct socket_state mover = {};
+	struct new_part fresh = {};
+	struct socket_record r;
+	struct part *part;
+	u32 *known, slot;
+
+	if (!t)
+		return 0;
+	fresh.key.sk = (u64)sk;
+	fresh.key.tgid = tgid;
+	known = bpf_map_lookup_elem(MAP(part_of), &fresh.key);
+	if (known) {
+		slot = *known;
+		part = part_at(slot);
+		if (part && part->flow == s->flow && part->tgid == tgid && !is_retired(slot))
+			return slot + 1;
+	}
+	mover.flow = s->flow;
+	mover.opened = s->opened;
+	mover.established = s->established;
+	mover.role = s->role;
+	mover.sock_flags = s->sock_flags;
+	own(&mover);
+	if (mover.excluded)
+		return 0;
+	fresh.flow = s->flow;
+	fresh.socket = s->flow;
+	fresh.start = mover.start;
+	fresh.tgid = tgid;
+	fresh.keyed = 1;
+	slot = new_part(&fresh);
+	if (!slot)
+		count(&t->map_full);
+	s->parts = 2;
+	fill(&r, &mover, KIND_OWNER);
+	read_addresses(&r, sk, false);
+	r.slot = slot;
+	r.state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	ship(ctx, &r, mover.excluded, t);
+	return slot;
+}
+
+static __noinline __attribute__((unused)) u32 first_part_of_owner(struct socket_state *s)
+{
+	struct new_part fresh = {};
+
+	fresh.flow = s->flow;
+	fresh.socket = s->flow;
+	fresh.start = s->start;
+	fresh.tgid = s->tgid;
+	s->slot = new_part(&fresh);
+	return s->slot;
+}
+
+static __always_inline void stream_moved(void *ctx, const struct sock *sk, u64 bytes, const bool out, const bool typed)
+{
+	u64 key = (u64)sk;
+	struct socket_state *s = bpf_map_lookup_elem(MAP(sockets), &key);
+	u32 tgid = bpf_get_current_pid_tgid() >> 32, slot;
+	struct part *part;
+
+	if (!s) {
+		s = bpf_map_lookup_elem(MAP(tails), &key);
+		if (!s) {
+			account(NULL, bytes, out, 0);
+			return;
+		}
+	}
+	if (s->excluded)
+		return;
+	/* Accepted in a way that isn't seen: whoever moves its first byte has it. */
+	if (s->role == ROLE_ACCEPT && !s->tgid && !not_by_current(sk, typed))
+		accepted(ctx, sk, typed);
+	if (tgid == s->tgid || not_by_current(sk, typed)) {
+		part = part_of_owner(s);
+		if (part) {
+			account(part, bytes, out, via_now());
+			return;
+		}
+		slot = first_part_of_owner(s);
+	} else {
+		slot = part_of_another(ctx, sk, s, tgid);
+	}
+	part = slot ? part_at(slot - 1) : NULL;
+	account(part, bytes, out, via_now());
+}
+
+/* Since when the last look more was taken out of the receive queue, whatever call did that. */
+static __always_inline void stream_consumed(void *ctx, const struct sock *sk, const bool typed)
+{
+	u64 key = (u64)sk, now;
+	struct socket_state *s = bpf_map_lookup_elem(MAP(sockets), &key);
+	s64 bytes;
+
+	if (!s) {
+		s = bpf_map_lookup_elem(MAP(tails), &key);
+		if (!s)
+			return;
+	}
+	now = consumed(sk, typed);
+	bytes = now - s->consumed;
+	if (bytes <= 0)
+		return;
+	s->consumed = now;
+	stream_moved(ctx, sk, bytes, false, typed);
+}
+
+static __always_inline bool same_address(const u8 *one, const u8 *other)
+{
+	return ((const u64 *)one)[0] == ((const u64 *)other)[0] && ((const u64 *)one)[1] == ((const u64 *)other)[1];
+}
+
+static __always_inline void map_ipv4(u8 *to, u32 address)
+{
+	((u64 *)to)[0] = 0;
+	((u32 *)to)[2] = 0xffff0000;
+	((u32 *)to)[3] = address;
+}
+
+/* The other end of a datagram: that of the socket if it is connected, else the one that this very
+ * task has seen go by. Nothing is known of what waited for a neighbour's address. */
+static __always_inline void find_peer(struct part_key *key, const struct sock *sk, struct talk *talk, const bool out,
+				      u16 family, u16 protocol, u16 sport, const bool typed)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+
+	if (family != AF_INET && family != AF_INET6)
+		return;
+	key->port = __builtin_bswap16(FIELD(typed, sk, __sk_common.skc_dport));
+	if (key->port) {
+		if (family == AF_INET)
+			map_ipv4(key->peer, FIELD(typed, sk, __sk_common.skc_daddr));
+		else
+			bpf_core_read(key->peer, 16, &sk->__sk_common.skc_v6_daddr);
+		return;
+	}
+	if (!talk || talk->tid != tid || talk->protocol != protocol)
+		return;
+	if (talk->sk ? talk->sk != (u64)sk : out || (talk->local_port && talk->local_port != sport))
+		return;
+	key->port = talk->port;
+	((u64 *)key->peer)[0] = ((u64 *)talk->peer)[0];
+	((u64 *)key->peer)[1] = ((u64 *)talk->peer)[1];
+}
+
+static __noinline __attribute__((unused)) u32 another_part(void *ctx, struct socket_state *s, const struct part_key *key,
+				   const struct talk *talk, const bool out)
+{
+	struct tally *t = tally_of(KIND_FLOW);
+	const struct sock *sk = (const void *)key->sk;
+	struct socket_state mover = {};
+	struct new_part fresh = {};
+	struct socket_record r;
+	struct part *part;
+	u32 *known, slot;
+
+	known = bpf_map_lookup_elem(MAP(part_of), key);
+	if (known) {
+		slot = *known;
+		part = part_at(slot);
+		if (part && part->socket == s->flow && part->tgid == key->tgid && !is_retired(slot)) {
+			s->slot = slot + 1;
+			return slot + 1;
+		}
+	}
+	if (!t)
+		return 0;
+	mover.opened = bpf_ktime_get_boot_ns();
+	mover.flow = new_flow(mover.opened);
+	mover.role = out ? ROLE_SENT : ROLE_RECEIVED;
+	own(&mover);
+	if (mover.excluded)
+		return 0;
+	fresh.key = *key;
+	fresh.flow = mover.flow;
+	fresh.socket = s->flow;
+	fresh.start = mover.start;
+	fresh.tgid = mover.tgid;
+	fresh.keyed = 1;
+	slot = new_part(&fresh);
+	if (slot) {
+		s->slot = slot;
+		if (s->parts < 2)
+			s->parts++;
+	} else {
+		count(&t->map_full);
+	}
+	fill_at(&r, mover.opened, &mover, KIND_FLOW);
+	read_addresses(&r, sk, false);
+	/* What is no address of the network's has none of its own here. */
+	if (r.family == AF_PACKET || r.family == AF_VSOCK) {
+		__builtin_memset(r.saddr, 0, 16);
+		r.sport = 0;
+	}
+	__builtin_memcpy(r.daddr, key->peer, 16);
+	r.dport = key->port;
+	if (talk && talk->tid == (u32)mover.tid && talk->protocol == s->protocol &&
+	    talk->local_known && same_address(talk->peer, key->peer) && talk->port == key->port)
+		__builtin_memcpy(r.saddr, talk->local, 16);
+	r.slot = slot;
+	r.socket = s->flow;
+	r.protocol = s->protocol;
+	r.type = BPF_CORE_READ(sk, sk_type);
+	r.via = r.family == AF_PACKET ? VIA_PACKET : via_now();
+	ship(ctx, &r, mover.excluded, t);
+	return slot;
+}
+
+static __noinline __attribute__((unused)) struct socket_state *new_socket(u64 key, u16 sport, u16 protocol, bool out)
+{
+	struct socket_state s = {};
+
+	s.opened = bpf_ktime_get_boot_ns();
+	s.flow = new_flow(s.opened);
+	s.role = out ? ROLE_SENT : ROLE_RECEIVED;
+	s.sport = sport;
+	s.protocol = protocol;
+	own(&s);
+	remember(key, &s, KIND_FLOW);
+	return bpf_map_lookup_elem(MAP(sockets), &key);
+}
+
+static __always_inline void datagram_moved(void *ctx, const struct sock *sk, u16 family, u64 bytes, const bool out,
+					   const bool typed)
+{
+	struct part_key key = {};
+	struct socket_state *s;
+	struct place *place;
+	struct talk *talk;
+	struct part *part;
+	u16 sport, protocol;
+	u32 at = out, slot;
+
+	key.sk = (u64)sk;
+	s = bpf_map_lookup_elem(MAP(sockets), &key.sk);
+	sport = family == AF_INET || family == AF_INET6 ? FIELD(typed, sk, __sk_common.skc_num) : 0;
+	protocol = family == AF_INET || family == AF_INET6 ? FIELD(typed, sk, sk_protocol) : 0;
+	/* An entry may be of a socket that had this address before. */
+	if (!s || s->role < ROLE_SENT || s->sport != sport || s->protocol != protocol)
+		s = new_socket(key.sk, sport, protocol, out);
+	if (s && s->excluded)
+		return;
+	key.tgid = bpf_get_current_pid_tgid() >> 32;
+	talk = bpf_map_lookup_elem(MAP(talks), &at);
+	find_peer(&key, sk, talk, out, family, protocol, sport, typed);
+	part = NULL;
+	if (s && s->slot) {
+		slot = s->slot - 1;
+		part = part_at(slot);
+		place = bpf_map_lookup_elem(MAP(places), &slot);
+		if (!part || !place || part->socket != s->flow || !part->flow || place->key.sk != key.sk ||
+		    place->key.tgid != key.tgid || place->key.port != key.port ||
+		    !same_address(place->key.peer, key.peer) || is_retired(slot))
+			part = NULL;
+	}
+	if (!part && s) {
+		slot = another_part(ctx, s, &key, talk, out);
+		part = slot ? part_at(slot - 1) : NULL;
+	}
+	if (talk)
+		talk->tid = 0;
+	account(part, bytes, out, family == AF_PACKET ? VIA_PACKET : via_now());
+}
+
+#endif

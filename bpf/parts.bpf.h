@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Who has moved how many bytes through which socket, to whom: the parts, their counters,
+ * and how a new one gets its place.
+ *
+ * User space reads the counters for ever from its mapping, without any privilege. It marks
+ * the parts that have been idle for long as retired; their places are taken again then.
+ */
+#ifndef PARTS_BPF_H
+#define PARTS_BPF_H
+
+#include "common.bpf.h"
+
+#ifndef TRACER_BCC
+
+/* `peer` and `port` are 0 for a connection, and where the peer is not known. */
+struct part_key {
+	u64 sk;
+	u32 tgid;
+	u16 port;
+	u16 reserved;
+	u8 peer[16];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, PARTS);
+	__type(key, u32);
+	__type(value, struct part);
+} parts SEC(".maps");
+
+/* Written by user space: a byte for each part that it has done with. */
+#define RETIRED_BLOCK 64
+struct retired_block {
+	u8 part[RETIRED_BLOCK];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, PARTS / RETIRED_BLOCK);
+	__type(key, u32);
+	__type(value, struct retired_block);
+} retired SEC(".maps");
+
+/* What user space has no need of. `keyed`: part_of leads here. */
+struct place {
+	struct part_key key;
+	u32 busy;
+	u32 keyed;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PARTS);
+	__type(key, u32);
+	__type(value, struct place);
+} places SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PARTS);
+	__type(key, struct part_key);
+	__type(value, u32);
+} part_of SEC(".maps");
+
+/* All parts are below this number: a power of two, which grows as they get many. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} parts_limit SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_CPUS);	/* the loader sets the real number of CPUs */
+	__type(key, u32);
+	__type(value, struct moved);
+} moved SEC(".maps");
+
+#define PARTS_FIRST 256
+#define TRIES 40		/* with 40,009 of 65,536 taken, one search in 4e8 finds nothing */
+
+static __always_inline bool is_retired(u32 slot)
+{
+	u32 block = slot / RETIRED_BLOCK;
+	struct retired_block *marks = bpf_map_lookup_elem(MAP(retired), &block);
+
+	return marks && marks->part[slot % RETIRED_BLOCK];
+}
+
+static __always_inline struct part *part_at(u32 slot)
+{
+	return bpf_map_lookup_elem(MAP(parts), &slot);
+}
+
+/* A part that is to be made; its number of the place, + 1, is what comes of it. */
+struct new_part {
+	struct part_key key;
+	u64 flow;
+	u64 socket;
+	u64 start;
+	u32 tgid;
+	u32 keyed;
+};
+
+/* Whoever holds `busy` may take the place of what ended or was retired. */
+static __always_inline bool take_place(u32 slot, struct part *part, struct place *place, const struct new_part *fresh)
+{
+	u32 block = slot / RETIRED_BLOCK, *known;
+	struct retired_block *marks;
+
+	if (part->flow && !is_retired(slot))
+		return false;
+	if (place->keyed) {
+		known = bpf_map_lookup_elem(MAP(part_of), &place->key);
+		if (known && *known == slot)
+			bpf_map_delete_elem(MAP(part_of), &place->key);
+	}
+	*(volatile u64 *)&part->flow = 0;
+	marks = bpf_map_lookup_elem(MAP(retired), &block);
+	if (marks)
+		marks->part[slot % RETIRED_BLOCK] = 0;
+	part->moved_out = part->moved_in = part->calls_out = part->calls_in = 0;
+	part->via = 0;
+	part->start = fresh->start;
+	part->tgid = fresh->tgid;
+	part->socket = fresh->socket;
+	place->key = fresh->key;
+	place->keyed = fresh->keyed;
+	/* The last: now it is seen. */
+	*(volatile u64 *)&part->flow = fresh->flow;
+	return true;
+}
+
+/* Places are tried at random, so that nothing has to be locked, and low ones first, so that
+ * user space has little to look through. 0: none was free. */
+static __noinline __attribute__((unused)) u32 new_part(const struct new_part *fresh)
+{
+	u32 zero = 0, slot;
+	u64 *limit = bpf_map_lookup_elem(MAP(parts_limit), &zero), most;
+	struct place *place;
+	struct part *part;
+	bool taken;
+
+	if (!limit)
+		return 0;
+	most = *limit < PARTS_FIRST ? PARTS_FIRST : *limit;
+	for (u32 i = 0; i < TRIES; i++) {
+		if (i % 4 == 3 && most < PARTS)
+			most *= 2;
+		slot = bpf_get_prandom_u32() & (most - 1) & (PARTS - 1);
+		part = part_at(slot);
+		place = bpf_map_lookup_elem(MAP(places), &slot);
+		if (!part || !place)
+			return 0;
+		if ((part->flow && !is_retired(slot)) || !claim(&place->busy))
+			continue;
+		taken = take_place(slot, part, place, fresh);
+		release(&place->busy);
+		if (!taken)
+			continue;
+		if (most > *limit)
+			*limit = most;
+		if (fresh->keyed && bpf_map_update_elem(MAP(part_of), &fresh->key, &slot, BPF_ANY)) {
+			part->flow = 0;
+			return 0;
+		}
+		return slot + 1;
+	}
+	return 0;
+}
+
+/* How the call that runs now moves bytes. The numbers of 64-bit and 32-bit calls that can't send
+ * are no matter; those of sendfile(2) and splice(2) are none of the other kind that could. */
+static __always_inline u32 via_now(void)
+{
+	u64 call;
+	u32 flags;
+
+	if (bpf_core_enum_value_exists(enum bpf_func_id___helpers, BPF_FUNC_task_pt_regs___helpers)) {
+		struct task_struct *task = bpf_get_current_task_btf();
+		const struct pt_regs *regs = (const void *)bpf_task_pt_regs(task);
+
+		flags = task->flags;
+		call = SYSCALL_OF(regs);
+	} else {
+		const struct task_struct *task = (const void *)bpf_get_current_task();
+
+		flags = BPF_CORE_READ(task, flags);
+		call = READ_SYSCALL_OF(user_regs(task));
+	}
+	if (flags & PF_IO_WORKER || call == NR_IO_URING_ENTER)
+		return VIA_IO_URING;
+	if (call == NR_SENDFILE || call == NR_COMPAT_SENDFILE || call == NR_COMPAT_SENDFILE64)
+		return VIA_SENDFILE;
+	if (call == NR_SPLICE || call == NR_COMPAT_SPLICE)
+		return VIA_SPLICE;
+	return VIA_SYSCALL;
+}
+
+static __always_inline void add(u64 *counter, u64 amount)
+{
+	__sync_fetch_and_add(counter, amount);
+}
+
+/* `part` NULL: there is none to add them to. */
+static __always_inline void account(struct part *part, u64 bytes, const bool out, u32 via)
+{
+	u32 cpu = bpf_get_smp_processor_id();
+	struct moved *all = bpf_map_lookup_elem(MAP(moved), &cpu);
+
+	if (all) {
+		add(&all->bytes, bytes);
+		if (!part)
+			add(&all->unplaced, bytes);
+	}
+	if (!part)
+		return;
+	add(out ? &part->moved_out : &part->moved_in, bytes);
+	add(out ? &part->calls_out : &part->calls_in, 1);
+	if ((part->via | via) != part->via)
+		part->via |= via;
+}
+
+#endif /* not TRACER_BCC */
+
+#endif
