@@ -108,14 +108,55 @@ struct new_part {
 	u32 keyed;
 };
 
-/* Whoever holds `busy` may take the place of what ended or was retired. */
-static __always_inline bool take_place(u32 slot, struct part *part, struct place *place, const struct new_part *fresh)
+/* A place whose part has ended or is retired: its number + 1, with `busy` held; 0: none was found.
+ * Places are tried at random, so that nothing has to be locked, and low ones first, so that user
+ * space has little to look through. A function of its own, which the verifier looks at once. */
+__noinline u32 free_place(void)
 {
-	u32 block = slot / RETIRED_BLOCK, *known;
-	struct retired_block *marks;
+	u32 zero = 0, slot;
+	u64 *limit = bpf_map_lookup_elem(MAP(parts_limit), &zero), most;
+	struct place *place;
+	struct part *part;
 
-	if (part->flow && !is_retired(slot))
-		return false;
+	if (!limit)
+		return 0;
+	most = *limit < PARTS_FIRST ? PARTS_FIRST : *limit;
+	for (u32 i = 0; i < TRIES; i++) {
+		if (i % 4 == 3 && most < PARTS)
+			most *= 2;
+		slot = bpf_get_prandom_u32() & (most - 1) & (PARTS - 1);
+		part = part_at(slot);
+		place = bpf_map_lookup_elem(MAP(places), &slot);
+		if (!part || !place)
+			return 0;
+		if ((part->flow && !is_retired(slot)) || !claim(&place->busy))
+			continue;
+		if (!part->flow || is_retired(slot)) {
+			if (most > *limit)
+				*limit = most;
+			return slot + 1;
+		}
+		release(&place->busy);
+	}
+	return 0;
+}
+
+/* The number of its place, + 1; 0: there was none. */
+static __noinline __attribute__((unused)) u32 new_part(const struct new_part *fresh)
+{
+	u32 slot = free_place(), block, *known;
+	struct retired_block *marks;
+	struct place *place;
+	struct part *part;
+
+	if (!slot)
+		return 0;
+	slot--;
+	block = slot / RETIRED_BLOCK;
+	part = part_at(slot);
+	place = bpf_map_lookup_elem(MAP(places), &slot);
+	if (!part || !place)
+		return 0;
 	if (place->keyed) {
 		known = bpf_map_lookup_elem(MAP(part_of), &place->key);
 		if (known && *known == slot)
@@ -132,47 +173,12 @@ static __always_inline bool take_place(u32 slot, struct part *part, struct place
 	part->socket = fresh->socket;
 	place->key = fresh->key;
 	place->keyed = fresh->keyed;
-	/* The last: now it is seen. */
-	*(volatile u64 *)&part->flow = fresh->flow;
-	return true;
-}
-
-/* Places are tried at random, so that nothing has to be locked, and low ones first, so that
- * user space has little to look through. 0: none was free. */
-static __noinline __attribute__((unused)) u32 new_part(const struct new_part *fresh)
-{
-	u32 zero = 0, slot;
-	u64 *limit = bpf_map_lookup_elem(MAP(parts_limit), &zero), most;
-	struct place *place;
-	struct part *part;
-	bool taken;
-
-	if (!limit)
-		return 0;
-	most = *limit < PARTS_FIRST ? PARTS_FIRST : *limit;
-	for (u32 i = 0; i < TRIES; i++) {
-		if (i % 4 == 3 && most < PARTS)
-			most *= 2;
-		slot = bpf_get_prandom_u32() & (most - 1) & (PARTS - 1);
-		part = part_at(slot);
-		place = bpf_map_lookup_elem(MAP(places), &slot);
-		if (!part || !place)
-			return 0;
-		if ((part->flow && !is_retired(slot)) || !claim(&place->busy))
-			continue;
-		taken = take_place(slot, part, place, fresh);
-		release(&place->busy);
-		if (!taken)
-			continue;
-		if (most > *limit)
-			*limit = most;
-		if (fresh->keyed && bpf_map_update_elem(MAP(part_of), &fresh->key, &slot, BPF_ANY)) {
-			part->flow = 0;
-			return 0;
-		}
-		return slot + 1;
+	if (!fresh->keyed || !bpf_map_update_elem(MAP(part_of), &fresh->key, &slot, BPF_ANY)) {
+		/* The last: now it is seen. */
+		*(volatile u64 *)&part->flow = fresh->flow;
 	}
-	return 0;
+	release(&place->busy);
+	return part->flow ? slot + 1 : 0;
 }
 
 /* How the call that runs now moves bytes. The numbers of 64-bit and 32-bit calls that can't send
