@@ -6,6 +6,7 @@
  *
  * AF_UNIX and netlink sockets come by here as well, and are left out at once.
  */
+#define MAKES_PARTS
 #include "data.bpf.h"
 
 LICENSE("Dual BSD/GPL");
@@ -138,6 +139,22 @@ static __always_inline bool read_packet(struct talk *talk, const struct sk_buff 
 	return true;
 }
 
+/* Then its own end is only wanted for another part. */
+static __always_inline bool has_part(const struct talk *talk)
+{
+	u64 key = talk->sk;
+	struct socket_state *s = bpf_map_lookup_elem(MAP(sockets), &key);
+	struct place *place;
+	u32 slot;
+
+	if (!s || !s->slot)
+		return false;
+	slot = s->slot - 1;
+	place = bpf_map_lookup_elem(MAP(places), &slot);
+	return place && place->key.sk == key && place->key.port == talk->port &&
+	       same_address(place->key.peer, talk->peer);
+}
+
 /* A datagram goes to a device, in the context of who sends it: the first device that it comes to. */
 SEC("tp_btf/net_dev_queue")
 int BPF_PROG(datagram_queued, const struct sk_buff *skb)
@@ -156,13 +173,14 @@ int BPF_PROG(datagram_queued, const struct sk_buff *skb)
 	if (family != AF_INET && family != AF_INET6)
 		return 0;
 	protocol = sk->sk_protocol;
-	if (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP)
+	/* A connected one tells both ends itself. */
+	if (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP || sk->__sk_common.skc_dport)
 		return 0;
 	talk = bpf_map_lookup_elem(MAP(talks), &at);
 	if (!talk)
 		return 0;
 	again = talk->tid == tid && talk->sk == (u64)sk;
-	if (again && talk->local_known)
+	if (again && (talk->local_known || has_part(talk)))
 		return 0;
 	if (!read_packet(&seen, skb, true))
 		return 0;

@@ -28,6 +28,8 @@ struct {
 	__type(value, struct talk);
 } talks SEC(".maps");
 
+#ifdef MAKES_PARTS
+
 /* The mover of a connection's bytes, where that is the kernel itself, or a softirq on whatever task it has
  * interrupted: the owner is what is known then. The lock is held by whoever is in a call. */
 static __always_inline bool not_by_current(const struct sock *sk, const bool typed)
@@ -38,7 +40,7 @@ static __always_inline bool not_by_current(const struct sock *sk, const bool typ
 }
 
 /* A process that is not the owner moves bytes of a connection: a part of its own. */
-static __noinline __attribute__((unused)) u32 part_of_another(void *ctx, const struct sock *sk, struct socket_state *s, u32 tgid)
+static __noinline u32 part_of_another(void *ctx, const struct sock *sk, struct socket_state *s, u32 tgid)
 {
 	struct tally *t = tally_of(KIND_OWNER);
 	struct socket_state mover = {};
@@ -83,7 +85,7 @@ static __noinline __attribute__((unused)) u32 part_of_another(void *ctx, const s
 	return slot;
 }
 
-static __noinline __attribute__((unused)) u32 first_part_of_owner(struct socket_state *s)
+static __noinline u32 first_part_of_owner(struct socket_state *s)
 {
 	struct new_part fresh = {};
 
@@ -148,6 +150,8 @@ static __always_inline void stream_consumed(void *ctx, const struct sock *sk, co
 	stream_moved(ctx, sk, bytes, false, typed);
 }
 
+#endif /* MAKES_PARTS */
+
 static __always_inline bool same_address(const u8 *one, const u8 *other)
 {
 	return ((const u64 *)one)[0] == ((const u64 *)other)[0] && ((const u64 *)one)[1] == ((const u64 *)other)[1];
@@ -159,6 +163,8 @@ static __always_inline void map_ipv4(u8 *to, u32 address)
 	((u32 *)to)[2] = 0xffff0000;
 	((u32 *)to)[3] = address;
 }
+
+#ifdef MAKES_PARTS
 
 /* The other end of a datagram: that of the socket if it is connected, else the one that this very
  * task has seen go by. Nothing is known of what waited for a neighbour's address. */
@@ -186,7 +192,7 @@ static __always_inline void find_peer(struct part_key *key, const struct sock *s
 	((u64 *)key->peer)[1] = ((u64 *)talk->peer)[1];
 }
 
-static __noinline __attribute__((unused)) u32 another_part(void *ctx, struct socket_state *s, const struct part_key *key,
+static __noinline u32 another_part(void *ctx, struct socket_state *s, const struct part_key *key,
 				   const struct talk *talk, const bool out)
 {
 	struct tally *t = tally_of(KIND_FLOW);
@@ -249,7 +255,7 @@ static __noinline __attribute__((unused)) u32 another_part(void *ctx, struct soc
 	return slot;
 }
 
-static __noinline __attribute__((unused)) struct socket_state *new_socket(u64 key, u16 sport, u16 protocol, bool out)
+static __noinline struct socket_state *new_socket(u64 key, u16 sport, u16 protocol, bool out)
 {
 	struct socket_state s = {};
 
@@ -304,5 +310,7 @@ static __always_inline void datagram_moved(void *ctx, const struct sock *sk, u16
 		talk->tid = 0;
 	account(part, bytes, out, family == AF_PACKET ? VIA_PACKET : via_now());
 }
+
+#endif /* MAKES_PARTS */
 
 #endif

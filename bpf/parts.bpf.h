@@ -108,6 +108,8 @@ struct new_part {
 	u32 keyed;
 };
 
+#ifdef MAKES_PARTS	/* an object that has nothing but functions would have them loaded as programs */
+
 /* A place whose part has ended or is retired: its number + 1, with `busy` held; 0: none was found.
  * Places are tried at random, so that nothing has to be locked, and low ones first, so that user
  * space has little to look through. A function of its own, which the verifier looks at once. */
@@ -142,7 +144,7 @@ __noinline u32 free_place(void)
 }
 
 /* The number of its place, + 1; 0: there was none. */
-static __noinline __attribute__((unused)) u32 new_part(const struct new_part *fresh)
+static __noinline u32 new_part(const struct new_part *fresh)
 {
 	u32 slot = free_place(), block, *known;
 	struct retired_block *marks;
@@ -180,6 +182,8 @@ static __noinline __attribute__((unused)) u32 new_part(const struct new_part *fr
 	release(&place->busy);
 	return part->flow ? slot + 1 : 0;
 }
+
+#endif /* MAKES_PARTS */
 
 /* How the call that runs now moves bytes. The numbers of 64-bit and 32-bit calls that can't send
  * are no matter; those of sendfile(2) and splice(2) are none of the other kind that could. */
