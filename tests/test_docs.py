@@ -84,6 +84,7 @@ def ledger() -> dict[str, Any]:
         evicted={"processes": 1},
         final=True,
         uncounted=["what lives between two looks"],
+        moved={"moved": 5, "flows": 1, "unplaced": 1, "filtered": 1, "lost": 2, "balanced": True},
     )
 
 
@@ -106,7 +107,7 @@ def notices() -> Iterator[Event]:
     found = Coverage("core", hooks, refused, ["sockets other than TCP"], [4242], os.getpid() + 1, rings)
     found = found._replace(compiled={"by": "BCC 0.26.0", "cached": True, "milliseconds": 4})
     found = found._replace(uncounted=("what lives between two looks",), fix="run it with sudo")
-    found = found._replace(polling={"shortest_ms": 20, "longest_ms": 250})
+    found = found._replace(moved=True, polling={"shortest_ms": 20, "longest_ms": 250})
     one = frozenset({1})
     filters = Filters(frozenset(Kind), one, True, ["a*"], ["/usr/*"], one, one, ["10.0.0.0/8"], one)
     coverage = coverage_record(found, filters, {"core": "no BTF"}, snapshot=True)
@@ -136,6 +137,13 @@ def events() -> Iterator[Event]:
     yield ProcessExited(Kind.EXIT, NOW, False, everything, 4242, 0x8B, 1, 1, int(Flag.CORE))
     yield ProcessExited(Kind.EXIT, NOW, False, process(), 4242, 0, 1, 1, 0)
     yield socket(Kind.CONNECT, state=SYN_SENT, mapped=True)
+    datagrams = {"transport": "udp", "protocol": 17, "socket": 5, "role": Role.SENT}
+    moved = {"moved_out": 7, "moved_in": 11, "calls_out": 1, "calls_in": 3, "via": 31}
+    yield socket(Kind.FLOW, **datagrams)
+    yield socket(Kind.UPDATE, **datagrams, **moved)
+    yield socket(Kind.FLOW_END, **datagrams, **moved)
+    yield socket(Kind.OWNER)
+    yield socket(Kind.TAIL, **moved)
     yield ProcessExited(Kind.EXIT, NOW, False, process(), 4242, 0, 0, 0, int(Flag.NO_STATUS | Flag.APPROXIMATE))
     yield socket(Kind.CONNECT, state=SYN_SENT, error=111)
     yield socket(Kind.CLOSE, marks=int(Flag.BY_INODE | Flag.NO_TOTALS))

@@ -1,4 +1,4 @@
-"""`tracer live`: watch processes and TCP connections as they happen."""
+"""`tracer live`: watch processes and what they send and receive, as it happens."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ class Options:
     output: Path | None = None
     duration: float | None = None
     count: int | None = None
+    update: float = 30.0  # seconds
     buffer: int = 8 << 20
     record: Path | None = None
     fail_on_loss: bool = False
@@ -183,7 +184,7 @@ class Live:
         session = facts.session(source.name)
         told = self._worker.events if self._worker is not None else 0
         most = None if options.count is None else max(0, options.count - told)
-        engine = Engine(session.host.boot_id, options.filters, most)
+        engine = Engine(session.host.boot_id, options.filters, most, int(options.update * 1e9))
         stream = Stream(engine, make_format(options.format, session, fd), fd, name, started=False)
         if options.sandbox is not Mode.OFF:
             coverage = coverage._replace(blind=[*coverage.blind, *coverage.sealed])
@@ -194,6 +195,7 @@ class Live:
                 "session": facts.session_to_json(session),
                 "filters": options.filters.as_json(),
                 "count": most,
+                "update": int(options.update * 1e9),
                 "coverage": coverage_record(coverage, self._options.filters, steps, snapshot=self._options.snapshot),
                 "started": facts.started(),
                 "gap": gap_of(self._worker),

@@ -59,7 +59,8 @@ def live(
     event: Annotated[
         Words,
         typer.Option(
-            help="only these: exec, exec-failed, fork, exit, connect, accept, listen, close; all but fork by itself",
+            help="only these: exec, exec-failed, fork, exit, connect, accept, listen, close, flow, owner, update; "
+            "all but fork by itself",
             metavar="NAME,…",
         ),
     ] = None,
@@ -69,6 +70,9 @@ def live(
     output: Output = None,
     duration: Annotated[str | None, typer.Option(help="end after this time (10, 1.5s, 5m)", metavar="TIME")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="end after this many events", metavar="N")] = None,
+    update_every: Annotated[
+        str, typer.Option(help="tell this often what open flows have moved so far, if they have", metavar="TIME")
+    ] = "30s",
     buffer: Annotated[str, typer.Option(help="bytes of the kernel's buffers, over all CPUs", metavar="SIZE")] = "8M",
     record: Annotated[Path | None, typer.Option(help="keep the raw records for tracer replay", metavar="FILE")] = None,
     backend: Annotated[str, typer.Option(help="auto, core, bcc, netlink or procfs", metavar="NAME")] = "auto",
@@ -83,7 +87,7 @@ def live(
     ] = False,
     user: Annotated[str | None, typer.Option(help="run as this user after the start", metavar="USER")] = None,
 ) -> None:
-    """Watch processes and TCP connections as they happen.
+    """Watch processes and what they send and receive, as it happens.
 
     Examples: tracer live --port 443 -- tracer live --pid 4242 --children -- tracer live --json | jq .process.name
     """
@@ -116,6 +120,7 @@ def live(
         output=output,
         duration=options.duration("--duration", duration) if duration is not None else None,
         count=count,
+        update=options.duration("--update-every", update_every),
         buffer=options.size("--buffer", buffer, 16 << 10, 1 << 30),
         record=record,
         fail_on_loss=fail_on_loss,

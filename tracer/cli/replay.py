@@ -10,6 +10,7 @@ from tracer.cli.errors import CommandError, Exit
 from tracer.cli.recording import items
 from tracer.cli.stream import Stream, make_format, open_output
 from tracer.pipeline.engine import Engine
+from tracer.pipeline.moves import UPDATE_NS
 from tracer.pipeline.turns import Input, RecordingError, Start, Turn
 from tracer.pipeline.view import Filters
 from tracer.probes.records import DecodeError
@@ -51,7 +52,9 @@ def _play_session(
 ) -> tuple[bool, Start | None]:
     """Write the lines of one session; whether it was complete, and the beginning of the next if there is one."""
     session = facts.session_from_json(start.facts["session"])
-    engine = Engine(session.host.boot_id, Filters.from_json(start.facts["filters"]), start.facts["count"])
+    facts_of = start.facts
+    filters = Filters.from_json(facts_of["filters"])
+    engine = Engine(session.host.boot_id, filters, facts_of["count"], facts_of.get("update", UPDATE_NS))
     stream = Stream(engine, make_format(form, session, fd), fd, name, patient=True)
     following: Start | None = None
     try:

@@ -166,12 +166,12 @@ class Sockets:
         kind, role, marks = event.kind, event.role, event.marks
         owner = thread = attribution = ""
         if event.process is not None:
-            known = self._described(event.process)
-            owner = known.process
+            described = self._described(event.process)
+            owner = described.process
             thread = f',"thread":{{"id":{event.tid}}}}}' if event.tid else "}"
             attribution = _BY_KERNEL
-            if known.raw:
-                attribution += members({"raw": known.raw})
+            if described.raw:
+                attribution += members({"raw": described.raw})
         if marks & MARKS:
             attribution += quality(marks)
         addressed = event.transport not in _WITHOUT_ADDRESSES
@@ -189,14 +189,14 @@ class Sockets:
             (event.local, event.local_port, known_out),
             (event.remote, event.remote_port, known_in),
         ):
-            told = []
+            known = []
             if addressed and address not in _ANY:
-                told.append(f'"ip":"{address}"')
+                known.append(f'"ip":"{address}"')
             if ported and port:
-                told.append(f'"port":{port}')
+                known.append(f'"port":{port}')
             if counted:
-                told.append(counted)
-            ends.append("{" + ",".join(told) + "}")
+                known.append(counted)
+            ends.append("{" + ",".join(known) + "}")
         here, there = ends
         if role in (_ROLE_ACCEPT, _ROLE_RECEIVED):
             here, there = there, here
@@ -215,11 +215,15 @@ class Sockets:
         if kind is _TAIL:
             tcp = f',"tcp":{{"bytes_sent":{event.sent},"bytes_received":{event.received}}}'
         flow = f',"flow":{{"id":"{event.flow:x}"}}' if event.flow != event.socket else ""
+        told = "".join(
+            f',"{side}":{end},"{role_of}":{end}'
+            for side, role_of, end in (("source", "client", here), ("destination", "server", there))
+            if end != "{}"
+        )
         return (
             f"{_MOVED_AS[kind]}{duration}",
             owner,
-            f'{thread},"source":{here},"client":{here},"destination":{there},"server":{there}'
-            f',"network":{{{network},"direction":"{_DIRECTIONS.get(role, "unknown")}"{total}}}{related}',
+            f'{thread}{told},"network":{{{network},"direction":"{_DIRECTIONS.get(role, "unknown")}"{total}}}{related}',
             f'"netns":{event.netns},"socket":{{"id":"{event.socket:x}"{_MAPPED if event.mapped else ""}}}{flow}'
             f"{attribution}{_VIA[event.via]}{tcp}",
         )
