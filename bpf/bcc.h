@@ -124,6 +124,44 @@ static __always_inline struct fdtable *current_fds(void)
 	return BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), files, fdt);
 }
 
+static __always_inline const struct kernfs_node *kernfs_parent(const struct kernfs_node *node)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 15, 0)
+	return BPF_CORE_READ(node, __parent);
+#else
+	return BPF_CORE_READ(node, parent);
+#endif
+}
+
+/* A controller that the kernel was built without has no number, but always the same option. */
+#ifdef CONFIG_CGROUP_PIDS
+#define NUMBER_OF_pids pids_cgrp_id
+#else
+#define NUMBER_OF_pids -1
+#endif
+#ifdef CONFIG_MEMCG
+#define NUMBER_OF_memory memory_cgrp_id
+#else
+#define NUMBER_OF_memory -1
+#endif
+#ifdef CONFIG_CGROUP_SCHED
+#define NUMBER_OF_cpu cpu_cgrp_id
+#else
+#define NUMBER_OF_cpu -1
+#endif
+#ifdef CONFIG_CGROUP_DEVICE
+#define NUMBER_OF_devices devices_cgrp_id
+#else
+#define NUMBER_OF_devices -1
+#endif
+#define CONTROLLED(set, controller)								\
+({												\
+	const struct kernfs_node *__node = NULL;						\
+	if (NUMBER_OF_##controller >= 0)							\
+		__node = BPF_CORE_READ(set, subsys[NUMBER_OF_##controller], cgroup, kn);	\
+	__node;											\
+})
+
 static __always_inline void read_audit(const struct task_struct *task, u32 *loginuid, u32 *session)
 {
 #ifdef CONFIG_AUDIT

@@ -97,6 +97,42 @@ static __always_inline u64 address_of(const void *sk)
 	return address;
 }
 
+/* kernfs_node's parent is called __parent since 6.15 (commit 633488947ef6). */
+struct kernfs_node___since_6_15 {
+	struct kernfs_node *__parent;
+} __attribute__((preserve_access_index));
+
+static __always_inline const struct kernfs_node *kernfs_parent(const struct kernfs_node *node)
+{
+	const struct kernfs_node___since_6_15 *now = (const void *)node;
+
+	if (bpf_core_field_exists(now->__parent))
+		return BPF_CORE_READ(now, __parent);
+	return BPF_CORE_READ(node, parent);
+}
+
+/* Controllers have numbers that depend on which of them the kernel was built with. */
+enum cgroup_subsys_id___any {
+	pids_cgrp_id___any = 1,
+	memory_cgrp_id___any,
+	cpu_cgrp_id___any,
+	devices_cgrp_id___any,
+};
+
+/* The group of a task in the hierarchy of a controller, NULL where there is no such controller. */
+#define CONTROLLED(set, controller)								\
+({												\
+	const struct kernfs_node *__node = NULL;						\
+	if (bpf_core_enum_value_exists(enum cgroup_subsys_id___any, controller##_cgrp_id___any)) {	\
+		u64 __at = bpf_core_field_offset(struct css_set, subsys) +			\
+			   bpf_core_enum_value(enum cgroup_subsys_id___any, controller##_cgrp_id___any) * 8;	\
+		const struct cgroup_subsys_state *__css = NULL;					\
+		bpf_probe_read_kernel(&__css, sizeof(__css), (const void *)(set) + __at);	\
+		__node = BPF_CORE_READ(__css, cgroup, kn);					\
+	}											\
+	__node;											\
+})
+
 /* Some kernels forget the way back when a program is detached from a function that a task
  * sleeps in, as all do in accept(2), and crash. Those that don't have this struct (5.12,
  * commit e21aa341785c, and 5.10 since its backport); on others this is not verified. */

@@ -113,9 +113,10 @@ struct fs_struct { struct path pwd; };
 
 struct mm_struct { unsigned long arg_start; unsigned long arg_end; struct file *exe_file; };
 struct cred { kuid_t uid; kgid_t gid; kuid_t euid; kgid_t egid; };
-struct kernfs_node { const char *name; u64 id; };
+struct kernfs_node { struct kernfs_node *parent; const char *name; u64 id; };
 struct cgroup { struct kernfs_node *kn; };
-struct css_set { struct cgroup *dfl_cgrp; };
+struct cgroup_subsys_state { struct cgroup *cgroup; };
+struct css_set { struct cgroup_subsys_state *subsys[1]; struct cgroup *dfl_cgrp; };	/* one a controller */
 
 struct signal_struct {
 	atomic_t live;

@@ -68,6 +68,53 @@ static __always_inline u64 write_path(char *to, const struct path *path, u32 zer
 	return done;
 }
 
+/* Where a process is in a control group of version 2, that one. Where it is in the root, as all are
+ * on machines with version 1, the first of some hierarchies of version 1 that tells more: of those
+ * that services and containers get a group in. */
+static __always_inline const struct kernfs_node *cgroup_of(const struct task_struct *task, u32 *flags)
+{
+	const struct css_set *set = BPF_CORE_READ(task, cgroups);
+	const struct kernfs_node *root = BPF_CORE_READ(set, dfl_cgrp, kn), *node = root;
+
+	if (kernfs_parent(node))
+		return node;
+	node = CONTROLLED(set, pids);
+	if (!kernfs_parent(node))
+		node = CONTROLLED(set, memory);
+	if (!kernfs_parent(node))
+		node = CONTROLLED(set, cpu);
+	if (!kernfs_parent(node))
+		node = CONTROLLED(set, devices);
+	if (!kernfs_parent(node))
+		return root;
+	*flags |= FLAG_CGROUP_V1;
+	return node;
+}
+
+/* Writes the names of a control group and of those above it as write_path() does, at most CGROUP_BYTES. */
+static __always_inline u64 write_cgroup(char *to, const struct kernfs_node *node, u32 zero, u32 *flags)
+{
+	u64 done = zero;
+
+	for (int i = 0; i < CGROUP_DEPTH; i++) {
+		const struct kernfs_node *parent = kernfs_parent(node);
+		long n;
+
+		ONE_RANGE(done, 1023);
+		if (!parent)	/* the root has no name */
+			return done;
+		if (done >= CGROUP_BYTES - NAME_LEN)
+			break;
+		n = bpf_probe_read_kernel_str(to + done, NAME_LEN, BPF_CORE_READ(node, name));
+		if (n <= 0 || n > NAME_LEN)
+			break;
+		done += n;
+		node = parent;
+	}
+	*flags |= FLAG_TRUNCATED_CGROUP;
+	return done;
+}
+
 static __always_inline void describe_exe(struct exec_record *r, const struct file *file)
 {
 	const struct inode *inode = BPF_CORE_READ(file, f_inode);
@@ -123,7 +170,13 @@ static __always_inline u64 describe(struct slot *slot, struct task_struct *task,
 			APPEND_STRING(interp_len, FILE_BYTES, interp, FLAG_TRUNCATED_FILE);
 		}
 	}
-	APPEND_STRING(cgroup_len, NAME_LEN, BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, name), 0);
+	r->cgroup_len = 0;
+	asm volatile("" : "+r"(off));	/* as in APPEND_STRING */
+	if (off <= PATH_BYTES * 2 + FILE_BYTES * 2) {
+		n = write_cgroup(data + off, cgroup_of(task, &r->h.flags), slot->zero, &r->h.flags);
+		r->cgroup_len = n;
+		off += n;
+	}
 	return off;
 }
 
@@ -182,7 +235,8 @@ static __always_inline int executed(void *ctx, struct task_struct *task, int old
 			r->h.flags |= FLAG_FAULT_ARGS;
 		}
 	}
-	if (r->h.flags & (FLAG_TRUNCATED_EXE | FLAG_TRUNCATED_CWD | FLAG_TRUNCATED_ARGS | FLAG_TRUNCATED_FILE | FLAG_FAULT_ARGS))
+	if (r->h.flags & (FLAG_TRUNCATED_EXE | FLAG_TRUNCATED_CWD | FLAG_TRUNCATED_ARGS | FLAG_TRUNCATED_FILE | FLAG_FAULT_ARGS |
+			  FLAG_TRUNCATED_CGROUP))
 		count(&t->truncated);
 	if (off <= EXEC_DATA)
 		emit(ctx, lifecycle, r, sizeof(*r) + off, t);

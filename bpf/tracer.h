@@ -53,7 +53,9 @@ enum ring {
 #define PATH_DEPTH 36		/* components and mounts of one path */
 #define ARGS_BYTES 12288
 #define FILE_BYTES 1024		/* the requested file name, and the interpreter's */
-#define EXEC_DATA (PATH_BYTES * 2 + FILE_BYTES * 2 + NAME_LEN + ARGS_BYTES + NAME_LEN)
+#define CGROUP_BYTES 1024	/* all components of a control group's path */
+#define CGROUP_DEPTH 24		/* and how many */
+#define EXEC_DATA (PATH_BYTES * 2 + FILE_BYTES * 2 + CGROUP_BYTES + ARGS_BYTES + NAME_LEN)
 #define FAILED_ARGS 32		/* arguments read of an exec that failed */
 
 /* Numbers are given out by levels: one for the probe that came first, others for whatever
@@ -93,6 +95,9 @@ enum record_flag {
 	FLAG_NO_STATUS = 1 << 15,	/* the status of the exit is unknown */
 	FLAG_NO_TOTALS = 1 << 16,	/* bytes, retransmits, rtt and backlog of the socket are unknown */
 	FLAG_NO_PROGRAM = 1 << 17,	/* what it ran when it ended is unknown */
+	/* Of the control group in an exec record. */
+	FLAG_TRUNCATED_CGROUP = 1 << 18,	/* what is nearest to the root is missing */
+	FLAG_CGROUP_V1 = 1 << 19,	/* it is of version 1: of version 2 the process is in the root */
 };
 
 /* Who a process is; the same in every record that describes one. */
@@ -114,8 +119,8 @@ struct identity {
 	char comm[COMM_LEN];	/* the leader's */
 };
 
-/* KIND_EXEC and KIND_PROCESS_FOUND. data: exe, cwd, filename, interp, cgroup leaf
- * name, argv; exe and cwd as components from the leaf up, each NUL-terminated. */
+/* KIND_EXEC and KIND_PROCESS_FOUND. data: exe, cwd, filename, interp, cgroup, argv; exe, cwd
+ * and cgroup as components from the leaf up, each NUL-terminated. */
 struct exec_record {
 	struct header h;
 	struct identity id;

@@ -24,8 +24,21 @@ from tracer.confine.apply import Applied
 from tracer.confine.plan import Layer, Plan, State, Verdict
 from tracer.formats.ecs import Ecs
 from tracer.formats.shorten import LINE_MOST
-from tracer.model import IDS, RING_KINDS, TCP_STATES, Event, Flag, Ids, Kind, Notice, ProcessEvent, ProcessExited, Role
-from tracer.pipeline import flows, order, processes
+from tracer.model import (
+    IDS,
+    RING_KINDS,
+    TCP_STATES,
+    Cgroup,
+    Event,
+    Flag,
+    Ids,
+    Kind,
+    Notice,
+    ProcessEvent,
+    ProcessExited,
+    Role,
+)
+from tracer.pipeline import cgroups, flows, order, processes
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.ledger import Ledger, Loss
 from tracer.pipeline.view import Filters
@@ -129,6 +142,8 @@ def events() -> Iterator[Event]:
     script = runs._replace(requested=b"./\xe9", interpreter=b"/bin/sh")
     everything = process(odd, script)
     everything.told = IDS.pack(*Ids(7, 0, 0, 33, 33, 1000, 3, 1, 2, 4026531840, 4026531836))
+    everything.cgroup = 5
+    everything.within = Cgroup(b"/\xe9", 1, b"a.slice", b"b.scope", b"c.scope", b"id", "lxc", (b"outer",), "uid")
     yield ProcessEvent(Kind.EXEC, NOW, True, everything, 4242)
     yield executed(script, Kind.FORK)
     yield executed(script, Kind.PROCESS_FOUND)
@@ -308,10 +323,12 @@ def test_limits_are_documented() -> None:
     cells = list(rows((ROOT / "docs/design.md").read_text(), "what"))
     told = [int(found[0].replace(",", "")) for _, cell in cells if (found := re.findall(r"[\d,]+", cell))]
     cuts = [c_constant(name) for name in ("PATH_DEPTH", "PATH_BYTES", "ARGS_BYTES", "FILE_BYTES")]
-    tables = [processes.LIVING_MOST, processes.EXITED_MOST, flows.FLOWS_MOST, c_constant("sockets", "bpf/socket.bpf.h")]
+    cuts += [c_constant(name) for name in ("CGROUP_DEPTH", "CGROUP_BYTES")]
+    tables = [processes.LIVING_MOST, processes.EXITED_MOST, flows.FLOWS_MOST, cgroups.KNOWN_MOST]
+    tables.append(c_constant("sockets", "bpf/socket.bpf.h"))
     assert told == [*tables, QUEUE_MOST, LINE_MOST, *cuts, c_constant("OVERFLOW_BYTES", "bpf/common.bpf.h")]
     text = " ".join(EVENTS.read_text().split())
-    for number in (LINE_MOST, *cuts[1:], c_constant("FAILED_ARGS") - 1):
+    for number in (LINE_MOST, *cuts[1:4], cuts[5], c_constant("FAILED_ARGS") - 1):
         assert f"{number:,} " in text, number
 
 

@@ -87,14 +87,14 @@ def executed(
     kind: Kind = Kind.EXEC,
     requested: bytes = b"",
     interpreter: bytes = b"",
-    cgroup_name: bytes = b"",
+    cgroup_path: bytes = b"",
     raw_exe: bytes | None = None,
     **fields: Any,
 ) -> bytes:
     """An exec record; ``raw_exe`` are components as they lie in the record, for what path() can't say."""
     argv = b"".join(arg + b"\0" for arg in args)
-    named = [text + b"\0" if text else b"" for text in (requested, interpreter, cgroup_name)]
-    parts = [path(exe) if raw_exe is None else raw_exe, path(cwd), *named, argv]
+    named = [text + b"\0" if text else b"" for text in (requested, interpreter)]
+    parts = [path(exe) if raw_exe is None else raw_exe, path(cwd), *named, path(cgroup_path), argv]
     lengths = dict(zip(EXEC_LENGTHS, map(len, parts), strict=True))
     given = lengths | {"inode": 7, "dev": 8 << 20 | 1, "argc": len(args), "args_total": len(argv)} | fields
     return _packed(records.EXEC, EXEC, kind, given) + b"".join(parts)

@@ -77,6 +77,8 @@ class Flag(enum.IntFlag):
     NO_STATUS = 1 << 15
     NO_TOTALS = 1 << 16
     NO_PROGRAM = 1 << 17
+    TRUNCATED_CGROUP = 1 << 18
+    CGROUP_V1 = 1 << 19
 
 
 # What a reader is told of how an owner is known, and of what is not as good as from the probes.
@@ -155,8 +157,26 @@ class Image(NamedTuple):
     args_total: int
     dev: int
     inode: int
-    cgroup_name: bytes
     flags: int
+
+
+class Cgroup(NamedTuple):
+    """A control group of ``version`` 1 or 2 by its path from the root of the hierarchy, and whose that says it is.
+
+    Empty is what the path does not tell. ``slice``, ``unit`` and ``user_unit`` are systemd's; ``container`` is the id,
+    or with LXC and nspawn the name, of the innermost container, ``around`` are those which it is in from the outermost
+    inwards; ``pod`` is the uid of the Kubernetes pod.
+    """
+
+    path: bytes
+    version: int
+    slice: bytes
+    unit: bytes
+    user_unit: bytes
+    container: bytes
+    runtime: str
+    around: tuple[bytes, ...]
+    pod: str
 
 
 class Parent:
@@ -216,6 +236,7 @@ class Process:
         "tgid",
         "told",
         "uid",
+        "within",
     )
 
     def __init__(self, tgid: int, start: int, entity: str, comm: bytes) -> None:
@@ -228,7 +249,8 @@ class Process:
         self.image: Image | None = None
         self.parent: Parent | None = None
         self.uid = -1
-        self.cgroup = 0
+        self.cgroup = 0  # the id of its control group of version 2, as the last record tells it
+        self.within: Cgroup | None = None  # its control group, where its path is known
         self.exited = 0  # when, or 0
         self.told = b""  # the ids and the name as the last record has them: small, and quickly compared with the next
         self.as_parent: Parent | None = None  # what its children have as their parent
@@ -363,3 +385,4 @@ class Session(NamedTuple):
     backend: str
     users: dict[int, str]
     groups: dict[int, str]
+    namespaces: dict[int, str]  # network namespaces, by inode

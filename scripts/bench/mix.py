@@ -33,6 +33,7 @@ LEDGER_NS: Final = 10_000_000_000
 IDLE_NS: Final = 100_000_000  # a turn comes at least this often
 _FIRST_PID: Final = 5_000
 _SHELLS: Final = 16
+_CGROUP: Final = b"session-3.scope\0user-1000.slice\0user.slice\0"  # of all, from the leaf up
 _HOST: Final = ip_address("10.20.30.40"), ip_address("2001:db8:30::40")
 _SAMPLE: Final = struct.Struct("=IHHI")  # type, misc, size; then the raw size
 _PROGRAMS: Final = (
@@ -131,7 +132,7 @@ def _exec(process: _Process, time: int, cpu: int) -> bytearray:
         _components(_DIRECTORIES[number % len(_DIRECTORIES)]),
         path.encode() + b"\0",
         b"",
-        b"user.slice\0",
+        _CGROUP,
         b"".join(argument.encode() + b"\0" for argument in arguments),
     )
     data = bytearray(
@@ -228,13 +229,14 @@ def _session() -> Session:
         backend="core",
         users=names,
         groups=names,
+        namespaces={4_026_531_840: "host"},
     )
 
 
 def _start() -> Start:
     session = _session()
     facts = session._asdict() | {"host": session.host._asdict()}
-    for who in ("users", "groups"):
+    for who in ("users", "groups", "namespaces"):
         facts[who] = {str(number): name for number, name in facts[who].items()}
     return Start(
         {
@@ -254,7 +256,7 @@ def _found() -> Found:
     frames = []
     for shell in range(_SHELLS):
         path = "/usr/bin/bash"
-        parts = _components(path), _components("/home/maria"), path.encode() + b"\0", b"", b"user.slice\0", b"-bash\0"
+        parts = _components(path), _components("/home/maria"), path.encode() + b"\0", b"", _CGROUP, b"-bash\0"
         pid, start = 1_000 + shell, BEGIN_NS - 60_000_000_000 + shell
         header = (BEGIN_NS - 30_000_000, 0, start, pid, pid, 0, Kind.PROCESS_FOUND, 0, 0)
         who = (1_000_000_000, 4_242, 900, pid, *(1000,) * 4, UNSET_ID, UNSET_ID, pid, pid, 4_026_531_840, 4_026_531_836)

@@ -52,7 +52,7 @@ def test_boot_id_is_one() -> None:
 NAMES = st.dictionaries(st.integers(0, 2**32), st.text(), max_size=4)
 
 
-@given(st.builds(Session, st.builds(Host), st.text(), st.text(), st.text(), st.text(), NAMES, NAMES))
+@given(st.builds(Session, st.builds(Host), st.text(), st.text(), st.text(), st.text(), NAMES, NAMES, NAMES))
 def test_session_survives_a_recording(session: Session) -> None:
     """What a recording keeps of a session, as JSON, makes the same one again."""
     kept = json.loads(json.dumps(facts.session_to_json(session)))
@@ -60,6 +60,42 @@ def test_session_survives_a_recording(session: Session) -> None:
 
 
 KEPT = facts.session_to_json(SESSION)
+
+
+def test_recording_without_namespaces() -> None:
+    """A recording from before the names of namespaces were kept has none."""
+    kept = {name: value for name, value in KEPT.items() if name != "namespaces"}
+    assert facts.session_from_json(kept) == SESSION._replace(namespaces={})
+
+
+def _namespace(proc: Path, pid: str, name: str) -> int:
+    """Make a file stand for a namespace; gives its inode."""
+    path = proc / pid / "ns" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path.stat().st_ino
+
+
+def test_names_of_network_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Process 1's is the host's, if it is the machine's; of a directory each is named that is a namespace."""
+    proc, kept = tmp_path / "proc", tmp_path / "netns"
+    host = _namespace(proc, "1", "net")
+    _namespace(proc, "self", "net")
+    assert facts.network_namespaces(str(kept), str(proc)) == {}
+    monkeypatch.setattr(facts, "_FIRST_PIDNS", _namespace(proc, "1", "pid"))
+    assert facts.network_namespaces(str(kept), str(proc)) == {host: "host"}
+    kept.mkdir()
+    (kept / "blue").touch()
+    os.link(kept / "blue", kept / "also-blue")
+    os.link(proc / "1" / "ns" / "net", kept / "init")
+    (kept / "gone").symlink_to("nowhere")
+    os.mkfifo(kept / os.fsdecode(b"a\xff"))
+    (kept / "left").symlink_to("/dev/null")  # on another file system: not a namespace
+    assert facts.network_namespaces(str(kept), str(proc)) == {
+        host: "host",
+        (kept / "blue").stat().st_ino: "also-blue",
+        (kept / os.fsdecode(b"a\xff")).stat().st_ino: r"a\xff",
+    }
 
 
 @pytest.mark.parametrize(
@@ -71,9 +107,10 @@ KEPT = facts.session_to_json(SESSION)
         KEPT | {"host": {"id": 1, "extra": 2}},
         KEPT | {"users": {"x": "y"}},
         KEPT | {"users": 5},
+        KEPT | {"namespaces": {"x": "y"}},
         {name: value for name, value in KEPT.items() if name != "agent_id"},
     ],
-    ids=["empty", "host-empty", "host-number", "host-other", "user-name", "users-number", "no-agent"],
+    ids=["empty", "host-empty", "host-number", "host-other", "user-name", "users-number", "namespace", "no-agent"],
 )
 def test_foreign_session_is_refused(changed: dict[str, Any]) -> None:
     """Anything else is an error that the replay knows."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tests import wire
-from tracer.fallback.files import EACH_MOST, READ_MOST, ExeFile, Part, glanced
+from tracer.fallback.files import EACH_MOST, READ_MOST, ExeFile, Group, Part, glanced
 from tracer.model import NS_PER_TICK, TCP_STATES, Kind
 
 FORKED = 0x40  # PF_FORKNOEXEC of include/linux/sched.h
@@ -153,10 +153,10 @@ class Machine:
         self._of(pid, start)
         return ExeFile(1, 2, 1)
 
-    def cgroup(self, pid: int, *, start: int = 0) -> tuple[int, bytes]:
+    def cgroup(self, pid: int, *, start: int = 0) -> Group:
         """See ProcFiles."""
         self._of(pid, start)
-        return 0, b""
+        return Group(0, 2, b"")
 
     def glance(self, pid: int, number: int) -> list[Part]:
         """See ProcFiles."""

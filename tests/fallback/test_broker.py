@@ -121,7 +121,7 @@ def test_glance_is_every_answer_at_once(asked: AskedFiles, child: int) -> None:
         named = dict(zip(names, parts, strict=True))
         if EXE_FILE in named:
             assert ExeFile(*EXE_PART.unpack(named[EXE_FILE].data)) == direct.exe(child)
-            assert named[CGROUP].data[CGROUP_PART.size :] == direct.cgroup(child)[1]
+            assert named[CGROUP].data[CGROUP_PART.size :] == direct.cgroup(child).path
         gone = asked.glance(1 << 22, number)
         assert {part.data for part in gone} == {b""}
         assert {part.errno for part in gone} <= {errno.ENOENT, errno.ESRCH}

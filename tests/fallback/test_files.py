@@ -121,25 +121,46 @@ def test_other_names_are_no_questions(child: int) -> None:
             files.link(child, name)
 
 
+CGROUPS = [
+    ("0::/a.slice/b.service\n", (2, b"/a.slice/b.service")),
+    ("0::/\n", (2, b"/")),
+    ("", (2, b"")),
+    ("0::/gone.scope (deleted)\n", (2, b"/gone.scope")),
+    ("9:name=systemd:/s\n5:pids:/p\n4:memory:/m\n0::/new\n", (2, b"/new")),
+    ("9:name=systemd:/s\n4:memory:/m\n5:pids:/p\n0::/\n", (1, b"/p")),
+    ("5:pids:/\n4:memory:/m\n0::/\n", (1, b"/m")),
+    ("3:blkio,devices:/d\n2:cpu,cpuacct:/c:d\n", (1, b"/c:d")),
+    ("3:freezer,devices:/d\n2:cpu,cpuacct:/\n0::/\n", (1, b"/d")),
+    ("9:name=systemd:/s\n7:blkio:/x\n5:pids:/\n0::/\n", (2, b"/")),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), CGROUPS)
+def test_version_1_is_told_where_version_2_says_nothing(tmp_path: Path, text: str, expected: tuple[int, bytes]) -> None:
+    """The path is that of version 2, but in its root the first of four controllers of version 1 that is in none."""
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5" / "cgroup").write_text(text)
+    group = DirectFiles(tmp_path).cgroup(5)
+    assert (group.version, group.path) == expected
+
+
 def test_cgroup_is_the_directory() -> None:
     """The id of a process's group is its directory's inode, and another one when the group is made anew."""
     files = DirectFiles()
-    number, path = files.cgroup(os.getpid())
-    assert (number == 0) == (path == b"")
+    own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
     places = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
     roots = [place for place in places if (place / "cgroup.controllers").exists()]
     assert roots, "no cgroup of version 2 is mounted"
-    group = Path(f"{roots[0]}{os.fsdecode(path)}") / f"tracer-test-{os.getpid()}"
+    group = Path(f"{roots[0]}{own}") / f"tracer-test-{os.getpid()}"
     seen = []
     for _ in range(2):
         group.mkdir()
         with subprocess.Popen(["/bin/sleep", "600"]) as child:
             try:
                 (group / "cgroup.procs").write_text(str(child.pid))
-                told, where = files.cgroup(child.pid)
-                assert told == group.stat().st_ino
-                assert where == bytes(Path(os.fsdecode(path)) / group.name)
-                seen.append(told)
+                told = files.cgroup(child.pid)
+                assert told == (group.stat().st_ino, 2, bytes(Path(own) / group.name))
+                seen.append(told.id)
             finally:
                 child.kill()
                 child.wait()

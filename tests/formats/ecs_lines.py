@@ -19,6 +19,7 @@ from tracer.formats.ecs import Ecs
 from tracer.model import (
     IDS,
     RING_KINDS,
+    Cgroup,
     Event,
     Flag,
     Ids,
@@ -46,6 +47,8 @@ FIELDS = {
     "client.ip": "ip",
     "client.packets": "long",
     "client.port": "long",
+    "container.id": "keyword",
+    "container.runtime": "keyword",
     "destination.bytes": "long",
     "destination.ip": "ip",
     "destination.packets": "long",
@@ -73,6 +76,9 @@ FIELDS = {
     "network.packets": "long",
     "network.transport": "keyword",
     "network.type": "keyword",
+    "orchestrator.resource.id": "keyword",
+    "orchestrator.resource.type": "keyword",
+    "orchestrator.type": "keyword",
     "process.args": "keyword[]",
     "process.args_count": "long",
     "process.command_line": "wildcard",
@@ -229,8 +235,10 @@ def full_process() -> Process:
         9,
         8 << 20 | 1,
         99,
-        b"x.scope",
         int(Flag.SCRIPT | Flag.DELETED | Flag.EXECFD | Flag.DETACHED | Flag.TRUNCATED_ARGS | Flag.TRUNCATED_FILE),
+    )
+    made.within = Cgroup(
+        b"/a.slice/x.scope/y", 1, b"a.slice", b"x.scope", b"y.service", b"c0ffee", "docker", (b"outer",), "pod-uid"
     )
     return made
 

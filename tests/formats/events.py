@@ -23,13 +23,13 @@ NOW = 100 * SECOND
 OFFSET = 1_700_000_000 * SECOND + 42_000_000 - NOW  # at NOW it is 22:13:20.042 UTC
 
 HOST = Host("id", "box", "b" * 32, "6.1.0", "x86_64", 2, 4096)
-SESSION = Session(HOST, "agent", "run", "1.2.3", "core", {0: "root", 33: "www-data"}, {0: "root"})
+SESSION = Session(HOST, "agent", "run", "1.2.3", "core", {0: "root", 33: "www-data"}, {0: "root"}, {4026531840: "host"})
 
 
 def image(*args: bytes, executable: bytes = b"/usr/bin/curl", cwd: bytes = b"/root", flags: int = 0) -> Image:
     """What a process runs, with these arguments."""
     raw = b"".join(arg + b"\0" for arg in args)
-    return Image(1, executable, cwd, executable, b"", raw, len(args), len(raw), 8 << 20 | 1, 7, b"user.slice", flags)
+    return Image(1, executable, cwd, executable, b"", raw, len(args), len(raw), 8 << 20 | 1, 7, flags)
 
 
 def process(comm: bytes = b"curl", runs: Image | None = None, uid: int = 0) -> Process:

@@ -38,6 +38,7 @@ from tracer.model import (
     ProcessExited,
     Role,
 )
+from tracer.pipeline import whose
 
 HAS_LISTS = pytest.mark.may_skip("the field list of ECS itself is no part of this project")
 
@@ -222,8 +223,48 @@ def test_everything_of_a_process() -> None:
         },
         "netns": 4026531840,
         "pidns": 4026531836,
-        "cgroup": {"id": 55, "name": "x.scope"},
+        "netns_name": "host",
+        "cgroup": {
+            "id": 55,
+            "path": "/a.slice/x.scope/y",
+            "version": 1,
+            "slice": "a.slice",
+            "unit": "x.scope",
+            "user_unit": "y.service",
+            "around": ["outer"],
+        },
     }
+    assert document["container"] == {"id": "c0ffee", "runtime": "docker"}
+    assert document["orchestrator"] == {"type": "kubernetes", "resource": {"type": "pod", "id": "pod-uid"}}
+
+
+def test_sockets_have_the_group_of_their_process() -> None:
+    """A socket's line says whose it is as its process's does, and has the name of the socket's own namespace."""
+    for kind in (Kind.CONNECT, Kind.CLOSE, Kind.LISTEN):
+        event = events.socket(kind, process=full_process(), netns=4026531840)
+        document = shown(event)
+        check(document)
+        whole = shown(ProcessEvent(Kind.FORK, NOW, False, full_process(), 1))
+        assert document["container"] == whole["container"]
+        assert document["orchestrator"] == whole["orchestrator"]
+        assert document["tracer"]["cgroup"] == whole["tracer"]["cgroup"]
+        assert document["tracer"]["netns_name"] == "host"
+        assert "netns_name" not in shown(event._replace(netns=5))["tracer"]
+
+
+def test_only_the_id_of_a_group() -> None:
+    """A group of which the path is not known has its id alone; container and unit are left out."""
+    process = full_process()
+    process.within = None
+    document = shown(ProcessEvent(Kind.FORK, NOW, False, process, 1))
+    assert document["tracer"]["cgroup"] == {"id": 55}
+    assert not {"container", "orchestrator"} & document.keys()
+    process = full_process()
+    process.cgroup = 0
+    process.within = whose.read(b"/builds/" + b"a" * 64)
+    document = shown(ProcessEvent(Kind.FORK, NOW, False, process, 1))
+    assert document["tracer"]["cgroup"] == {"path": "/builds/" + "a" * 64}
+    assert document["container"] == {"id": "a" * 64}
 
 
 def test_what_is_unknown_is_left_out() -> None:

@@ -26,6 +26,7 @@ from tracer.model import (
     ProcessEvent,
     ProcessExited,
 )
+from tracer.pipeline import whose
 
 LONG = 12_288  # ARGS_BYTES of bpf/tracer.h
 PATHS = 4096  # PATH_BYTES
@@ -60,7 +61,8 @@ def hostile(shape: str, unit: bytes) -> Event:
     process = full_process()
     process.comm = name
     process.parent = Parent(4200, 5, "parent", name, path)
-    process.image = Image(1, path, path, file, file, args, LONG, 99_999, 1, 1, filled(unit, 255), int(Flag.SCRIPT))
+    process.image = Image(1, path, path, file, file, args, LONG, 99_999, 1, 1, int(Flag.SCRIPT))
+    process.within = whose.read(b"/" + filled(unit.replace(b"\0", b"x"), 1023))
     if shape == "failed":
         return ExecFailed(Kind.EXEC_FAILED, NOW, True, process, 5, 2, file, args, 0)
     if shape == "exited":
@@ -134,9 +136,9 @@ def test_any_bytes_are_told_and_kept(shape: str, texts: dict[str, bytes], args: 
         len(joined) + 1,
         1,
         1,
-        texts["cgroup"],
         0,
     )
+    process.within = whose.read(texts["cgroup"])
     event = hostile(shape, b"x")
     assert not isinstance(event, Notice)
     event = event._replace(process=process)
@@ -151,7 +153,7 @@ def test_any_bytes_are_told_and_kept(shape: str, texts: dict[str, bytes], args: 
         assert document["process"]["args"] == joined.decode(errors="backslashreplace").split("\0")
     elif shape == "failed":
         expected |= {texts["file"], joined}
-    expected.add(texts["cgroup"])  # beside the name, or where another event of the process shows it
+    expected.add(texts["cgroup"])
     kept = {b64decode(text, validate=True) for text in document["tracer"].get("raw", {}).values()}
     assert kept == {raw for raw in expected if raw != raw.decode(errors="ignore").encode()}
 

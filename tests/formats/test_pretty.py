@@ -12,15 +12,18 @@ from tracer.formats.pretty import Pretty
 from tracer.formats.text import width
 from tracer.model import (
     TCP_STATES,
+    Cgroup,
     Event,
     ExecFailed,
     Flag,
     Kind,
+    Notice,
     Parent,
     ProcessEvent,
     ProcessExited,
     Role,
 )
+from tracer.pipeline import whose
 
 SGR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -201,6 +204,48 @@ def test_extras_come_whole_or_not_at_all() -> None:
     shown = {line(event, cells)[line(event, cells).index("curl -s") :] for cells in range(100, 140)}
     parent, cwd = " (parent bash 4200)", " in /srv/www/the-long-site"
     assert shown == {f"curl -s{parent}", f"curl -s{parent}{cwd}"}
+
+
+DOCKER = whose.read(b"/system.slice/docker-" + b"3f2a1b4c5d6e7089" * 4 + b".scope")
+NGINX = whose.read(b"/system.slice/nginx.service")
+WHOSE = [
+    (DOCKER, "docker 3f2a1b4c5d6e"),
+    (whose.read(b"/builds/" + b"3f2a1b4c5d6e7089" * 4), "container 3f2a1b4c5d6e"),
+    (whose.read(b"/lxc.payload.a-name-longer-than-an-id"), "lxc a-name-longer-than-an-id"),
+    (whose.read(b"/lxc.payload.a\x1b[2J"), r"lxc a\x1b[2J"),
+    (NGINX, "nginx.service"),
+    (whose.read(b"/user.slice/user-7.slice/user@7.service/app.slice/pipewire.service"), "pipewire.service"),
+    (whose.read(b"/user.slice/user-7.slice/user@7.service/app.slice/app-x.scope"), ""),
+    (whose.read(b"/user.slice/user-7.slice/user@7.service"), ""),
+    (whose.read(b"/user.slice/user-7.slice/session-3.scope"), ""),
+    (whose.read(b"/"), ""),
+]
+
+
+@pytest.mark.parametrize(("within", "shown"), WHOSE)
+def test_whose(within: Cgroup, shown: str) -> None:
+    """Every line of a process has its container, by twelve digits of an id, or its service; nothing for a session."""
+    for event in (executed(image(b"curl")), exited(0), socket(Kind.CLOSE), socket(Kind.ACCEPT), failed(2, b"/x")):
+        assert not isinstance(event, Notice)
+        assert event.process is not None
+        before = line(event)
+        event.process.within = within
+        added = f" · {shown}" if shown else ""
+        assert line(event).replace(added, "", 1) == before
+        assert added in line(event)
+
+
+def test_whose_gives_way() -> None:
+    """A container comes before the parent, but not before what happened, and only if it fits as a whole."""
+    event = executed(image(b"curl", b"-s", b"http://x"))
+    event.process.within = DOCKER
+    assert line(event, 100).endswith("exec      curl -s http://x · docker 3f2a1b4c5d6e in /root")
+    assert line(event, 90).endswith("exec      curl -s http://x (parent bash 4200)")
+    closed = socket(Kind.CLOSE)
+    assert closed.process is not None
+    closed.process.within = NGINX
+    assert line(closed, 140).endswith("12.3 kB out, 1.1 MB in, 12.3 ms · nginx.service")
+    assert line(closed, 110).endswith("12.3 kB out, 1.1 MB in, 12.3 ms")
 
 
 def test_the_errno_survives_a_long_command() -> None:

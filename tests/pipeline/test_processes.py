@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests import wire
 from tracer.model import NS_PER_TICK, Flag, Kind, Process, entity_id
-from tracer.pipeline import processes
+from tracer.pipeline import processes, whose
 from tracer.pipeline.processes import ProcessTable
 from tracer.probes.records import decode
 
@@ -240,7 +240,8 @@ def test_exec_has_everything_of_the_record(table: ProcessTable) -> None:
         [b"env", b"", b"a b"],
         requested=b"./run",
         interpreter=b"/usr/bin/env",
-        cgroup_name=b"a.scope",
+        cgroup_path=b"/a.slice/b.scope",
+        cgroup=77,
         inode=99,
         dev=9 << 20 | 3,
         argc=50,
@@ -261,9 +262,10 @@ def test_exec_has_everything_of_the_record(table: ProcessTable) -> None:
         "args_total": 70_000,
         "dev": 9 << 20 | 3,
         "inode": 99,
-        "cgroup_name": b"a.scope",
         "flags": Flag.SCRIPT | Flag.TRUNCATED_ARGS,
     }
+    assert process.cgroup == 77
+    assert process.within == whose.read(b"/a.slice/b.scope")
 
 
 def test_memfd_is_under_no_root(table: ProcessTable) -> None:

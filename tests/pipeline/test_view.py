@@ -29,7 +29,7 @@ from tracer.probes.records import decode
 def process(tgid: int = 10, comm: bytes = b"curl", exe: bytes = b"/usr/bin/curl", **changes: Any) -> Process:
     """A process that runs this executable."""
     made = Process(tgid, 1, "entity", comm)
-    made.image = Image(1, exe, b"/", exe, b"", b"", 0, 0, 1, 1, b"", 0) if exe else None
+    made.image = Image(1, exe, b"/", exe, b"", b"", 0, 0, 1, 1, 0) if exe else None
     made.uid = changes.get("uid", 0)
     made.told = IDS.pack(1, *(0,) * 8, changes.get("netns", 1), 0)
     return made

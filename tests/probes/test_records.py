@@ -159,8 +159,8 @@ def test_decodes_wherever_it_lies(record: bytes) -> None:
 
 def test_data_goes_to_its_lengths() -> None:
     """The data of an exec is as long as its six lengths say, and not as long as what happens to follow."""
-    record = wire.executed(b"/bin/a", b"/b", [b"c", b"d"], requested=b"e", interpreter=b"f", cgroup_name=b"g")
-    assert decode(record + b"more", 0)[-1] == b"a\0bin\0b\0e\0f\0g\0c\0d\0"
+    record = wire.executed(b"/bin/a", b"/b", [b"c", b"d"], requested=b"e", interpreter=b"f", cgroup_path=b"/g/h")
+    assert decode(record + b"more", 0)[-1] == b"a\0bin\0b\0e\0f\0h\0g\0c\0d\0"
     assert decode(wire.exec_failed(b"x", [b"y"]) + b"more", 0)[-1] == b"x\0y\0"
 
 

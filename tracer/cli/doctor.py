@@ -130,7 +130,7 @@ def assess(found: Survey, without_probes: Mapping[str, Finding] = MappingProxyTy
     if runs and found.checks["pid_namespace"].status is Status.MISSING:
         blind.append("processes and sockets from before the start that are outside this pid namespace")
     if runs and found.checks["cgroups"].status is Status.MISSING:
-        blind.append("the control group of a process (no cgroup v2)")
+        blind.append("moves of processes between control groups (no cgroup v2)")
     return Report(
         found,
         chosen or instead,

@@ -6,14 +6,16 @@ import os
 import platform
 import sys
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tracer import __version__
 from tracer.model import UNSET_ID, Host, Session
 
-__all__ = ["boot_id", "names", "session", "session_from_json", "started"]
+__all__ = ["boot_id", "names", "network_namespaces", "session", "session_from_json", "started"]
 
+_FIRST_PIDNS = 0xEFFFFFFC
 _AGENT = uuid.UUID("6b0d1b0e-6f0a-5b7e-9c55-0a3f6f2f7a11")  # names agent ids derived from machine ids
 
 
@@ -43,6 +45,29 @@ def names(path: str) -> dict[int, str]:
     return found
 
 
+def network_namespaces(directory: str = "/run/netns", proc: str = "/proc") -> dict[int, str]:
+    """Inodes and names of network namespaces: those that ip-netns(8) keeps, and ``host`` for process 1's.
+
+    Process 1 is the machine's only in the first pid namespace, whose inode is always the same (PROC_PID_INIT_INO in
+    include/linux/proc_ns.h). What may not be looked at has no name.
+    """
+    found: dict[int, str] = {}
+    with suppress(OSError):
+        if Path(proc, "1/ns/pid").stat().st_ino == _FIRST_PIDNS:
+            found[Path(proc, "1/ns/net").stat().st_ino] = "host"
+    try:
+        kept = sorted(Path(directory).iterdir())
+        device = Path(proc, "self/ns/net").stat().st_dev
+    except OSError:
+        return found
+    for path in kept:
+        with suppress(OSError):  # gone meanwhile
+            place = path.stat()
+            if place.st_dev == device:  # else it is a file that was left behind
+                found.setdefault(place.st_ino, os.fsencode(path.name).decode(errors="backslashreplace"))
+    return found
+
+
 def session(backend: str) -> Session:
     """This machine and this run."""
     name = platform.node()
@@ -64,6 +89,7 @@ def session(backend: str) -> Session:
         backend=backend,
         users=names("/etc/passwd"),
         groups=names("/etc/group"),
+        namespaces=network_namespaces(),
     )
 
 
@@ -73,6 +99,7 @@ def session_from_json(facts: dict[str, Any]) -> Session:
         host=Host(**facts["host"]),
         users={int(uid): str(name) for uid, name in facts["users"].items()},
         groups={int(gid): str(name) for gid, name in facts["groups"].items()},
+        namespaces={int(inode): str(name) for inode, name in facts.get("namespaces", {}).items()},
         **{name: str(facts[name]) for name in ("agent_id", "ephemeral_id", "version", "backend")},
     )
 
@@ -84,6 +111,7 @@ def session_to_json(found: Session) -> dict[str, Any]:
         "host": found.host._asdict(),
         "users": {str(uid): name for uid, name in found.users.items()},
         "groups": {str(gid): name for gid, name in found.groups.items()},
+        "namespaces": {str(inode): name for inode, name in found.namespaces.items()},
     }
 
 

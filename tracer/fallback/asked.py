@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from tracer.fallback.files import EACH_MOST, FILES, GLANCES, LINKS, READ_MOST, ExeFile, Part
+from tracer.fallback.files import EACH_MOST, FILES, GLANCES, LINKS, READ_MOST, ExeFile, Group, Part
 from tracer.fallback.protocol import (
     EXE,
     FILE,
@@ -142,10 +142,10 @@ class AskedFiles:
         """See ProcFiles."""
         return ExeFile(*self._ask_for(Question(Asks.EXE, 0, pid, start), EXE)[0])
 
-    def cgroup(self, pid: int, *, start: int = 0) -> tuple[int, bytes]:
+    def cgroup(self, pid: int, *, start: int = 0) -> Group:
         """See ProcFiles."""
-        (number,), path = self._ask_for(Question(Asks.CGROUP, 0, pid, start), GROUP)
-        return number, path
+        (number, version), path = self._ask_for(Question(Asks.CGROUP, 0, pid, start), GROUP)
+        return Group(number, version, path)
 
     def glance(self, pid: int, number: int) -> list[Part]:
         """See ProcFiles."""

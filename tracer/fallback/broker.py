@@ -300,8 +300,8 @@ def _fds(files: ProcFiles, asked: Question) -> bytes:
 
 
 def _cgroup(files: ProcFiles, asked: Question) -> bytes:
-    number, path = files.cgroup(asked.pid, start=asked.start)
-    return GROUP.pack(number) + path
+    group = files.cgroup(asked.pid, start=asked.start)
+    return GROUP.pack(group.id, group.version) + group.path
 
 
 def _glance(files: ProcFiles, asked: Question) -> bytes:

@@ -33,6 +33,7 @@ __all__ = [
     "SELF",
     "DirectFiles",
     "ExeFile",
+    "Group",
     "Part",
     "ProcFiles",
     "glanced",
@@ -66,8 +67,8 @@ LINKS: Final = ("exe", "cwd", "root", "ns/net", "ns/pid", "ns/mnt", "ns/user")
 
 EXE_FILE: Final = "exe file"  # of a glance: an ExeFile
 EXE_PART: Final = struct.Struct("<QQQ")
-CGROUP: Final = "cgroup of version 2"  # of a glance: the id, and behind it the path
-CGROUP_PART: Final = struct.Struct("<Q")
+CGROUP: Final = "control group"  # of a glance: a Group, its path at the end
+CGROUP_PART: Final = struct.Struct("<QB")
 
 GLANCES: Final = (
     ("stat", "ns/net", "ns/pid"),
@@ -104,6 +105,8 @@ _NETLINK_SOCK_DIAG: Final = 4  # include/uapi/linux/netlink.h
 _SO_RCVBUFFORCE: Final = 33  # include/uapi/asm-generic/socket.h
 _DIAG_BYTES: Final = 4 << 20  # for what waits, as the kernel counts: 1,300 for each socket that was destroyed
 _CGROUP_MOUNTS: Final = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+_CGROUP_V1: Final = (b"pids", b"memory", b"cpu", b"devices")  # as cgroup_of() in bpf/process.bpf.c goes through them
+_REMOVED: Final = b" (deleted)"
 _OPEN: Final = os.O_RDONLY | os.O_CLOEXEC
 _PLACE: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -116,6 +119,18 @@ class ExeFile(NamedTuple):
     dev: int
     inode: int
     links: int
+
+
+class Group(NamedTuple):
+    """The control group of a process.
+
+    ``id`` is that of version 2 (the directory's inode), 0 where it can't be told. ``path`` is that of version 2, but on
+    a machine where this is the root the one of version 1 which tells more, then ``version`` is 1; empty: there is none.
+    """
+
+    id: int
+    version: int
+    path: bytes
 
 
 class Part(NamedTuple):
@@ -156,11 +171,8 @@ class ProcFiles(Protocol):
         """The file that a process runs."""
         ...
 
-    def cgroup(self, pid: int, *, start: int = 0) -> tuple[int, bytes]:
-        """The id (the directory's inode) and the path of its cgroup of version 2; the id is 0 where it can't be told.
-
-        (0, b"") when it is in none.
-        """
+    def cgroup(self, pid: int, *, start: int = 0) -> Group:
+        """The control group that it is in."""
         ...
 
     def glance(self, pid: int, number: int) -> list[Part]:
@@ -187,8 +199,8 @@ def _part(files: ProcFiles, pid: int, name: str) -> Part:
         if name == EXE_FILE:
             return Part(0, EXE_PART.pack(*files.exe(pid)))
         if name == CGROUP:
-            number, path = files.cgroup(pid)
-            return Part(0, CGROUP_PART.pack(number) + path)
+            group = files.cgroup(pid)
+            return Part(0, CGROUP_PART.pack(group.id, group.version) + group.path)
         return Part(0, files.read(pid, name, GLANCE_MOST))
     except OSError as refused:
         return Part(refused.errno or errno.EIO, b"")
@@ -269,12 +281,23 @@ class DirectFiles:
             found = os.stat(base + "exe", dir_fd=at)
         return ExeFile(found.st_dev, found.st_ino, found.st_nlink)
 
-    def cgroup(self, pid: int, *, start: int = 0) -> tuple[int, bytes]:
+    def cgroup(self, pid: int, *, start: int = 0) -> Group:
         """See ProcFiles."""
-        for line in self.read(pid, "cgroup", start=start).splitlines():
-            if line.startswith(b"0::/"):
-                return self._cgroup_id(line[4:]), line[3:]
-        return 0, b""
+        first: dict[bytes, bytes] = {}  # of version 1, by controller
+        path = b""
+        for line in self.read(pid, "cgroup", start=start).split(b"\n"):
+            number, _, rest = line.partition(b":")
+            controllers, _, place = rest.partition(b":")
+            if number == b"0":
+                path = place.removesuffix(_REMOVED)
+            else:
+                first |= dict.fromkeys(controllers.split(b","), place)
+        group = self._cgroup_id(path[1:]) if path else 0
+        if path in (b"", b"/"):
+            told = [place for name in _CGROUP_V1 if (place := first.get(name, b"/")) != b"/"]
+            if told:
+                return Group(group, 1, told[0])
+        return Group(group, 2, path)
 
     def _cgroup_id(self, path: bytes) -> int:
         """The inode of a group's directory, anew each time: a group of the same name may be another one."""

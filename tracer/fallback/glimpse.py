@@ -14,6 +14,7 @@ from tracer.fallback.files import (
     GLANCES,
     READ_MOST,
     ExeFile,
+    Group,
     Part,
     ProcFiles,
 )
@@ -43,6 +44,8 @@ _IMAGE_FLAGS: Final = int(
     | Flag.SCRIPT
     | Flag.EXECFD
     | Flag.DETACHED
+    | Flag.TRUNCATED_CGROUP
+    | Flag.CGROUP_V1
 )
 
 
@@ -139,12 +142,13 @@ class _Ahead:
         data = self._taken(pid, EXE_FILE)
         return self._files.exe(pid, start=start) if data is None else ExeFile(*EXE_PART.unpack(data))
 
-    def cgroup(self, pid: int, *, start: int = 0) -> tuple[int, bytes]:
+    def cgroup(self, pid: int, *, start: int = 0) -> Group:
         """See ProcFiles."""
         data = self._taken(pid, CGROUP)
         if data is None:
             return self._files.cgroup(pid, start=start)
-        return CGROUP_PART.unpack_from(data)[0], data[CGROUP_PART.size :]
+        number, version = CGROUP_PART.unpack_from(data)
+        return Group(number, version, data[CGROUP_PART.size :])
 
 
 class Glimpses(ProcFinder):
@@ -212,14 +216,14 @@ class Glimpses(ProcFinder):
             exe, (args, args_total, flags) = self._exe(pid), self._arguments(pid, before)
             cwd = components(self._link(pid, "cwd").removesuffix(_DELETED))
             told = self._told(pid, Told.of(known))
-            cgroup, cgroup_path = self._cgroup(pid)
+            group, group_parts, group_flags = self._cgroup(pid)
             after = self._stat(pid)
         except PermissionError:
             return None
         if after is not None and after.start != before.start:
             return None
         name = comm(before if after is None else after)
-        told = told._replace(comm=name, cgroup=cgroup or told.cgroup)
+        told = told._replace(comm=name, cgroup=group or told.cgroup)
         if before.group >= 0:  # -1 once it is reaped (do_task_stat() in fs/proc/array.c)
             told = told._replace(ids=told.ids._replace(group=before.group, session=before.session))
         # In the middle of an exec the arguments have no end yet (create_elf_tables() in fs/binfmt_elf.c), nor have they
@@ -233,12 +237,11 @@ class Glimpses(ProcFinder):
             args_total, flags = 0, flags & ~Flag.FAULT_ARGS
         if not exe.inode:
             cwd = b""
-        leaf = cgroup_path.rpartition(b"/")[2] + b"\0" if exe.inode else b""
-        sizes = len(exe.components), len(cwd), 0, 0, len(leaf), len(args)
+        sizes = len(exe.components), len(cwd), 0, 0, len(group_parts), len(args)
         image = _IMAGE.pack(exe.inode, args_total, exe.dev, 0, *sizes, 0)
         kept = header[-1] & ~_IMAGE_FLAGS
-        head = HEADER.pack(*header[:6], Kind.PROCESS_FOUND, 0, kept | exe.flags | flags)
-        return Glimpse(b"".join((head, told.pack(), image, exe.components, cwd, leaf, args)), place)
+        head = HEADER.pack(*header[:6], Kind.PROCESS_FOUND, 0, kept | exe.flags | flags | group_flags)
+        return Glimpse(b"".join((head, told.pack(), image, exe.components, cwd, group_parts, args)), place)
 
     def _told(self, pid: int, known: Told) -> Told:
         """Who it is; what can't be read is as it was known."""

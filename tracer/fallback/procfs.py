@@ -27,6 +27,7 @@ _KTHREAD: Final = 0x00200000
 _WQ_WORKER: Final = 0x00000020
 _DELETED: Final = b" (deleted)"
 _MEMFD: Final = b"/memfd:"
+_CGROUP_BYTES: Final = 1024  # CGROUP_BYTES of bpf/tracer.h
 # /proc adds what a worker is doing to its name (wq_worker_comm() in kernel/workqueue.c).
 _WORKER: Final = re.compile(rb"kworker/[^R][^-+]*")
 
@@ -96,12 +97,13 @@ class ProcFinder:
         uid, euid, *_ = ids(status, b"Uid:")
         gid, egid, *_ = ids(status, b"Gid:")
         parent = self._living(stat.parent) if stat.parent else None
-        cgroup, cgroup_path = self._cgroup(pid)
+        group, group_parts, group_flags = self._cgroup(pid)
         kernel = bool(stat.flags & _KTHREAD)
+        if kernel:
+            group_parts, group_flags = b"", 0
         exe = _Exe(b"", 0, 0, int(Flag.KTHREAD)) if kernel else self._exe(pid)
         image = exe.inode != 0
         cwd = components(self._link(pid, "cwd").removesuffix(_DELETED)) if image else b""
-        leaf = cgroup_path.rpartition(b"/")[2] + b"\0" if image else b""
         args, args_total, args_flags = (b"", 0, 0) if kernel else self._arguments(pid, stat)
         after = self._stat(pid)
         if after is None or after.start != stat.start:
@@ -115,9 +117,9 @@ class ProcFinder:
             0,
             Kind.PROCESS_FOUND,
             0,
-            exe.flags | args_flags,
+            exe.flags | args_flags | group_flags,
             self._start(parent) if parent else 0,
-            cgroup,
+            group,
             stat.parent,
             ids(status, b"NSpid:")[-1] or pid,
             uid,
@@ -139,10 +141,10 @@ class ProcFinder:
             len(cwd),
             0,
             0,
-            len(leaf),
+            len(group_parts),
             len(args),
             0,
-        ) + b"".join((exe.components, cwd, leaf, args))
+        ) + b"".join((exe.components, cwd, group_parts, args))
 
     def _living(self, pid: int) -> _Stat | None:
         try:
@@ -186,11 +188,18 @@ class ProcFinder:
         lines = (line.split() for line in self._read(pid, "status").splitlines())
         return {words[0]: words[1:] for words in lines if words}
 
-    def _cgroup(self, pid: int) -> tuple[int, bytes]:
+    def _cgroup(self, pid: int) -> tuple[int, bytes, int]:
+        """The control group as an exec record has it: its id of version 2, the components of its path, and flags."""
         try:
-            return self._files.cgroup(pid)
+            group = self._files.cgroup(pid)
         except OSError:
-            return 0, b""
+            return 0, b"", 0
+        parts = components(group.path)
+        flags = int(Flag.CGROUP_V1) if group.version == 1 else 0
+        while len(parts) > _CGROUP_BYTES:
+            parts = parts[: parts.rindex(b"\0", 0, -1) + 1]
+            flags |= Flag.TRUNCATED_CGROUP
+        return group.id, parts, flags
 
     def _sockets(self, pid: int) -> list[int]:
         """The descriptors of a process that are sockets."""

@@ -14,6 +14,7 @@ from tracer.formats.text import errno_name
 from tracer.model import (
     IDS,
     UNSET_ID,
+    Cgroup,
     ExecFailed,
     Flag,
     Image,
@@ -56,10 +57,9 @@ _CUT_NAMES: Final = {
     Flag.TRUNCATED_ARGS: "process.args",
     Flag.TRUNCATED_FILE: "tracer.process.requested",
     Flag.FAULT_ARGS: "process.args",
+    Flag.TRUNCATED_CGROUP: "tracer.cgroup.path",
 }
-_CUT_FLAGS: Final = int(
-    Flag.TRUNCATED_EXE | Flag.TRUNCATED_CWD | Flag.TRUNCATED_ARGS | Flag.TRUNCATED_FILE | Flag.FAULT_ARGS
-)
+_CUT_FLAGS: Final = int(sum(_CUT_NAMES))
 
 
 # What makes a line: JSON members of `event`, then of the document: its process (not closed, behind a comma) and what
@@ -71,12 +71,13 @@ class Described(NamedTuple):
     """What every event of a process says of it; kept with the process until that changes.
 
     ``process`` and ``own`` (which is tracer.process) are JSON members without their closing brace, the first behind a
-    comma; ``rest`` are further members of tracer.
+    comma and its container; ``rest`` are further members of tracer, ``cgroup`` the one of them that is of sockets too.
     """
 
     process: str
     own: str
     rest: str
+    cgroup: str
     raw: dict[str, str]
 
 
@@ -84,11 +85,13 @@ class Processes:
     """Renders process events, and the part of any event that describes a process."""
 
     def __init__(self, session: Session) -> None:
-        """Names of users and groups, and the page size, are the session's."""
+        """Names of users, groups and namespaces, and the page size, are the session's."""
         self._page = session.host.page_size
         self._users = {uid: dumps({"id": str(uid), "name": name}) for uid, name in session.users.items()}
         self._groups = {gid: dumps({"id": str(gid), "name": name}) for gid, name in session.groups.items()}
         self._credentials = lru_cache(_ALIKE)(self._make_credentials)
+        self._namespaces = session.namespaces
+        self.netns = lru_cache(_ALIKE)(self._netns)
 
     def described(self, process: Process) -> Described:
         """The process as every event of it tells it; rendered once for as long as it stays so."""
@@ -98,23 +101,26 @@ class Processes:
         return found
 
     def _describe(self, process: Process) -> Described:
-        comm, image, above, told = process.comm, process.image, process.parent, process.told
-        executable = own = parent = identity = rest = ""
-        path = cgroup_name = b""
+        comm, image, above, told, within = process.comm, process.image, process.parent, process.told, process.within
+        executable = own = parent = identity = rest = container = ""
+        path = cgroup_path = b""
         raw = raw_parent = _NO_RAW
         if image is not None:
-            _, path, _, _, _, _, _, _, dev, inode, cgroup_name, flags = image
+            _, path, _, _, _, _, _, _, dev, inode, flags = image
             executable, own = _file(path, dev, inode, flags & _NAMED_FLAGS)
         if above is not None:
             if above.rendered is None:
                 above.rendered = _parent(above)
             parent, raw_parent = above.rendered
-        if raw_parent or not (comm.isascii() and path.isascii() and cgroup_name.isascii()):
+        if within is not None:
+            cgroup_path, container = within.path, _container(within)
+        if raw_parent or not (comm.isascii() and path.isascii() and cgroup_path.isascii()):
             raw = {}
             keep_raw(raw, "process.name", comm)
             keep_raw(raw, "process.executable", path)
-            keep_raw(raw, "cgroup.name", cgroup_name)
+            keep_raw(raw, "cgroup.path", cgroup_path)
             raw |= raw_parent
+        cgroup = _cgroup(process.cgroup, within)
         vpid, _, gid, euid, _, loginuid, audit_session, session, leader, netns, pidns = (
             IDS.unpack_from(told) if told else process.ids
         )
@@ -124,19 +130,25 @@ class Processes:
         else:
             audit = ""
         if netns:
-            rest = _namespaces(netns, pidns, process.cgroup, cgroup_name)
+            rest = f',{self.netns(netns)},"pidns":{pidns}'
         start = process.start
         name = f',"name":{quoted(comm)}' if comm else ""
         return tuple.__new__(
             Described,
             (
-                f',"process":{{"pid":{process.tgid},"entity_id":"{process.entity_id}"{name}'
+                f'{container},"process":{{"pid":{process.tgid},"entity_id":"{process.entity_id}"{name}'
                 f',"start":"{stamp(start + process.clock)}"{executable}{identity}{user}{parent}',
                 f'"process":{{"start_ns":{start}{own}{audit}',
-                rest,
+                rest + cgroup,
+                cgroup,
                 raw,
             ),
         )
+
+    def _netns(self, number: int) -> str:
+        """Members of ``tracer`` for a network namespace."""
+        name = self._namespaces.get(number)
+        return f'"netns":{number},"netns_name":{dumps(name)}' if name else f'"netns":{number}'
 
     def _make_credentials(
         self, uid: int, gid: int, euid: int, loginuid: int, audit_session: int
@@ -248,10 +260,31 @@ def _file(path: bytes, dev: int, inode: int, flags: int) -> tuple[str, str]:
 
 
 @lru_cache(_ALIKE)
-def _namespaces(netns: int, pidns: int, cgroup: int, name: bytes) -> str:
-    """Members of ``tracer`` that tell where a process runs."""
-    named = f',"name":{quoted(name)}' if name else ""
-    return f',"netns":{netns},"pidns":{pidns},"cgroup":{{"id":{cgroup}{named}}}'
+def _cgroup(number: int, within: Cgroup | None) -> str:
+    """The member of ``tracer`` that tells of the control group of a process."""
+    told = f',"id":{number}' if number else ""
+    if within is not None:
+        told += f',"path":{quoted(within.path)}'
+        if within.version == 1:
+            told += ',"version":1'
+        for name, part in (("slice", within.slice), ("unit", within.unit), ("user_unit", within.user_unit)):
+            if part:
+                told += f',"{name}":{quoted(part)}'
+        if within.around:
+            told += f',"around":[{",".join(map(quoted, within.around))}]'
+    return f',"cgroup":{{{told[1:]}}}' if told else ""
+
+
+@lru_cache(_ALIKE)
+def _container(within: Cgroup) -> str:
+    """Members of the document that tell of the container and the pod of a process."""
+    found = ""
+    if within.container:
+        runtime = f',"runtime":"{within.runtime}"' if within.runtime else ""
+        found = f',"container":{{"id":{quoted(within.container)}{runtime}}}'
+    if within.pod:
+        found += f',"orchestrator":{{"type":"kubernetes","resource":{{"type":"pod","id":"{within.pod}"}}}}'
+    return found
 
 
 def _parent(parent: Parent) -> tuple[str, dict[str, str]]:
@@ -267,7 +300,7 @@ def _parent(parent: Parent) -> tuple[str, dict[str, str]]:
 
 def _image(image: Image) -> tuple[str, str]:
     """Members of ``process`` and of ``tracer.process`` that tell what a process was given."""
-    _, _, cwd, requested, interpreter, given, argc, _, _, _, _, _ = image
+    _, _, cwd, requested, interpreter, given, argc, _, _, _, _ = image
     shown = told = ""
     if given:
         args = text(given.removesuffix(b"\0"))
@@ -287,7 +320,7 @@ def _image(image: Image) -> tuple[str, str]:
 
 def _image_notes(image: Image, known: dict[str, str]) -> str:
     """Members of ``tracer``: what was cut, and the bytes of what is not UTF-8."""
-    _, _, cwd, requested, interpreter, args, _, _, _, _, _, flags = image
+    _, _, cwd, requested, interpreter, args, _, _, _, _, flags = image
     raw = known
     if not (args.isascii() and cwd.isascii() and requested.isascii() and interpreter.isascii()):
         raw = known.copy()

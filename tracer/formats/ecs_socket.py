@@ -45,6 +45,7 @@ class Sockets:
     def __init__(self, processes: Processes) -> None:
         """The owner is described by ``processes``."""
         self._described = processes.described
+        self._netns = processes.netns
 
     def parts(self, event: SocketEvent, _offset: int, _when: str) -> Parts:
         """The line of any socket event."""
@@ -87,10 +88,10 @@ class Sockets:
         ) = event
         if kind in MOVED_KINDS:
             return self._moved(event)
-        owner = thread = attribution = ""
+        owner = thread = attribution = cgroup = ""
         if process is not None:
             known = self._described(process)
-            owner = known.process
+            owner, cgroup = known.process, known.cgroup
             thread = f',"thread":{{"id":{tid}}}}}' if tid else "}"
             attribution = _ATTRIBUTIONS[marks >> _BY_SHIFT & 3] if marks else _BY_KERNEL
             if known.raw:
@@ -107,7 +108,7 @@ class Sockets:
                 owner,
                 f'{thread},"source":{here},"server":{here}'
                 f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"}}',
-                f'"netns":{netns},"socket":{{"id":"{flow:x}"}}{attribution}'
+                f'{self._netns(netns)}{cgroup},"socket":{{"id":"{flow:x}"}}{attribution}'
                 + ("" if marks & _NO_TOTALS else f',"listen":{{"backlog":{backlog}}}'),
             )
         rtt = f',"rtt_us":{rtt_us}' if rtt_us else ""
@@ -157,7 +158,7 @@ class Sockets:
             f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"'
             f',"direction":"{_DIRECTIONS.get(role, "unknown")}"{named}{total}}}'
             f',"related":{{"ip":[{related}]}}{failure}',
-            f'"netns":{netns},"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}{_VIA[via]}'
+            f'{self._netns(netns)}{cgroup},"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}{_VIA[via]}'
             + (f',"tcp":{{{counted[1:]}}}' if counted else ""),
         )
 

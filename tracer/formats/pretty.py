@@ -26,6 +26,7 @@ from tracer.model import (
     ATTRIBUTIONS,
     TCP_STATES,
     UNSET_ID,
+    Cgroup,
     Event,
     ExecFailed,
     Flag,
@@ -72,7 +73,12 @@ _NO_STATUS: Final = int(Flag.NO_STATUS)
 _NO_TOTALS: Final = int(Flag.NO_TOTALS)
 _APPROXIMATE: Final = int(Flag.APPROXIMATE)
 
+_PROGRAMS: Final = frozenset({Kind.EXEC, Kind.PROCESS_FOUND})  # whose detail has all that fits already
+
 _MARKED: Final = int(Flag.APPROXIMATE | sum(ATTRIBUTIONS))
+
+_ID_DIGITS: Final = 64  # of a container
+_ID_SHOWN: Final = 12  # as docker ps shows it
 
 _TCP_LISTEN: Final = TCP_STATES.index("LISTEN")
 # The states that a connection passes before CLOSE when both sides said goodbye.
@@ -151,6 +157,17 @@ def _marked(marks: int) -> str:
     """How the owner is known, if not from the kernel, and ~ for what is only about right."""
     by = "".join(f" (by {name})" for flag, name in ATTRIBUTIONS.items() if marks & flag)
     return by + (" ~" if marks & _APPROXIMATE else "")
+
+
+@lru_cache(1024)
+def _whose(within: Cgroup) -> str:
+    """The container or the service, if it is in one; other units tell little that the user's name does not."""
+    if within.container:
+        name = within.container[:_ID_SHOWN] if len(within.container) == _ID_DIGITS else within.container
+        return f" · {within.runtime or 'container'} {printable(name)}"
+    unit = within.user_unit or within.unit
+    is_service = unit.endswith(b".service") and not unit.startswith(b"user@")
+    return f" · {printable(unit)}" if is_service else ""
 
 
 def _arguments(raw: bytes, most: int | None) -> str:
@@ -241,6 +258,8 @@ class Pretty:
             detail += _marked(marks)
         process = event.process
         if process is not None:
+            if process.within is not None and event.kind not in _PROGRAMS and (whose := _whose(process.within)):
+                detail = self._fitted(detail, [whose])
             who = self._who(process.tgid, process.uid, process.comm)
         else:
             who = self._who(0, event.uid if isinstance(event, SocketEvent) else -1, b"")
@@ -291,7 +310,7 @@ class Pretty:
             text = f"[deleted] {text}"
         if self._room is not None and len(text) > self._room:
             return text  # most often, and nothing fits beside it
-        extras = []
+        extras = [] if process.within is None else [_whose(process.within)]
         if process.parent is not None:
             extras.append(f" (parent {_named(process.parent)})")
         if image.cwd:

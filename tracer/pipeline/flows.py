@@ -180,7 +180,7 @@ class FlowTable:
             established,
             sent,
             received,
-            _cgroup,
+            cgroup,
             retransmits,
             rtt_us,
             netns,
@@ -212,7 +212,9 @@ class FlowTable:
         else:
             ends = self._open.get(flow) if kind not in _OF_THE_RECORD else None
         if ends is None:
-            process = self._processes.owner(tgid, start, comm, uid, time) if tgid else None
+            # A close has the group that the socket was opened in, which may be left by now.
+            where = 0 if kind is _CLOSE else cgroup
+            process = self._processes.owner(tgid, start, comm, uid, time, where) if tgid else None
             local, local_bytes = _address(local_raw)
             remote, remote_bytes = _address(remote_raw)
             ipv6 = len(local_bytes) == 16 and len(remote_bytes) == 16

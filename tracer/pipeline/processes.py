@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 from tracer.model import IDS, NS_PER_TICK, Flag, Image, Parent, Process, entity_id
+from tracer.pipeline.cgroups import CgroupTable
 from tracer.probes.records import (
     CGROUP,
     FACTS,
@@ -57,6 +58,7 @@ class ProcessTable:
         self._order: deque[tuple[int, int]] = deque()  # of those who exited, by their exit
         self._sweep_at = SWEEP_EVERY
         self._paths: dict[bytes, bytes] = {}
+        self._cgroups = CgroupTable()
         self.clock = 0  # wall clock minus CLOCK_BOOTTIME of now, ns
         self.evicted = 0  # living ones that had to go because the table was full
 
@@ -71,18 +73,21 @@ class ProcessTable:
                 return process
         return None
 
-    def owner(self, tgid: int, start: int, comm: bytes, uid: int, time: int) -> Process:
-        """The process a socket record names, made known with what the record says if it was not."""
+    def owner(self, tgid: int, start: int, comm: bytes, uid: int, time: int, cgroup: int = 0) -> Process:
+        """The process a socket record names, made known with what the record says if it was not.
+
+        ``cgroup`` is the id of the control group that it is in; 0 if the record does not tell.
+        """
         known = self._living.get(tgid)
         if known is None or known.start != start:
             known = self.find(tgid, start)
         name = _comm(comm)
-        if known is not None and known.comm == name and known.uid == uid:
+        if known is not None and known.comm == name and known.uid == uid and cgroup in (0, known.cgroup):
             return known
         process = self._next(known, tgid, start, name)
         if known is not None:
-            process.cgroup = known.cgroup
             process.told = known.told[: IDS.size]  # without the name: the next record of the process is news
+        self._place(process, known, cgroup or (known.cgroup if known is not None else 0))
         process.uid = uid
         self._put(process, known, time)
         return process
@@ -116,17 +121,24 @@ class ProcessTable:
     def identified(self, record: Record) -> Process:
         """The process a process record is about, in the state that the record tells."""
         known = self.find(record[TGID], record[START])
-        if known is not None and known.told == record[TOLD]:
+        if known is not None and known.told == record[TOLD] and known.cgroup == record[CGROUP]:
             return known
         return self._stated(record, known, known.image if known is not None else None)
 
-    def _stated(self, record: Record, known: Process | None, image: Image | None) -> Process:
+    def _place(self, process: Process, before: Process | None, cgroup: int) -> None:
+        """Put a process into a control group of which the id alone is told; ``before`` is who may have been in it."""
+        process.cgroup = cgroup
+        process.within = before.within if before is not None and before.cgroup == cgroup else self._cgroups.find(cgroup)
+
+    def _stated(
+        self, record: Record, known: Process | None, image: Image | None, before: Process | None = None
+    ) -> Process:
         told = record[TOLD]
         uid, comm = name_told(told)
         process = self._next(known, record[TGID], record[START], _comm(comm))
         process.uid = uid
         process.told = told
-        process.cgroup = record[CGROUP]
+        self._place(process, known or before, record[CGROUP])
         process.image = image
         if process.parent is None and record[PARENT_TGID]:
             process.parent = self._parent(record[PARENT_TGID], record[PARENT_START])
@@ -149,7 +161,7 @@ class ProcessTable:
         known = self.find(record[TGID], record[START])
         forker = self._living.get(record[-1])
         image = known.image if known is not None else None
-        return self._stated(record, known, image or (forker.image if forker is not None else None))
+        return self._stated(record, known, image or (forker.image if forker is not None else None), forker)
 
     def executed(self, record: Record) -> Process:
         """A new image (struct exec_record), of a process that is known or not."""
@@ -172,11 +184,14 @@ class ProcessTable:
                 args_total,
                 dev,
                 inode,
-                data[interp:cgroup][:-1],
                 record[FLAGS],
             ),
         )
-        return self._stated(record, self.find(record[TGID], record[START]), image)
+        process = self._stated(record, self.find(record[TGID], record[START]), image)
+        number = record[CGROUP]
+        if cgroup > interp or (number and inode):  # nothing is the root, or that it is not known
+            process.within = self._cgroups.told(number, data[interp:cgroup], record[FLAGS])
+        return process
 
     def _path(self, components: bytes, flags: int) -> bytes:
         if flags & 1 << 11:  # a memfd: one name, under no root
