@@ -96,14 +96,14 @@ static __always_inline u64 write_cgroup(char *to, const struct kernfs_node *node
 {
 	u64 done = zero;
 
-	for (int i = 0; i < CGROUP_DEPTH; i++) {
+	for (int i = 0; i <= CGROUP_DEPTH; i++) {
 		const struct kernfs_node *parent = kernfs_parent(node);
 		long n;
 
 		ONE_RANGE(done, 1023);
 		if (!parent)	/* the root has no name */
 			return done;
-		if (done >= CGROUP_BYTES - NAME_LEN)
+		if (i == CGROUP_DEPTH || done >= CGROUP_BYTES - NAME_LEN)
 			break;
 		n = bpf_probe_read_kernel_str(to + done, NAME_LEN, BPF_CORE_READ(node, name));
 		if (n <= 0 || n > NAME_LEN)

@@ -77,17 +77,17 @@ def _namespace(proc: Path, pid: str, name: str) -> int:
 
 
 def test_names_of_network_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Process 1's is the host's, if it is the machine's; of a directory each is named that is a namespace."""
+    """That of process 2 is the host's, if it is the machine's; of a directory each is named that is a namespace."""
     proc, kept = tmp_path / "proc", tmp_path / "netns"
-    host = _namespace(proc, "1", "net")
+    host = _namespace(proc, "2", "net")
     _namespace(proc, "self", "net")
     assert facts.network_namespaces(str(kept), str(proc)) == {}
-    monkeypatch.setattr(facts, "_FIRST_PIDNS", _namespace(proc, "1", "pid"))
+    monkeypatch.setattr(facts, "_FIRST_PIDNS", _namespace(proc, "2", "pid"))
     assert facts.network_namespaces(str(kept), str(proc)) == {host: "host"}
     kept.mkdir()
     (kept / "blue").touch()
     os.link(kept / "blue", kept / "also-blue")
-    os.link(proc / "1" / "ns" / "net", kept / "init")
+    os.link(proc / "2" / "ns" / "net", kept / "init")
     (kept / "gone").symlink_to("nowhere")
     os.mkfifo(kept / os.fsdecode(b"a\xff"))
     (kept / "left").symlink_to("/dev/null")  # on another file system: not a namespace

@@ -46,15 +46,15 @@ def names(path: str) -> dict[int, str]:
 
 
 def network_namespaces(directory: str = "/run/netns", proc: str = "/proc") -> dict[int, str]:
-    """Inodes and names of network namespaces: those that ip-netns(8) keeps, and ``host`` for process 1's.
+    """Inodes and names of network namespaces: those that ip-netns(8) keeps, and ``host`` for the machine's first.
 
-    Process 1 is the machine's only in the first pid namespace, whose inode is always the same (PROC_PID_INIT_INO in
-    include/linux/proc_ns.h). What may not be looked at has no name.
+    That is kthreadd's, which is process 2 of the first pid namespace, whose inode is always the same (PROC_PID_INIT_INO
+    in include/linux/proc_ns.h); process 1 may be hidden. What may not be looked at has no name.
     """
     found: dict[int, str] = {}
     with suppress(OSError):
-        if Path(proc, "1/ns/pid").stat().st_ino == _FIRST_PIDNS:
-            found[Path(proc, "1/ns/net").stat().st_ino] = "host"
+        if Path(proc, "2/ns/pid").stat().st_ino == _FIRST_PIDNS:
+            found[Path(proc, "2/ns/net").stat().st_ino] = "host"
     try:
         kept = sorted(Path(directory).iterdir())
         device = Path(proc, "self/ns/net").stat().st_dev
