@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests import wire
 from tracer.model import Kind, Role, SocketEvent
 from tracer.pipeline import flows, processes
-from tracer.pipeline.flows import FlowTable, community_id
+from tracer.pipeline.flows import FlowTable
 from tracer.pipeline.processes import ProcessTable
 from tracer.probes.records import decode
 
@@ -20,7 +20,6 @@ BOOT = uuid.UUID(wire.BOOT_ID).bytes
 T = wire.NOW
 MAPPED = bytes(10) + b"\xff\xff"
 ADDRESSES = st.one_of(st.binary(min_size=4, max_size=4), st.binary(min_size=16, max_size=16))
-PORTS = st.integers(0, 65535)
 
 
 @pytest.fixture(name="table")
@@ -38,24 +37,6 @@ def oracle(one: str, one_port: int, other: str, other_port: int) -> str:
     """The community id as the reference implementation has it."""
     tuple_ = communityid.FlowTuple.make_tcp(one, other, one_port, other_port)
     return str(communityid.CommunityID().calc(tuple_))
-
-
-@given(st.integers(0, 1), st.data())
-def test_community_id_is_the_reference_one(version6: int, data: st.DataObject) -> None:
-    """For any two ends of one family the id is that of the reference implementation, from either side."""
-    size = 16 if version6 else 4
-    one, other = (data.draw(st.binary(min_size=size, max_size=size)) for _ in range(2))
-    one_port, other_port = data.draw(PORTS), data.draw(PORTS)
-    texts = [str(ipaddress.ip_address(raw)) for raw in (one, other)]
-    wanted = oracle(texts[0], one_port, texts[1], other_port)
-    assert community_id(one, one_port, other, other_port) == wanted
-    assert community_id(other, other_port, one, one_port) == wanted
-
-
-def test_community_id_known_value() -> None:
-    """The example of the specification: 128.232.110.120:34855 to 66.35.250.204:80 over TCP."""
-    one, other = (ipaddress.ip_address(text).packed for text in ("128.232.110.120", "66.35.250.204"))
-    assert community_id(one, 34855, other, 80) == "1:LQU9qZlK+B5F3KDmev6m5PMibrg="
 
 
 def test_ipv4(table: FlowTable) -> None:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from binascii import b2a_base64
 from functools import lru_cache
-from hashlib import sha1
 from socket import AF_INET, AF_INET6, inet_ntop
-from struct import Struct
 from typing import Final, NamedTuple
 
 from tracer.model import Kind, Process, SocketEvent
+from tracer.pipeline.community import community_id
 from tracer.pipeline.processes import ProcessTable
 from tracer.probes.records import Record
 
-__all__ = ["Ends", "FlowTable", "community_id"]
+__all__ = ["Ends", "FlowTable"]
 
 FLOWS_MOST: Final = 131_072
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
-_TCP: Final = 6
-_ports: Final = Struct(">BBHH").pack
 KINDS: Final = tuple(Kind)  # the kinds are 0, 1, 2, …: quicker than Kind(number)
 _CLOSE: Final = Kind.CLOSE
 _ACCEPT: Final = Kind.ACCEPT
@@ -37,18 +33,6 @@ def _address(raw: bytes) -> tuple[str, bytes]:
     if raw.startswith(_MAPPED):
         return inet_ntop(AF_INET, raw[12:]), raw[12:]
     return inet_ntop(AF_INET6, raw), raw
-
-
-def community_id(one: bytes, one_port: int, other: bytes, other_port: int, protocol: int = _TCP) -> str:
-    """Name a flow the same from both of its ends: Community ID version 1, seed 0, of the Corelight specification.
-
-    Addresses are 4 or 16 bytes in network order.
-    """
-    if one > other or (one == other and one_port > other_port):
-        one, one_port, other, other_port = other, other_port, one, one_port
-    named = b"\0\0" + one + other + _ports(protocol, 0, one_port, other_port)
-    digest = sha1(named, usedforsecurity=False).digest()
-    return "1:" + b2a_base64(digest, newline=False).decode()
 
 
 class Ends(NamedTuple):
