@@ -71,6 +71,7 @@ TITLES: Final = {
     47: "a fork bomb that would hide another's exec",
     48: "time namespaces, pids that wrap",
     49: "the tracer itself in a pid namespace",
+    53: "control groups: by exec, moved, born there, hidden, too deep",
 }
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 _CHILD: Final = Path(__file__).with_name("corpus_child.py")
