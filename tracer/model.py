@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from binascii import b2a_base64
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from struct import Struct
 from typing import Any, Final, NamedTuple
@@ -160,12 +161,13 @@ class Image(NamedTuple):
     flags: int
 
 
-class Cgroup(NamedTuple):
+@dataclass(slots=True)
+class Cgroup:
     """A control group of ``version`` 1 or 2 by its path from the root of the hierarchy, and whose that says it is.
 
     Empty is what the path does not tell. ``slice``, ``unit`` and ``user_unit`` are systemd's; ``container`` is the id,
     or with LXC and nspawn the name, of the innermost container, ``around`` are those which it is in from the outermost
-    inwards; ``pod`` is the uid of the Kubernetes pod.
+    inwards; ``pod`` is the uid of the Kubernetes pod. Not changed once it is made.
     """
 
     path: bytes
@@ -177,6 +179,7 @@ class Cgroup(NamedTuple):
     runtime: str
     around: tuple[bytes, ...]
     pod: str
+    rendered: Any = field(default=None, compare=False, repr=False)  # kept by a format
 
 
 class Parent:

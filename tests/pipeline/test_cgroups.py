@@ -55,7 +55,7 @@ def test_ids_that_say_nothing(number: int, path: bytes, flags: int) -> None:
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of more groups than there is room for those go that were not asked for the longest."""
+    """Of more groups than there is room for those go that were not asked for the longest; a path is read again."""
     monkeypatch.setattr(cgroups, "KNOWN_MOST", 3)
     table = CgroupTable()
     for number in (1, 2, 3):
@@ -64,6 +64,10 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     table.told(4, components(b"/4"), 0)
     assert [number for number in range(6) if table.find(number)] == [1, 3, 4]
     assert len(table) == 3
+    assert len(table._by_path) == 1
+    again = table.told(2, components(b"/2"), 0)
+    assert again == whose.read(b"/2")
+    assert table.find(2) is again
 
 
 @pytest.fixture(name="table")

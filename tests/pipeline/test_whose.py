@@ -1,5 +1,6 @@
 """Paths of control groups, as each program makes them, and whose they are."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ CRI = b"cri-containerd-" + ID + b".scope"
 def cgroup(path: bytes, version: int = 2, **told: Any) -> Cgroup:
     """A group of which nothing is told but this."""
     nothing = Cgroup(path, version, b"", b"", b"", b"", "", (), "")
-    return nothing._replace(**told)
+    return replace(nothing, **told)
 
 
 def of(path: bytes, container: bytes, runtime: str, **told: Any) -> tuple[bytes, Cgroup]:

@@ -102,7 +102,7 @@ class Processes:
 
     def _describe(self, process: Process) -> Described:
         comm, image, above, told, within = process.comm, process.image, process.parent, process.told, process.within
-        executable = own = parent = identity = rest = container = ""
+        executable = own = parent = identity = rest = container = cgroup = ""
         path = cgroup_path = b""
         raw = raw_parent = _NO_RAW
         if image is not None:
@@ -113,14 +113,21 @@ class Processes:
                 above.rendered = _parent(above)
             parent, raw_parent = above.rendered
         if within is not None:
-            cgroup_path, container = within.path, _container(within)
+            cgroup_path = within.path
+            if within.rendered is None:
+                within.rendered = _within(within)
+            cgroup, container = within.rendered
         if raw_parent or not (comm.isascii() and path.isascii() and cgroup_path.isascii()):
             raw = {}
             keep_raw(raw, "process.name", comm)
             keep_raw(raw, "process.executable", path)
             keep_raw(raw, "cgroup.path", cgroup_path)
             raw |= raw_parent
-        cgroup = _cgroup(process.cgroup, within)
+        number = process.cgroup
+        if number:
+            cgroup = f',"cgroup":{{"id":{number}{cgroup}}}'
+        elif cgroup:
+            cgroup = f',"cgroup":{{{cgroup[1:]}}}'
         vpid, _, gid, euid, _, loginuid, audit_session, session, leader, netns, pidns = (
             IDS.unpack_from(told) if told else process.ids
         )
@@ -259,32 +266,23 @@ def _file(path: bytes, dev: int, inode: int, flags: int) -> tuple[str, str]:
     return f',"executable":{quoted(path)}' if path else "", own
 
 
-@lru_cache(_ALIKE)
-def _cgroup(number: int, within: Cgroup | None) -> str:
-    """The member of ``tracer`` that tells of the control group of a process."""
-    told = f',"id":{number}' if number else ""
-    if within is not None:
-        told += f',"path":{quoted(within.path)}'
-        if within.version == 1:
-            told += ',"version":1'
-        for name, part in (("slice", within.slice), ("unit", within.unit), ("user_unit", within.user_unit)):
-            if part:
-                told += f',"{name}":{quoted(part)}'
-        if within.around:
-            told += f',"around":[{",".join(map(quoted, within.around))}]'
-    return f',"cgroup":{{{told[1:]}}}' if told else ""
-
-
-@lru_cache(_ALIKE)
-def _container(within: Cgroup) -> str:
-    """Members of the document that tell of the container and the pod of a process."""
-    found = ""
+def _within(within: Cgroup) -> tuple[str, str]:
+    """Members of ``tracer.cgroup`` behind a comma, and of the document for the container and the pod."""
+    told = f',"path":{quoted(within.path)}'
+    if within.version == 1:
+        told += ',"version":1'
+    for name, part in (("slice", within.slice), ("unit", within.unit), ("user_unit", within.user_unit)):
+        if part:
+            told += f',"{name}":{quoted(part)}'
+    if within.around:
+        told += f',"around":[{",".join(map(quoted, within.around))}]'
+    outside = ""
     if within.container:
         runtime = f',"runtime":"{within.runtime}"' if within.runtime else ""
-        found = f',"container":{{"id":{quoted(within.container)}{runtime}}}'
+        outside = f',"container":{{"id":{quoted(within.container)}{runtime}}}'
     if within.pod:
-        found += f',"orchestrator":{{"type":"kubernetes","resource":{{"type":"pod","id":"{within.pod}"}}}}'
-    return found
+        outside += f',"orchestrator":{{"type":"kubernetes","resource":{{"type":"pod","id":"{within.pod}"}}}}'
+    return told, outside
 
 
 def _parent(parent: Parent) -> tuple[str, dict[str, str]]:

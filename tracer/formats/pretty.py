@@ -159,7 +159,6 @@ def _marked(marks: int) -> str:
     return by + (" ~" if marks & _APPROXIMATE else "")
 
 
-@lru_cache(1024)
 def _whose(within: Cgroup) -> str:
     """The container or the service, if it is in one; other units tell little that the user's name does not."""
     if within.container:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final, TypeVar
+from typing import Final
 
 from tracer.model import Cgroup, Flag
 from tracer.pipeline import whose
@@ -15,8 +15,6 @@ _V1: Final = int(Flag.CGROUP_V1)
 _CUT: Final = int(Flag.TRUNCATED_CGROUP)
 _KIND: Final = _V1 | _CUT
 
-_Key = TypeVar("_Key", int, tuple[bytes, int])
-
 
 class CgroupTable:
     """What is known of control groups: by their paths, and of version 2 also by their ids.
@@ -27,26 +25,25 @@ class CgroupTable:
 
     def __init__(self) -> None:
         """Nothing is known yet."""
-        self._by_path: OrderedDict[tuple[bytes, int], Cgroup] = OrderedDict()
+        self._by_path: dict[tuple[int, bytes], Cgroup] = {}
         self._by_id: OrderedDict[int, Cgroup] = OrderedDict()
 
     def __len__(self) -> int:
-        """How many are known, by either."""
-        return max(len(self._by_path), len(self._by_id))
+        """How many are known by their ids."""
+        return len(self._by_id)
 
     def told(self, number: int, components: bytes, flags: int) -> Cgroup:
         """The group of a record: its id of version 2 (0: unknown), and its path from the leaf up with Flag bits."""
-        key = components, flags & _KIND
+        key = flags & _KIND, components
         found = self._by_path.get(key)
         if found is None:
+            if len(self._by_path) >= KNOWN_MOST:
+                self._by_path.clear()  # what lives is told again
             path = b"/" + b"/".join(components.split(b"\0")[-2::-1])
-            found = whose.read(path, 1 if flags & _V1 else 2, whole=not flags & _CUT)
-            _keep(self._by_path, key, found)
-        else:
-            self._by_path.move_to_end(key)
+            found = self._by_path[key] = whose.read(path, 1 if flags & _V1 else 2, whole=not flags & _CUT)
         # On machines with version 1 all are in the root of version 2: its id says nothing of where they are.
-        if components and number and not flags & _V1 and self._by_id.get(number) is not found:
-            _keep(self._by_id, number, found)
+        if self._by_id.get(number) is not found and components and number and not flags & _V1:
+            self._keep(number, found)
         return found
 
     def find(self, number: int) -> Cgroup | None:
@@ -56,8 +53,8 @@ class CgroupTable:
             self._by_id.move_to_end(number)
         return found
 
-
-def _keep(known: OrderedDict[_Key, Cgroup], key: _Key, group: Cgroup) -> None:
-    if key not in known and len(known) >= KNOWN_MOST:
-        known.popitem(last=False)
-    known[key] = group
+    def _keep(self, number: int, group: Cgroup) -> None:
+        known = self._by_id
+        if number not in known and len(known) >= KNOWN_MOST:
+            known.popitem(last=False)
+        known[number] = group

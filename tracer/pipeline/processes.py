@@ -6,7 +6,7 @@ from collections import deque
 from functools import lru_cache
 from typing import Final
 
-from tracer.model import IDS, NS_PER_TICK, Flag, Image, Parent, Process, entity_id
+from tracer.model import IDS, NS_PER_TICK, Cgroup, Flag, Image, Parent, Process, entity_id
 from tracer.pipeline.cgroups import CgroupTable
 from tracer.probes.records import (
     CGROUP,
@@ -131,14 +131,23 @@ class ProcessTable:
         process.within = before.within if before is not None and before.cgroup == cgroup else self._cgroups.find(cgroup)
 
     def _stated(
-        self, record: Record, known: Process | None, image: Image | None, before: Process | None = None
+        self,
+        record: Record,
+        known: Process | None,
+        image: Image | None,
+        before: Process | None = None,
+        within: Cgroup | None = None,
     ) -> Process:
         told = record[TOLD]
         uid, comm = name_told(told)
         process = self._next(known, record[TGID], record[START], _comm(comm))
         process.uid = uid
         process.told = told
-        self._place(process, known or before, record[CGROUP])
+        if within is None:
+            self._place(process, known or before, record[CGROUP])
+        else:
+            process.cgroup = record[CGROUP]
+            process.within = within
         process.image = image
         if process.parent is None and record[PARENT_TGID]:
             process.parent = self._parent(record[PARENT_TGID], record[PARENT_START])
@@ -187,11 +196,10 @@ class ProcessTable:
                 record[FLAGS],
             ),
         )
-        process = self._stated(record, self.find(record[TGID], record[START]), image)
-        number = record[CGROUP]
-        if cgroup > interp or (number and inode):  # nothing is the root, or that it is not known
-            process.within = self._cgroups.told(number, data[interp:cgroup], record[FLAGS])
-        return process
+        within = None
+        if cgroup > interp or (inode and record[CGROUP]):  # nothing is the root, or that it is not known
+            within = self._cgroups.told(record[CGROUP], data[interp:cgroup], record[FLAGS])
+        return self._stated(record, self.find(record[TGID], record[START]), image, None, within)
 
     def _path(self, components: bytes, flags: int) -> bytes:
         if flags & 1 << 11:  # a memfd: one name, under no root
