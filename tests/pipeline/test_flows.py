@@ -189,3 +189,35 @@ def test_eviction_is_counted(table: FlowTable, monkeypatch: pytest.MonkeyPatch) 
     assert closed.process.tgid == 4242
     assert closed.community_id == oracle("10.0.0.1", 1000, "10.0.0.2", 443)
     assert len(table) == 4
+
+
+NAMED = [
+    (17, 2, {}, communityid.FlowTuple.make_udp("10.0.0.1", "10.0.0.2", 40_000, 443)),
+    (132, 1, {}, communityid.FlowTuple.make_sctp("10.0.0.1", "10.0.0.2", 40_000, 443)),
+    (1, 2, {"sport": 77, "dport": 0}, communityid.FlowTuple.make_icmp("10.0.0.1", "10.0.0.2", 8, 0)),
+    (47, 3, {"sport": 47, "dport": 0}, communityid.FlowTuple(47, "10.0.0.1", "10.0.0.2")),
+    (136, 2, {}, communityid.FlowTuple(136, "10.0.0.1", "10.0.0.2")),
+]
+UNNAMED = [
+    (17, 2, {"saddr": bytes(10) + b"\xff\xff" + bytes(4)}),
+    (17, 2, {"dport": 0}),
+    (1, 3, {}),
+    (255, 3, {}),
+    (0, 3, {"family": 17}),
+    (0, 1, {"family": 40}),
+]
+
+
+@pytest.mark.parametrize(("protocol", "kind", "fields", "known"), NAMED)
+def test_flows_without_connections_are_named(
+    table: FlowTable, protocol: int, kind: int, fields: dict[str, Any], known: Any
+) -> None:
+    """A flow of datagrams has the name that other tools give it; a ping socket's is that of its echo requests."""
+    event = see(table, Kind.FLOW, protocol=protocol, type=kind, **fields)
+    assert event.community_id == communityid.CommunityID().calc(known)
+
+
+@pytest.mark.parametrize(("protocol", "kind", "fields"), UNNAMED)
+def test_what_is_not_known_has_no_name(table: FlowTable, protocol: int, kind: int, fields: dict[str, Any]) -> None:
+    """Without an own address, a port or a type of message no name is made up, nor for what is no flow of the net."""
+    assert see(table, Kind.FLOW, protocol=protocol, type=kind, **fields).community_id == ""

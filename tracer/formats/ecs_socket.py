@@ -158,17 +158,18 @@ class Sockets:
             f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"'
             f',"direction":"{_DIRECTIONS.get(role, "unknown")}"{named}{total}}}'
             f',"related":{{"ip":[{related}]}}{failure}',
-            f'{self._netns(netns)}{cgroup},"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}{_VIA[via]}'
+            f'{self._netns(netns)}{cgroup},"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}'
+            + _VIA[via]
             + (f',"tcp":{{{counted[1:]}}}' if counted else ""),
         )
 
     def _moved(self, event: SocketEvent) -> Parts:
         """The line of a flow without a connection, of another owner, or of what was moved so far."""
         kind, role, marks = event.kind, event.role, event.marks
-        owner = thread = attribution = ""
+        owner = thread = attribution = cgroup = ""
         if event.process is not None:
             described = self._described(event.process)
-            owner = described.process
+            owner, cgroup = described.process, described.cgroup
             thread = f',"thread":{{"id":{event.tid}}}}}' if event.tid else "}"
             attribution = _BY_KERNEL
             if described.raw:
@@ -225,8 +226,8 @@ class Sockets:
             f"{_MOVED_AS[kind]}{duration}",
             owner,
             f'{thread}{told},"network":{{{network},"direction":"{_DIRECTIONS.get(role, "unknown")}"{total}}}{related}',
-            f'"netns":{event.netns},"socket":{{"id":"{event.socket:x}"{_MAPPED if event.mapped else ""}}}{flow}'
-            f"{attribution}{_VIA[event.via]}{tcp}",
+            f'{self._netns(event.netns)}{cgroup},"socket":{{"id":"{event.socket:x}"{_MAPPED if event.mapped else ""}}}'
+            f"{flow}{attribution}{_VIA[event.via]}{tcp}",
         )
 
 

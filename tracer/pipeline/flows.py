@@ -7,7 +7,7 @@ from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Final, NamedTuple
 
 from tracer.model import Kind, Process, SocketEvent
-from tracer.pipeline.community import community_id
+from tracer.pipeline.community import ICMP, ICMPV6, SCTP, TCP, UDP, community_id
 from tracer.pipeline.processes import ProcessTable
 from tracer.probes.records import Record
 
@@ -105,10 +105,12 @@ _TRANSPORTS: Final = {
     136: "udplite",
     262: "mptcp",  # the kernel's own number (include/uapi/linux/in.h); what is sent is TCP
 }
-_WITH_PORTS: Final = frozenset({6, 17, 132, 136})
 _PACKET: Final = 17  # AF_PACKET
 _VSOCK: Final = 40  # AF_VSOCK
+_SOCK_DGRAM: Final = 2
 _SOCK_RAW: Final = 3
+_IPPROTO_RAW: Final = 255  # who sends writes the headers: of whatever protocol
+_ECHO: Final = {ICMP: 8, ICMPV6: 128}
 
 
 def transport_of(family: int, protocol: int, kind: int) -> str:
@@ -118,6 +120,19 @@ def transport_of(family: int, protocol: int, kind: int) -> str:
     if family == _VSOCK:
         return "vsock"
     return _TRANSPORTS.get(protocol, "raw" if kind == _SOCK_RAW else str(protocol))
+
+
+def flow_name(
+    local: bytes, local_port: int, remote: bytes, remote_port: int, family: int, protocol: int, kind: int
+) -> str:
+    """The community id of what a socket without a connection sends or gets, empty where that can't be made."""
+    if family in (_PACKET, _VSOCK) or len(local) != len(remote) or not (any(local) and any(remote)):
+        return ""
+    if protocol in (UDP, SCTP):
+        return community_id(local, local_port, remote, remote_port, protocol) if local_port and remote_port else ""
+    if protocol in _ECHO:  # a ping socket sends echo requests and nothing else (net/ipv4/ping.c), a raw one anything
+        return community_id(local, _ECHO[protocol], remote, 0, protocol) if kind == _SOCK_DGRAM else ""
+    return community_id(local, 0, remote, 0, protocol) if 0 < protocol < _IPPROTO_RAW else ""
 
 
 class FlowTable:
@@ -196,16 +211,18 @@ class FlowTable:
         else:
             ends = self._open.get(flow) if kind not in _OF_THE_RECORD else None
         if ends is None:
-            # A close has the group that the socket was opened in, which may be left by now.
-            where = 0 if kind is _CLOSE else cgroup
+            # An end has the group that the socket was opened in, which may be left by now.
+            where = 0 if kind in _COUNTED else cgroup
             process = self._processes.owner(tgid, start, comm, uid, time, where) if tgid else None
             local, local_bytes = _address(local_raw)
             remote, remote_bytes = _address(remote_raw)
             ipv6 = len(local_bytes) == 16 and len(remote_bytes) == 16
-            if kind is _LISTEN or not remote_port or protocol not in _WITH_PORTS:
+            if kind is _LISTEN:
                 name = ""
+            elif protocol == TCP and family != _PACKET:
+                name = community_id(local_bytes, local_port, remote_bytes, remote_port) if remote_port else ""
             else:
-                name = community_id(local_bytes, local_port, remote_bytes, remote_port, protocol)
+                name = flow_name(local_bytes, local_port, remote_bytes, remote_port, family, protocol, type_)
             ends = tuple.__new__(
                 Ends,
                 (
@@ -224,7 +241,7 @@ class FlowTable:
                     established,
                     uid,
                     protocol,
-                    "tcp" if protocol == _TCP and family != _PACKET else transport_of(family, protocol, type_),
+                    "tcp" if protocol == TCP and family != _PACKET else transport_of(family, protocol, type_),
                     socket,
                 ),
             )
