@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, Final
 
 from tracer.pipeline.view import Filters
 from tracer.probes.source import Coverage
 
-__all__ = ["coverage_record"]
+__all__ = ["coverage_record", "old_groups"]
 
 # The iterators walk the pid namespace of their reader (task_seq_get_next() in kernel/bpf/task_iter.c).
 _OTHER_NAMESPACES: Final = "processes and sockets outside this pid namespace that were there before"
+
+
+# Whose groups of version 1 the probes look at, where a process is in the root of version 2.
+_CONTROLLERS: Final = frozenset({"pids", "memory", "cpu", "devices"})
+_OLD_GROUPS: Final = "that a process went to another control group of version 1, until it executes something"
+
+
+def old_groups(path: str = "/proc/self/cgroup") -> bool:
+    """Whether this machine has groups of version 1 that a process's path may be told of."""
+    try:
+        lines = Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(_CONTROLLERS & set(line.split(":")[1].split(",")) for line in lines if line.count(":") > 1)
 
 
 def coverage_record(coverage: Coverage, filters: Filters, steps: dict[str, str], *, snapshot: bool) -> dict[str, Any]:
@@ -22,6 +37,7 @@ def coverage_record(coverage: Coverage, filters: Filters, steps: dict[str, str],
         "blind": [
             *coverage.blind,
             *([_OTHER_NAMESPACES] if coverage.own_pid != os.getpid() else []),
+            *([_OLD_GROUPS] if old_groups() else []),
         ],
         "excluded": coverage.excluded,
         "buffer": coverage.buffer,
