@@ -253,15 +253,25 @@ static __always_inline u32 global_nr(const struct pid *pid)
 	return BPF_CORE_READ(pid, numbers[0].nr);
 }
 
+/* A process's number in its own pid namespace. */
+static __always_inline const struct upid *inner_pid(const struct task_struct *leader)
+{
+	const struct pid *pid = BPF_CORE_READ(leader, thread_pid);
+	u32 level = BPF_CORE_READ(pid, level);
+
+	/* 32 is the kernel's MAX_PID_NS_LEVEL. */
+	if (level > 32)
+		level = 32;
+	return (const void *)pid + bpf_core_field_offset(struct pid, numbers) + level * bpf_core_type_size(struct upid);
+}
+
 static __always_inline void identify(struct identity *id, const struct task_struct *task)
 {
 	const struct task_struct *leader = BPF_CORE_READ(task, group_leader);
 	const struct task_struct *parent = BPF_CORE_READ(leader, real_parent, group_leader);
 	const struct cred *cred = BPF_CORE_READ(task, cred);
-	const struct pid *pid = BPF_CORE_READ(leader, thread_pid);
 	const struct signal_struct *signal = BPF_CORE_READ(task, signal);
-	u32 level = BPF_CORE_READ(pid, level);
-	const struct upid *upid;
+	const struct upid *upid = inner_pid(leader);
 
 	id->parent_tgid = BPF_CORE_READ(parent, tgid);
 	id->parent_start = boot_start(parent);
@@ -276,10 +286,6 @@ static __always_inline void identify(struct identity *id, const struct task_stru
 	id->session = global_nr(BPF_CORE_READ(signal, pids[PIDTYPE_SID]));
 	id->group = global_nr(BPF_CORE_READ(signal, pids[PIDTYPE_PGID]));
 	id->netns = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
-	/* 32 is the kernel's MAX_PID_NS_LEVEL. */
-	if (level > 32)
-		level = 32;
-	upid = (const void *)pid + bpf_core_field_offset(struct pid, numbers) + level * bpf_core_type_size(struct upid);
 	id->vpid = BPF_CORE_READ(upid, nr);
 	id->pidns = BPF_CORE_READ(upid, ns, ns.inum);
 	bpf_core_read(&id->comm, sizeof(id->comm), &leader->comm);

@@ -409,6 +409,14 @@ static __always_inline void describe_asker(struct header *h)
 	      boot_start(BPF_CORE_READ(task, group_leader)));
 }
 
+/* A child of who asks: its tgid, its number in its own pid namespace, its start. */
+static __always_inline void describe_child(struct header *h, const struct task_struct *child)
+{
+	begin(h, KIND_TRACER_FOUND, 0, BPF_CORE_READ(child, tgid), BPF_CORE_READ(inner_pid(child), nr), boot_start(child));
+}
+
+#define NEWEST 8	/* children that a process may have forked meanwhile */
+
 #ifndef TRACER_BCC
 SEC("tp/sched/sched_process_exec")
 int exec_stand_in(struct trace_event_raw_sched_process_exec *ctx)
@@ -422,8 +430,6 @@ int exec_stand_in(struct trace_event_raw_sched_process_exec *ctx)
 	image.interp = image.filename;
 	return executed(ctx, task, ctx->old_pid, &image);
 }
-
-#define NEWEST 8	/* children that other threads may have forked meanwhile */
 
 /* The child of that number, which is among the last of its parent's. */
 static __always_inline struct task_struct *child_of(struct task_struct *parent, int pid)
@@ -545,8 +551,8 @@ int find_processes_plain(struct bpf_iter__task *ctx)
 	return 0;
 }
 
-/* The asker first, then process 1 if it is there. Kernels that protect it from BPF run no
- * program in its context, and so none for what softirqs do when they interrupt it. */
+/* The asker first, then its children and process 1, if it is there. Kernels that protect that from BPF
+ * run no program in its context, and so none for what softirqs do when they interrupt it. */
 SEC("iter/task")
 int whoami(struct bpf_iter__task *ctx)
 {
@@ -562,17 +568,44 @@ int whoami(struct bpf_iter__task *ctx)
 	if (BPF_CORE_READ(task, pid) == 1) {
 		begin(&h, KIND_TRACER_FOUND, 0, 1, 1, boot_start(task));
 		bpf_seq_write(ctx->meta->seq, &h, sizeof(h));
+	} else if (BPF_CORE_READ(task, pid) == BPF_CORE_READ(task, tgid) &&
+		   BPF_CORE_READ(task, real_parent, tgid) == (int)(bpf_get_current_pid_tgid() >> 32)) {
+		describe_child(&h, task);
+		bpf_seq_write(ctx->meta->seq, &h, sizeof(h));
 	}
 	return 0;
 }
 #else
-/* Run by BPF_PROG_TEST_RUN; the answer is in `answer`. */
-int whoami(const u64 *ctx)
-{
-	struct socket_record *answer = the_answer();
+/* Run by BPF_PROG_TEST_RUN: who asks, or (pid) a child of that number in its own pid namespace. Returns 1
+ * when there is an answer, in `answer`. */
+struct asked_for {
+	u64 pid;
+};
 
-	if (answer)
+int whoami(const struct asked_for *ctx)
+{
+	struct task_struct *task = (void *)bpf_get_current_task(), *child;
+	struct socket_record *answer = the_answer();
+	u64 pid = ctx->pid;
+	struct list_head *at, *end;
+
+	if (!answer)
+		return 0;
+	if (!pid) {
 		describe_asker(&answer->h);
+		return 1;
+	}
+	task = BPF_CORE_READ(task, group_leader);
+	end = (void *)task + bpf_core_field_offset(struct task_struct, children);
+	at = BPF_CORE_READ(task, children.prev);
+	for (int i = 0; i < NEWEST && at != end; i++) {
+		child = (void *)at - bpf_core_field_offset(struct task_struct, sibling);
+		if (BPF_CORE_READ(inner_pid(child), nr) == (int)pid) {
+			describe_child(&answer->h, child);
+			return 1;
+		}
+		at = BPF_CORE_READ(child, sibling.prev);
+	}
 	return 0;
 }
 #endif

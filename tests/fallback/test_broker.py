@@ -201,20 +201,6 @@ def test_descriptors_are_handed_over(asked: AskedFiles) -> None:
         asked.open_diag(1 << 22)
 
 
-def test_outputs_are_opened_anew(tmp_path: Path) -> None:
-    """An output is asked for by number, and opened by who knows where it is; there are no others."""
-    path = tmp_path / "output"
-    path.write_bytes(b"one\n")
-    opened = Broker(("procfs",), [lambda: os.open(path, os.O_WRONLY | os.O_APPEND)])
-    with served(opened) as (asked, _):
-        fd = asked.open_output(0)
-        os.write(fd, b"two\n")
-        os.close(fd)
-        with pytest.raises(OSError, match="Bad file"):
-            asked.open_output(1)
-    assert path.read_bytes() == b"one\ntwo\n"
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     st.one_of(st.binary(max_size=100), st.sampled_from([Question(Asks.READ, 0, 1).pack() + b"x", b"\1" + bytes(40)]))
@@ -224,7 +210,7 @@ def test_whatever_a_worker_sends(data: bytes) -> None:
     with served() as (_, end):
         end.settimeout(DEADLINE)
         end.send(data)
-        assert not end.recv(1 << 20) or data[:1] in {bytes([what]) for what in Asks}
+        assert not end.recv(1 << 20) or data[:1] in {bytes([what]) for what in Asks if what is not Asks.OUTPUT}
 
 
 class Deaf:
@@ -443,6 +429,78 @@ def test_worker_that_breaks_the_protocol() -> None:
         told = rest(process)
     assert told[0].startswith("broker: the worker did not keep to the protocol")
     assert told[1] == "over 1"
+
+
+def test_worker_that_is_stopped_ends() -> None:
+    """A worker that was stopped goes on when it is told to end, and ends in order."""
+    with running(WAITS) as (process, worker):
+        os.kill(worker, signal.SIGSTOP)
+        deadline = time.monotonic() + DEADLINE
+        while ") T " not in Path(f"/proc/{worker}/stat").read_text():
+            assert time.monotonic() < deadline
+        process.terminate()
+        assert rest(process) == ["ends by 15", "over 7"]
+
+
+REOPENS = COMMON.replace("say=note", "say=note, ends=lambda number: number != signal.SIGHUP")
+
+
+def test_signal_that_does_not_end_it() -> None:
+    """A SIGHUP that is no end goes to the worker, and a worker that is killed after it has a successor."""
+    code = """
+while signal.SIGTERM not in ending:
+    if ending: say("heard", *map(int, ending)); ending.clear()
+    time.sleep(0.01)
+sys.exit(5)
+"""
+    command = [sys.executable, "-c", REOPENS + code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        try:
+            for _ in range(2):
+                worker = int(process.stdout.readline().split()[1])
+                process.send_signal(signal.SIGHUP)
+                assert process.stdout.readline() == "heard 1\n"
+                os.kill(worker, signal.SIGKILL)
+                assert "a fresh worker" in process.stdout.readline()
+            assert process.stdout.readline().startswith("worker")
+            process.terminate()
+            assert rest(process) == ["over 5"]
+        finally:
+            process.kill()
+
+
+def test_signal_that_is_ignored_stays_so() -> None:
+    """Who starts it with SIGHUP ignored has it ignored by broker and worker."""
+    ignoring = COMMON.replace("role = Broker", "signal.signal(signal.SIGHUP, signal.SIG_IGN)\nrole = Broker")
+    command = [sys.executable, "-c", ignoring + WAITS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        try:
+            worker = int(process.stdout.readline().split()[1])
+            for pid in (process.pid, worker):
+                os.kill(pid, signal.SIGHUP)
+            process.terminate()
+            assert rest(process) == ["ends by 15", "over 7"]
+        finally:
+            process.kill()
+
+
+def test_worker_that_takes_long_is_told_of() -> None:
+    """A worker that does not end soon is told of at once, and not only when it is killed."""
+    code = "signal.pthread_sigmask(signal.SIG_BLOCK, [15]); say('waits'); time.sleep(600)"
+    limits = "import tracer.fallback.broker as b; b._END_WITHIN_S, b._SAID_AFTER_S = 2, 0.1\nrole = Broker"
+    command = [sys.executable, "-c", COMMON.replace("role = Broker", limits) + code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert process.stdout.readline() == "waits\n"
+        process.terminate()
+        assert rest(process) == [
+            "broker: the worker has not ended yet, by a slow output maybe; in 2 s it will be killed",
+            "broker: the worker did not end within 2 s, and was killed",
+            "over 1",
+        ]
 
 
 def test_worker_that_does_not_end() -> None:

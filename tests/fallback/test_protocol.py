@@ -33,7 +33,7 @@ QUESTIONS = st.one_of(
     *(questions(what, 1, PIDS, STARTS) for what in (Asks.FDS, Asks.EXE, Asks.CGROUP)),
     questions(Asks.DIAG, 1, PIDS),
     questions(Asks.GLANCE, len(GLANCES), PIDS),
-    questions(Asks.OUTPUT, 16),
+    questions(Asks.OUTPUT, 1, st.just(0), STARTS, st.integers(0, (1 << 64) - 1)),
     questions(Asks.ALIVE, 16, st.just(0), STARTS, st.integers(0, 1 << 63)),
     st.tuples(st.integers(0, 15), STARTS, st.integers(0, 1 << 63), st.binary(max_size=1024)).map(
         lambda fields: Question(Asks.LOST, fields[0], 0, *fields[1:3], text=fields[3])
@@ -128,7 +128,7 @@ def test_changed_questions(question: Question, data: st.DataObject) -> None:
         HEAD.pack(Asks.GLANCE, len(GLANCES), 0, 1, 0, 0, 0),
         HEAD.pack(Asks.GLANCE, 0, 0, 1, 1, 0, 0),
         HEAD.pack(Asks.GLANCE, 0, 0, 1, 0, 1, 0),
-        HEAD.pack(Asks.OUTPUT, 16, 0, 0, 0, 0, 0),
+        HEAD.pack(Asks.OUTPUT, 1, 0, 0, 0, 0, 0),
         HEAD.pack(Asks.OUTPUT, 0, 0, 1, 0, 0, 0),
         HEAD.pack(Asks.LOST, 0, 0, 0, 0, 0, 1025) + bytes(1025),
         HEAD.pack(Asks.LOST, 0, 0, 0, 0, 0, 5) + b"four",

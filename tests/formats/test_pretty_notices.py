@@ -93,11 +93,12 @@ from tracer.model import Notice
                         "layers": {"capabilities": "enforced", "seccomp": "absent"},
                         "capabilities": ["CAP_SYS_PTRACE"],
                     },
+                    "opener": {"enabled": True, "layers": {"landlock_files": "partial"}, "capabilities": []},
                 },
             ),
             (
                 "confined as user 0, no capability; 1 forbidden thing tried and refused; its broker: CAP_SYS_PTRACE; "
-                "NOT ENFORCED: seccomp of the broker absent"
+                "NOT ENFORCED: seccomp of the broker absent, landlock_files of the opener partial"
             ),
         ),
         (

@@ -306,7 +306,7 @@ def _both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             time.sleep(0.02)
         ran = [subprocess.Popen(["/bin/true", str(number)]) for number in range(101)]
         assert [child.wait(60) for child in ran] == [0] * 101
-        tracer.send_signal(signal.SIGHUP)
+        tracer.terminate()
         assert tracer.wait(40 * PATIENCE) == Exit.OK, errors.read_text()
     return {
         "pids": {child.pid for child in ran},

@@ -51,7 +51,8 @@ class Session:
     @property
     def worker(self) -> int:
         """The pid of the worker that there is."""
-        (child,) = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        (child,) = (pid for pid in children if Path(f"/proc/{pid}/comm").read_text() != "tracer_opener\n")
         return int(child)
 
     def sessions(self) -> list[list[dict[str, Any]]]:

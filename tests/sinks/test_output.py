@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.sinks.output import Batch, Output, OutputError, is_terminal, open_file
+from tracer.sinks.output import Batch, Output, OutputError, is_terminal, open_again, open_file
 
 WITHIN_S = 10
 
@@ -272,6 +272,95 @@ def test_file_that_cannot_be_is_one_line(tmp_path: Path, name: str) -> None:
     assert str(tmp_path / name) in str(refused.value)
     assert "--output" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.fixture(name="directory")
+def _directory(tmp_path: Path) -> Iterator[int]:
+    """A descriptor of the directory of the output."""
+    fd = os.open(tmp_path, os.O_PATH)
+    yield fd
+    os.close(fd)
+
+
+def reopened(path: Path, directory: int, current: int = 0) -> bytes:
+    """What is in a file after it was opened again and a line was written."""
+    fd = open_again(path, directory, current)
+    os.write(fd, b"new\n")
+    assert os.get_blocking(fd)
+    assert not os.get_inheritable(fd)
+    os.close(fd)
+    return path.read_bytes()
+
+
+def refused(path: Path, directory: int) -> int | None:
+    """The errno with which a file is refused."""
+    try:
+        os.close(open_again(path, directory))
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def test_open_again_goes_on(tmp_path: Path, directory: int) -> None:
+    """What is in the file stays; a line that somebody left unfinished is ended, but not in what is being written."""
+    path = tmp_path / "out"
+    before = os.umask(0o022)
+    try:
+        assert reopened(path, directory) == b"new\n"
+        assert path.stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
+    assert reopened(path, directory) == b"new\nnew\n"
+    path.write_bytes(b"half")
+    assert reopened(path, directory) == b"half\nnew\n"
+    path.write_bytes(b"half")
+    assert reopened(path, directory, path.stat().st_ino) == b"halfnew\n"
+
+
+def test_open_again_opens_nothing_else(tmp_path: Path, directory: int) -> None:
+    """Links, pipes, directories, and a file in another directory of the name are refused, and no descriptor is left."""
+    target = tmp_path / "target"
+    target.write_text("precious")
+    (tmp_path / "link").symlink_to(target)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "place").mkdir()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    for name, number in (("link", errno.ELOOP), ("pipe", errno.ENXIO), ("place", errno.EISDIR)):
+        assert refused(tmp_path / name, directory) == number
+    os.close(reader)
+    for path, number in ((tmp_path / "place" / "out", errno.ESTALE), (tmp_path / "gone" / "out", errno.ENOENT)):
+        assert refused(path, directory) == number
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert target.read_text() == "precious"
+
+
+def test_switch_is_between_two_lines(tmp_path: Path) -> None:
+    """What was put before goes to the old file, all after it to the new one, and the old one is closed."""
+    names = ["one", "two", "three"]
+    output = Output(open_file(tmp_path / names[0]), "out")
+    held = len(list(Path("/proc/self/fd").iterdir()))
+    for number, name in enumerate(names):
+        if number:
+            output.switch(open_file(tmp_path / name))
+        for line in range(101):
+            assert output.put(batch(b"%s %d\n" % (name.encode(), line), k1=1))
+    assert output.flush(WITHIN_S)
+    assert output.written() == {1: 303}
+    for name in names:
+        assert (tmp_path / name).read_bytes() == b"".join(b"%s %d\n" % (name.encode(), line) for line in range(101))
+    assert len(list(Path("/proc/self/fd").iterdir())) == held
+    output.close()
+
+
+def test_cut_file_has_no_hole(tmp_path: Path) -> None:
+    """Who copies a file and cuts it, as logrotate's copytruncate does, finds it go on from its start."""
+    fd = open_file(tmp_path / "out")
+    os.write(fd, b"before\n")
+    os.truncate(tmp_path / "out", 0)
+    os.write(fd, b"after\n")
+    os.close(fd)
+    assert (tmp_path / "out").read_bytes() == b"after\n"
 
 
 def test_terminal() -> None:

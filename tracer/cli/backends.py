@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from tracer.probes.core import Core
@@ -22,21 +23,26 @@ BROKERED: Final = frozenset({"netlink", "procfs"})
 _WATERMARK: Final = 64 << 10
 
 
-def make(name: str, filters: KernelFilters, buffer: int, hooks: str, worker: Worker | None) -> Source:
-    """The backend of that name; ``worker`` is there for those that are BROKERED. Nothing is loaded yet."""
+def make(
+    name: str, filters: KernelFilters, buffer: int, hooks: str, worker: Worker | None, also: Iterable[int] = ()
+) -> Source:
+    """The backend of that name; ``worker`` is there for those that are BROKERED. Nothing is loaded yet.
+
+    ``also`` are children of the process that was started, by pid, which are left out as it is itself.
+    """
     if name == "core":
-        return Core(filters, buffer, _WATERMARK, hooks)
+        return Core(filters, buffer, _WATERMARK, hooks, also)
     if name == "bcc":
         from tracer.fallback.procfs import ProcFinder
         from tracer.probes.bcc import Bcc
 
-        return Bcc(filters, buffer, _WATERMARK, ProcFinder())
+        return Bcc(filters, buffer, _WATERMARK, ProcFinder(), also)
     if worker is None:
         raise AssertionError(name)
     if name == "netlink":
         from tracer.fallback.netlink import Netlink  # its library costs 33 MiB
 
-        return Netlink(filters, buffer, worker.files, [worker.broker])
+        return Netlink(filters, buffer, worker.files, [worker.broker, *also])
     from tracer.fallback.polling import Procfs
 
-    return Procfs(filters, buffer, worker.files, [worker.broker])
+    return Procfs(filters, buffer, worker.files, [worker.broker, *also])

@@ -16,9 +16,10 @@ from tracer.cli.clock import Clock
 from tracer.cli.coverage import coverage_record
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.health import LOSSES, Health, gap_of
-from tracer.cli.recording import Recording
+from tracer.cli.outputs import Outputs
+from tracer.cli.rotation import Rotation
 from tracer.cli.sandbox import Mode, Sandbox, choose_user, confine_broker
-from tracer.cli.stream import Stream, begin_line, make_format, open_output
+from tracer.cli.stream import Stream, make_format
 from tracer.confine.identity import Identity
 from tracer.confine.plan import Plan
 from tracer.confine.seccomp_filter import HEARING, WORKER, on_descriptors
@@ -75,25 +76,27 @@ class Live:
         """Nothing is loaded before run()."""
         self._options = options
         self._ending = False
-        self._output: tuple[int, str] | None = None
-        self._recording: Recording | None = None
         self._clock = Clock()
         self._worker: Worker | None = None  # where a broker is
         self._broker: dict[str, Any] = {}  # what is told of its confinement
+        self._rotation = Rotation(options.output, options.sandbox, _tell)
+        self._outputs = Outputs(options.output, options.record, self._rotation)
         self._unprivileged: str | None = None  # why eBPF is not for this user
         self._lost = False
         self._failure: str | None = None  # what the command ends with when the backend was lost
 
     def run(self) -> int:
         """Trace until the end that was asked for, a signal, or a closed output. Raises CommandError."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        self._rotation.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(signal.SIGHUP, self._hang_up)
         try:
             ladder = LADDER if self._options.backend == "auto" else (self._options.backend,)
             return self._with_backend(ladder, {})
         finally:
-            if self._recording is not None:
-                self._recording.close()
+            self._outputs.close()
 
     def _with_backend(self, ladder: tuple[str, ...], steps: dict[str, str]) -> int:
         """Trace with the first of these that really starts here. Raises CommandError."""
@@ -138,23 +141,31 @@ class Live:
         from tracer.fallback.broker import Broker
 
         plan = broker_plan(netlink="netlink" in ladder, becomes=self._user() is not None)
-        self._open()
+        self._outputs.open(None)
+        self._rotation.is_confined()  # which is said once, and is to be known to every worker
 
         def confine() -> None:
             self._broker = confine_broker(self._options.sandbox, plan, _tell)
 
         try:
-            return Broker(ladder, confine=confine, say=_tell).run()
+            return Broker(ladder, ends=self._ends, begun=self._outputs.let_go, confine=confine, say=_tell).run()
         except OSError as refused:
             fix = "raise the limits on processes and open files (ulimit -u, ulimit -n)"
             raise CommandError(f"can't start a worker: {refused.strerror}; {fix}", Exit.FAILURE) from refused
 
     def _backend(self, name: str) -> Source:
         options = self._options
-        return backends.make(name, self._kernel_filters(), options.buffer, options.hooks, self._worker)
+        also = self._rotation.pids
+        return backends.make(name, self._kernel_filters(), options.buffer, options.hooks, self._worker, also)
 
     def _stop(self, *_: object) -> None:
         self._ending = True
+
+    def _hang_up(self, *_: object) -> None:
+        self._ending |= self._rotation.hang_up()
+
+    def _ends(self, number: int) -> bool:
+        return number != signal.SIGHUP or self._rotation.ends()
 
     def _kernel_filters(self) -> KernelFilters:
         wanted = self._options.filters
@@ -180,10 +191,10 @@ class Live:
     def _session(self, source: Source, coverage: Coverage, steps: dict[str, str]) -> Exit:
         options = self._options
         sandbox = self._sandbox(source)
-        fd, name = self._open()
+        fd, name = self._outputs.open(self._worker)
         session = facts.session(source.name)
-        told = self._worker.events if self._worker is not None else 0
-        most = None if options.count is None else max(0, options.count - told)
+        before = self._worker.events if self._worker is not None else 0
+        most = None if options.count is None else max(0, options.count - before)
         engine = Engine(session.host.boot_id, options.filters, most, int(options.update * 1e9))
         stream = Stream(engine, make_format(options.format, session, fd), fd, name, started=False)
         if options.sandbox is not Mode.OFF:
@@ -210,8 +221,9 @@ class Live:
         self._follow(source, engine, stream)
         if options.sandbox is not Mode.OFF:
             source.seal()
-        confined = sandbox.enter(_tell, stream.start)
-        self._feed(stream, Confined(boottime(), confined | ({"broker": self._broker} if self._worker else {})))
+        confined = sandbox.enter(_tell, lambda first: self._rotation.is_confined() and stream.start(first))
+        broker = {"broker": self._broker} if self._worker else {}
+        self._feed(stream, Confined(boottime(), confined | broker | self._rotation.record))
         if found is not None:
             self._feed(stream, found)
         self._tell_ready(coverage)
@@ -235,12 +247,11 @@ class Live:
         options = self._options
         if options.sandbox is Mode.OFF:
             return None
-        files = [path for path in (options.output, options.record) if path is not None and str(path) != "-"]
-        return choose_user(options.user, writes_files=bool(files))
+        return choose_user(options.user, writes_files=bool(self._outputs.files))
 
     def _sandbox(self, source: Source) -> Sandbox:
         """The confinement that was asked for. Raises CommandError."""
-        calls = WORKER + on_descriptors("listen shutdown", *source.tried)
+        calls = WORKER + on_descriptors("listen shutdown", *source.tried) + self._rotation.calls
         if self._worker is not None:
             calls += on_descriptors("sendto recvmsg", self._worker.files.fd)
         if source.name == "netlink":
@@ -248,24 +259,8 @@ class Live:
         plan = Plan(self._user(), calls=calls)
         return Sandbox(self._options.sandbox, plan, asked_for_user=self._options.user is not None)
 
-    def _open(self) -> tuple[int, str]:
-        """Open what is written to, once for all sessions of a command: the output's descriptor and name."""
-        options = self._options
-        if self._output is None:
-            if options.output is not None and options.record is not None and _same(options.output, options.record):
-                raise CommandError(f"--output and --record both name {options.record}: give them two files", Exit.USAGE)
-            self._output = open_output(options.output)
-            if options.record is not None:
-                self._recording = Recording(options.record)
-        elif self._worker is not None and self._worker.gap is not None and self._worker.gap.killed:
-            begin_line(*self._output, options.output)
-            if self._recording is not None:
-                self._recording.mend()
-        return self._output
-
     def _feed(self, stream: Stream, item: Input) -> None:
-        if self._recording is not None:
-            self._recording.add(item)
+        self._outputs.record(item)
         stream.feed(item)
 
     def _feed_unheard(self, stream: Stream, source: Source) -> None:
@@ -319,6 +314,7 @@ class Live:
         drained = True
         unread = 0  # records of CPUs without a ring
         while not self._ending and not stream.broken:
+            self._rotation.turn(stream)
             now = boottime()
             if deadline is not None and now >= deadline:
                 break
@@ -347,6 +343,7 @@ class Live:
                 next_ledger = now + LEDGER_NS
                 stream.ledger(turn)
                 health.look(engine.shown)
+        self._rotation.turn(stream, last=True)
         health.glance()  # when the broker dies a signal tells, too
         return self._finish(source, engine, stream)
 
@@ -402,10 +399,6 @@ def _tell(line: str) -> None:
             sys.stderr.flush()
     except OSError:
         pass  # nobody listens; the stream goes on
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.absolute() == other.absolute() or (one.exists() and other.exists() and one.samefile(other))
 
 
 def _runs(runs: list[Run]) -> list[RingRun]:

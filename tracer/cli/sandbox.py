@@ -14,7 +14,7 @@ from tracer.confine.broker import LAYERS
 from tracer.confine.identity import NOBODY, Identity, IdentityError
 from tracer.confine.plan import Layer, Plan, State, missing
 
-__all__ = ["Mode", "Sandbox", "choose_user", "confine_broker"]
+__all__ = ["Mode", "Sandbox", "choose_user", "confine_broker", "confine_opener"]
 
 _SUDO: Final = "to run as the user behind sudo"
 
@@ -60,6 +60,19 @@ def confine_broker(mode: Mode, plan: Plan, tell: Callable[[str], None]) -> dict[
         "enabled": True,
         "layers": {layer.value: verdicts[layer].state.value for layer in Layer if layer in LAYERS},
         "capabilities": sorted(attest.own_state().capabilities),
+    }
+
+
+def confine_opener(mode: Mode, plan: Plan) -> dict[str, Any]:
+    """Confine this process, which is an opener: what is told of it, and as "problems" a line for each missing layer."""
+    if mode is Mode.OFF:
+        return {"enabled": False, "capabilities": sorted(attest.own_state().capabilities)}
+    verdicts = confine(plan).verdicts
+    return {
+        "enabled": True,
+        "layers": {layer.value: verdicts[layer].state.value for layer in Layer if layer is not Layer.USER},
+        "capabilities": sorted(attest.own_state().capabilities),
+        "problems": missing(verdicts),
     }
 
 

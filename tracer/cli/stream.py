@@ -39,6 +39,10 @@ class Format(Protocol):
         """
         ...
 
+    def header(self) -> bytes:
+        """What a file begins with, if it is not its first line."""
+        ...
+
 
 class Stream:
     """The lines of one session. With ``patient`` it waits for a slow reader instead of losing lines (a replay)."""
@@ -80,6 +84,14 @@ class Stream:
         written = self._output.written()
         if written:
             self._engine.delivered(written)
+
+    def switch(self, fd: int) -> None:
+        """Write everything from the next event on to this descriptor of a file, and close the one before after that."""
+        begun = os.lseek(fd, 0, os.SEEK_END) > 0  # fstat(2) may come as a call that a confined process may not
+        self._output.switch(fd)
+        header = b"" if begun else self._form.header()
+        if header:
+            self._output.put(Batch([header], len(header), Counter()))
 
     def _put(self, lines: list[bytes], events: list[Event]) -> None:
         firsts = Counter(map(_FIRST, events))  # of notices their actions

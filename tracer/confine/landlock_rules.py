@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -32,6 +33,7 @@ FILES: Final = int(FSAccess.EXECUTE | FSAccess.WRITE_FILE | FSAccess.READ_FILE |
 WHOLE_FILES: Final = 0xFFFF
 NETWORK: Final = 0b11  # BIND_TCP, CONNECT_TCP
 SCOPES: Final = 0b11  # ABSTRACT_UNIX_SOCKET, SIGNAL
+_WRITING: Final = int(FSAccess.READ_FILE | FSAccess.WRITE_FILE | FSAccess.MAKE_REG)
 _RULE_PATH_BENEATH: Final = 1
 _BITS: Final = 64
 
@@ -88,29 +90,29 @@ def _create(attr: _Attr) -> int:
     return _call(get_create_ruleset(), ctypes.byref(attr), ctypes.sizeof(attr), 0)
 
 
-def restrict(rights: Rights, readable: Iterable[Path] = ()) -> None:
+def restrict(rights: Rights, readable: Iterable[Path] = (), writable: Iterable[Path] = ()) -> None:
     """Take these rights away from this thread for ever, but for reading what lies at or below ``readable``.
 
-    What is not there can't be allowed, and is left out. Raises OSError.
+    In and below ``writable``, which are directories, files can be made, read and written. What is not there can't be
+    allowed, and is left out. Raises OSError.
     """
     ruleset = _create(_Attr(rights.files, rights.network, rights.scopes))
     try:
-        for path in readable if rights.files else ():
-            try:
-                _allow_reading(ruleset, path)
-            except FileNotFoundError:
-                continue
+        # The package's own allow() asks for rights of directories on files, too, which the kernel refuses.
+        wanted = [(path, int(FSAccess.READ_FILE | (FSAccess.READ_DIR if path.is_dir() else 0))) for path in readable]
+        wanted += [(path, _WRITING) for path in writable]
+        for path, allowed in wanted if rights.files else ():
+            with suppress(FileNotFoundError):
+                _allow(ruleset, path, allowed)
         _call(get_restrict_self(), ruleset, 0)
     finally:
         os.close(ruleset)
 
 
-def _allow_reading(ruleset: int, path: Path) -> None:
-    # The package's own allow() asks for rights of directories on files, too, which the kernel refuses.
-    wanted = FSAccess.READ_FILE | (FSAccess.READ_DIR if path.is_dir() else 0)
+def _allow(ruleset: int, path: Path, allowed: int) -> None:
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        rule = PathBeneathAttr(int(wanted), fd)
+        rule = PathBeneathAttr(allowed, fd)
         _call(get_add_rule(), ruleset, _RULE_PATH_BENEATH, ctypes.byref(rule), 0)
     finally:
         os.close(fd)

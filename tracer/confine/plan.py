@@ -50,13 +50,15 @@ class Plan(NamedTuple):
     """What a process keeps.
 
     ``identity`` is whom it becomes (None: it stays who it is), ``capabilities`` are names; ``readable`` can still be
-    opened for reading as far as ``calls`` allow to open anything; ``without`` are layers that are left off.
+    opened for reading, and files made and written in the directories ``writable``, as far as ``calls`` allow to open
+    anything; ``without`` are layers that are left off.
     """
 
     identity: Identity | None = None
     capabilities: frozenset[str] = frozenset()
     calls: tuple[Rule, ...] = WORKER
     readable: tuple[Path, ...] = ()
+    writable: tuple[Path, ...] = ()
     without: frozenset[Layer] = frozenset()
 
 

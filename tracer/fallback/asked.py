@@ -74,7 +74,7 @@ class AskedFiles:
                 raise BrokerLostError(f"the broker is gone ({os.strerror(failed.errno or errno.EPIPE)})") from failed
             except ProtocolError as bad:
                 raise BrokerLostError(f"the broker does not keep to the protocol: {bad}") from bad
-        wanted = question.what in (Asks.DIAG, Asks.OUTPUT) and not heard.errno
+        wanted = question.what is Asks.DIAG and not heard.errno
         if (heard.fd is not None) != wanted:
             if heard.fd is not None:
                 os.close(heard.fd)
@@ -162,19 +162,12 @@ class AskedFiles:
 
     def open_diag(self, pid: int | None = None) -> int:
         """See ProcFiles."""
-        return self._descriptor(Question(Asks.DIAG, 0, pid or 0))
+        fd = self._ask(Question(Asks.DIAG, 0, pid or 0)).fd
+        if fd is None:
+            raise AssertionError(pid)  # _ask() sees to it
+        return fd
 
     # What else a worker needs.
-
-    def open_output(self, number: int) -> int:
-        """A new descriptor of an output of the session, for appending. Raises OSError."""
-        return self._descriptor(Question(Asks.OUTPUT, number))
-
-    def _descriptor(self, question: Question) -> int:
-        fd = self._ask(question).fd
-        if fd is None:
-            raise AssertionError(question)  # _ask() sees to it
-        return fd
 
     def alive(self, backend: int, time: int, events: int) -> None:
         """All is well: everything up to ``time`` (ns of CLOCK_BOOTTIME) was told, in all so many events.

@@ -40,6 +40,7 @@ __all__ = ["Broker", "Gap", "Worker"]
 
 _FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _END_WITHIN_S: Final = 60.0  # a worker that was told to end; a slow output may take 20 s of it
+_SAID_AFTER_S: Final = 5.0  # that it has not ended yet
 _LAST_BREATH_S: Final = 5.0  # one that has hung up, or was killed
 _LOSSES_MOST: Final = 5
 _LOSSES_WITHIN_NS: Final = 600_000_000_000
@@ -89,24 +90,27 @@ class Broker:
     def __init__(
         self,
         ladder: Sequence[str],
-        outputs: Sequence[Callable[[], int]] = (),
         *,
+        ends: Callable[[int], bool] = lambda _: True,
+        begun: Callable[[], None] = lambda: None,
         confine: Callable[[], None] = lambda: None,
         say: Callable[[str], None] = lambda _: None,
         files: ProcFiles | None = None,
     ) -> None:
-        """``ladder`` are the backends that a worker may use; each of ``outputs`` opens one of the session's anew.
+        """``ladder`` are the backends that a worker may use; ``ends`` says whether a signal is to end it all.
 
-        ``confine`` is called once, before the first worker is forked, which so inherits all of it. ``say`` tells the
-        user a line.
+        ``begun`` is called when a worker is there, to let go of what only the first was to inherit; ``confine`` once,
+        before the first one is forked, which so inherits all of it. ``say`` tells the user a line.
         """
         self._ladder = tuple(ladder)
-        self._outputs = outputs
+        self._ends = ends
+        self._begun = begun
         self._confine = confine
         self._say = say
         self._files = files or DirectFiles()
         self._pidfd = -1  # of the worker that there is
         self._ending = False
+        self._warned = False  # that it takes long
         self._overdue = False
         self._timed = False  # the worker was told to end, and the time for it runs
         self._hostile: str | None = None  # what a worker said that is no question
@@ -136,9 +140,11 @@ class Broker:
                     return Worker(AskedFiles(there), self._ladder, gap, self._began, self._events, broker)
                 there.close()
                 self._pidfd = os.pidfd_open(pid)
-                for number in _FORWARDED:
-                    signal.signal(number, self._forward)
+                for number, handler in handlers.items():
+                    if handler is not signal.SIG_IGN:  # as nohup leaves it
+                        signal.signal(number, self._forward)
                 signal.signal(signal.SIGALRM, self._too_late)
+            self._begun()
             try:
                 told = self._serve(here)
                 status = self._reap(pid)
@@ -154,22 +160,31 @@ class Broker:
     # While a worker lives.
 
     def _forward(self, number: int, _: object) -> None:
-        self._ending = True
-        if self._pidfd >= 0:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
-            if not self._timed:  # who asks again and again is not to wait the longer for it
-                self._timed = True
-                signal.setitimer(signal.ITIMER_REAL, _END_WITHIN_S)
+        ends = self._ends(number)
+        self._ending |= ends
+        self._signal(number)
+        if ends and not self._timed and self._pidfd >= 0:  # who asks again and again is not to wait the longer for it
+            self._timed = True
+            self._signal(signal.SIGCONT)  # one that is stopped could not end
+            signal.setitimer(signal.ITIMER_REAL, min(_SAID_AFTER_S, _END_WITHIN_S))
 
     def _too_late(self, *_: object) -> None:
+        left = _END_WITHIN_S - _SAID_AFTER_S
+        if left > 0 and not self._warned:
+            self._warned = True
+            self._say(f"the worker has not ended yet, by a slow output maybe; in {left:.0f} s it will be killed")
+            signal.setitimer(signal.ITIMER_REAL, left)
+            return
         self._overdue = True
         self._kill()
 
     def _kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
         if self._pidfd >= 0:
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(self._pidfd, number)
 
     def _serve(self, end: socket.socket) -> _Told:
         """Answer until the worker hangs up. One that does not keep to the protocol is killed."""
@@ -196,10 +211,10 @@ class Broker:
         try:
             if question.what is Asks.DIAG:
                 fd = self._files.open_diag(question.pid or None)
-            elif question.what is Asks.OUTPUT:
-                fd = self._open_output(question.name)
-            else:
+            elif question.what in _ANSWERS:
                 data = _ANSWERS[question.what](self._files, question)
+            else:
+                raise ProtocolError(f"{question.what.name} is not for a broker")
         except OSError as refused:
             number = refused.errno or errno.EIO
         except (ValueError, IndexError):
@@ -210,11 +225,6 @@ class Broker:
             if fd is not None:
                 os.close(fd)
 
-    def _open_output(self, number: int) -> int:
-        if number >= len(self._outputs):
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return self._outputs[number]()
-
     def _reap(self, pid: int) -> int:
         """How the worker ended, as wait(2) says it; one that has hung up but lives on is killed."""
         poll = select.poll()
@@ -223,7 +233,7 @@ class Broker:
             self._kill()
         _, status = os.waitpid(pid, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        self._timed = False
+        self._timed = self._warned = False
         return status
 
     # When it has ended.

@@ -50,7 +50,7 @@ class Asks(enum.IntEnum):
     EXE = 6
     CGROUP = 7
     DIAG = 8  # answered with a descriptor; pid 0: the broker's own namespace
-    OUTPUT = 9  # answered with a descriptor: an output of the session, by number, opened anew
+    OUTPUT = 9  # to the opener: answered with the question's time, an inode, and a descriptor of the output opened anew
     ALIVE = 10  # everything up to a time was told, and so many events so far, by the ladder's backend of that number
     LOST = 11  # that backend is lost since a time, after so many events; behind the head the reason
     GLANCE = 12  # ProcFiles.glance; one of GLANCES
@@ -60,7 +60,7 @@ PIDS_MOST: Final = 8192
 REASON_MOST: Final = 1024
 ANSWER_MOST: Final = 64 << 20
 _CHUNK: Final = 60 << 10  # a datagram must fit the buffer of a socket, which is 208 KiB by itself
-_FEW: Final = 16  # outputs, and backends
+_FEW: Final = 16  # backends
 
 _HEAD: Final = struct.Struct("<BBHIQQI")  # what, name, 0, pid, start or time, most or events, bytes that follow
 _ANSWER: Final = struct.Struct("<iI")  # errno, bytes
@@ -86,8 +86,8 @@ class Question(NamedTuple):
     what: Asks
     name: int = 0
     pid: int = 0
-    start: int = 0  # ticks; of ALIVE and LOST the time, ns of CLOCK_BOOTTIME
-    most: int = 0  # bytes; of ALIVE and LOST events
+    start: int = 0  # ticks; of OUTPUT, ALIVE and LOST a time, ns of CLOCK_BOOTTIME
+    most: int = 0  # bytes; of OUTPUT the inode of what is being written, of ALIVE and LOST events
     pids: tuple[int, ...] = ()
     text: bytes = b""
 
@@ -110,10 +110,18 @@ _NAMES: Final = {
     Asks.EACH: len(FILES),
     Asks.LINK: len(LINKS),
     Asks.GLANCE: len(GLANCES),
-} | dict.fromkeys((Asks.OUTPUT, Asks.ALIVE, Asks.LOST), _FEW)
-_MOST: Final = {Asks.READ: READ_MOST, Asks.EACH: EACH_MOST, Asks.ALIVE: 1 << 63, Asks.LOST: 1 << 63}
+} | dict.fromkeys((Asks.ALIVE, Asks.LOST), _FEW)
+_MOST: Final = {
+    Asks.READ: READ_MOST,
+    Asks.EACH: EACH_MOST,
+    Asks.OUTPUT: (1 << 64) - 1,
+    Asks.ALIVE: 1 << 63,
+    Asks.LOST: 1 << 63,
+}
 _OF_A_PROCESS: Final = frozenset({Asks.READ, Asks.LINK, Asks.FDS, Asks.EXE, Asks.CGROUP, Asks.DIAG, Asks.GLANCE})
-_HAVE_TIME: Final = frozenset({Asks.READ, Asks.LINK, Asks.FDS, Asks.EXE, Asks.CGROUP, Asks.ALIVE, Asks.LOST})
+_HAVE_TIME: Final = frozenset(
+    {Asks.READ, Asks.LINK, Asks.FDS, Asks.EXE, Asks.CGROUP, Asks.OUTPUT, Asks.ALIVE, Asks.LOST}
+)
 
 
 def parse(data: bytes) -> Question:

@@ -81,6 +81,11 @@ class Ecs:
         return found
 
     @staticmethod
+    def header() -> bytes:
+        """Nothing: each line stands for itself."""
+        return b""
+
+    @staticmethod
     def _notice(event: Notice, offset: int, _when: str) -> Parts:
         fields = {"kind": event.event_kind, "category": ["process"], "type": ["info"], "action": event.action}
         body = event.body

@@ -85,9 +85,9 @@ def _confinement(body: Mapping[str, Any], _session: Session, _offset: int) -> tu
         if state != "enforced" and (name, state) != ("user", "off")
     ]
     broker = found.get("broker", {})
-    lacking += [
-        f"{name} of the broker {state}" for name, state in broker.get("layers", {}).items() if state != "enforced"
-    ]
+    for what in ("broker", "opener"):
+        layers = found.get(what, {}).get("layers", {})
+        lacking += [f"{name} of the {what} {state}" for name, state in layers.items() if state != "enforced"]
     tries = found.get("tries", {})
     possible = [name for name, answer in tries.items() if answer == "possible"]
     kept = found.get("capabilities", ())

@@ -86,9 +86,13 @@ class Backend(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, filters: KernelFilters, buffer_bytes: int, watermark: int) -> None:
-        """``buffer_bytes`` are over all CPUs and rings, ``watermark`` bytes of one ring wake the reader."""
+    def __init__(self, filters: KernelFilters, buffer_bytes: int, watermark: int, also: Iterable[int] = ()) -> None:
+        """``buffer_bytes`` are over all CPUs and rings, ``watermark`` bytes of one ring wake the reader.
+
+        ``also`` are children of this process, by pid, that are left out as it is itself.
+        """
         self._filters = filters
+        self._also = frozenset(also)
         self._buffer = buffer_bytes
         self._watermark = watermark
         self._stack = ExitStack()

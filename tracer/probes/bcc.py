@@ -7,7 +7,7 @@ import errno
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -41,6 +41,7 @@ _SYS_EXIT_RET: Final = 16  # used where tracefs can't be read, and then nothing 
 _EXCLUDED: Final = "tracer_excluded"
 _EXCLUDED_VALUE: Final = struct.Struct("=Q")
 _KEY: Final = struct.Struct("=I")
+_ASKED_FOR: Final = struct.Struct("=Q")  # struct asked_for
 _HELD: Final = struct.Struct("=QQQQQ16s")  # struct held_socket
 _MAP_NAME: Final = slice(24, 40)  # of struct bpf_map_info
 _PIDFD_GETFD: Final = 438  # the same on every architecture (5.6)
@@ -82,9 +83,11 @@ class Bcc(Backend):
 
     name = "bcc"
 
-    def __init__(self, filters: KernelFilters, buffer_bytes: int, watermark: int, finder: Finder) -> None:
+    def __init__(
+        self, filters: KernelFilters, buffer_bytes: int, watermark: int, finder: Finder, also: Iterable[int] = ()
+    ) -> None:
         """As for every backend."""
-        super().__init__(filters, buffer_bytes, watermark)
+        super().__init__(filters, buffer_bytes, watermark, also)
         self._finder = finder
         self._loaded: dict[str, program.Descriptor] = {}
         self.built: Built | None = None
@@ -104,7 +107,7 @@ class Bcc(Backend):
         self._answer: mmap.mmap = Map(_ANSWER, fds[_ANSWER]).mmap()
         self._stack.callback(self._answer.close)
         self._load_programs(fds)
-        self._exclude(self._whoami(), self._other_tracers())
+        self._exclude(self._whoami(), self._children() | self._other_tracers())
         self._fill_filters()
         self._open_rings()
 
@@ -148,9 +151,18 @@ class Bcc(Backend):
 
     def _whoami(self) -> tuple[int, int]:
         """This process's pid in the first namespace, and its start in ns."""
-        self._ask("whoami")
+        self._ask("whoami", _ASKED_FOR.pack(0))
         own = HEADER.unpack_from(self._answer)
         return own[TGID], own[START]
+
+    def _children(self) -> dict[int, int]:
+        """Those of this process that are to be left out, the same way."""
+        found = {}
+        for pid in self._also:
+            if self._ask("whoami", _ASKED_FOR.pack(pid)):
+                child = HEADER.unpack_from(self._answer)
+                found[child[TGID]] = child[START]
+        return found
 
     def _other_tracers(self) -> dict[int, int]:
         """Other running tracers, by pid and start: who holds a map called like ours, and is in it.

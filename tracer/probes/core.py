@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -51,9 +52,11 @@ class Core(Backend):
 
     name = "core"
 
-    def __init__(self, filters: KernelFilters, buffer_bytes: int, watermark: int, hooks: str = "auto") -> None:
+    def __init__(
+        self, filters: KernelFilters, buffer_bytes: int, watermark: int, hooks: str = "auto", also: Iterable[int] = ()
+    ) -> None:
         """As the other backends; ``hooks`` is one of HOOKS: tracepoints even where fexit would do."""
-        super().__init__(filters, buffer_bytes, watermark)
+        super().__init__(filters, buffer_bytes, watermark, also)
         self._hooks = hooks
         self._last_look: int | None = None
         self._cgroup: cgroup.Cgroup | None = None
@@ -157,12 +160,13 @@ class Core(Backend):
         return loaded, refused
 
     def _exclude_tracers(self, process: libbpf.Object, tcp: libbpf.Object) -> None:
-        own, *init = self._headers(process, "whoami")
-        self._init_hidden = not init
+        own, *others_told = self._headers(process, "whoami")
+        self._init_hidden = all(each[TGID] != 1 for each in others_told)
+        children = {each[TGID]: each[START] for each in others_told if each[TID] in self._also}
         others = self._headers(tcp, "find_tracers")
         # Anybody could make a map by that name; root and this very user have no need to.
         trusted = {other[TGID]: other[START] for other in others if other[TID] in (0, os.geteuid())}
-        self._exclude((own[TGID], own[START]), trusted)
+        self._exclude((own[TGID], own[START]), children | trusted)
 
     @staticmethod
     def _headers(source: libbpf.Object, program: str) -> list[tuple[int, ...]]:

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["Batch", "Output", "OutputError", "open_file"]
+__all__ = ["Batch", "Output", "OutputError", "open_again", "open_file"]
 
 _AT_ONCE: Final = 1024  # pieces that writev(2) takes: UIO_MAXIOV of include/uapi/linux/uio.h
+_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 QUEUE_MOST: Final = 32 << 20  # bytes that may wait for a slow reader before lines are lost
 
 
@@ -33,11 +34,10 @@ def open_file(path: Path, mode: int = 0o640, *, option: str = "--output") -> int
     """Open a file for writing from its start, never through a symbolic link. Raises OutputError.
 
     ``option`` is what names it on the command line. A named pipe needs a reader: to wait for one could last for ever,
-    and no signal would end it, as os.open() goes on after one.
+    and no signal would end it, as os.open() goes on after one. Who cuts the file meanwhile gets no hole in it.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        fd = os.open(path, flags, mode)
+        fd = os.open(path, _FLAGS | os.O_TRUNC, mode)
     except OSError as refused:
         if refused.errno == errno.ELOOP:
             raise OutputError(f"{path} is a symbolic link: name the file itself, or - for stdout") from refused
@@ -48,6 +48,48 @@ def open_file(path: Path, mode: int = 0o640, *, option: str = "--output") -> int
     return fd
 
 
+def open_again(path: Path, directory: int, current: int = 0, mode: int = 0o640) -> int:
+    """Open what open_file() has opened once more, or what is in its place now, to go on behind what is in it.
+
+    ``directory`` is a descriptor of the one that it was in, ``current`` the inode of the file that is being written: it
+    is no one else's, and has no line that nobody ends. Raises OSError: ESTALE when another one is in its place,
+    ELOOP for a symbolic link, ENXIO for what is no regular file.
+    """
+    if not os.path.samestat(path.parent.stat(), os.fstat(directory)):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    fd = os.open(path.name, _FLAGS, mode, dir_fd=directory)
+    try:
+        _check_file(fd)
+        os.set_blocking(fd, True)
+        if os.fstat(fd).st_ino != current:
+            _end_line(fd, path.name, directory)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check_file(fd: int) -> None:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+
+
+def _end_line(fd: int, name: str, directory: int) -> None:
+    """End a line that somebody has left unfinished in the file, where it may be read."""
+    size = os.fstat(fd).st_size
+    if not size:
+        return
+    try:
+        reader = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+    except OSError:
+        return
+    try:
+        if os.path.samestat(os.fstat(reader), os.fstat(fd)) and os.pread(reader, 1, size - 1) != b"\n":
+            os.write(fd, b"\n")
+    finally:
+        os.close(reader)
+
+
 class Output:
     """A bounded queue and the thread that empties it into a descriptor."""
 
@@ -56,7 +98,7 @@ class Output:
         self._fd = fd
         self._name = name
         self._most = queue_most
-        self._queue: deque[Batch] = deque()
+        self._queue: deque[Batch | int] = deque()  # a number is the descriptor from there on
         self._waiting = 0
         self._written: Counter[int] = Counter()
         self._lock = threading.Condition()
@@ -100,6 +142,12 @@ class Output:
             self._lock.notify_all()
             return True
 
+    def switch(self, fd: int) -> None:
+        """Write what is put from now on to ``fd``, which becomes this object's; the one before is closed then."""
+        with self._lock:
+            self._queue.append(fd)
+            self._lock.notify_all()
+
     def _full(self, batch: Batch) -> bool:
         return self._waiting > 0 and self._waiting + batch.size > self._most
 
@@ -141,6 +189,10 @@ class Output:
                     return
                 batch = self._queue.popleft()
             try:
+                if isinstance(batch, int):
+                    before, self._fd = self._fd, batch
+                    os.close(before)  # what a disk or a server could not keep, it says here at the latest
+                    continue
                 self._write(batch.lines)
             except BrokenPipeError:
                 self._end(closed=True)

@@ -1,0 +1,32 @@
+"""What the opener keeps: to open files in one directory, and to answer over one socket.
+
+It is forked before anything is loaded, and nothing comes to it but questions of 36 bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from tracer.confine import capabilities
+from tracer.confine.plan import Plan
+from tracer.confine.seccomp_filter import WORKER, Check, Rule, on_descriptors, rules
+
+__all__ = ["opener_plan"]
+
+_OVERRIDE: Final = frozenset({"CAP_DAC_OVERRIDE"})
+"""What root opens the files of others by: logrotate may have made the next one for somebody else."""
+_INT: Final = 0xFFFFFFFF
+_FIONBIO: Final = 0x5421
+_NOT_ITS: Final = frozenset({"clone", "clone3", "bpf", "epoll_wait", "epoll_pwait", "epoll_ctl", "ioctl", "writev"})
+
+
+def opener_plan(directory: Path, fd: int) -> Plan:
+    """What is left to a process that opens files in ``directory``; ``fd`` is the socket that it is asked over."""
+    calls = (
+        *(rule for rule in WORKER if rule.name not in _NOT_ITS),
+        *rules("open openat stat newfstatat statx"),
+        Rule("ioctl", (Check(1, _INT, _FIONBIO),)),
+        *on_descriptors("recvmsg sendmsg", fd),
+    )
+    return Plan(None, _OVERRIDE & capabilities.read().permitted, calls, writable=(directory,))

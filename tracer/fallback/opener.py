@@ -1,0 +1,194 @@
+"""The opener: a process beside a confined one, which opens the output anew for it and hands over the descriptor.
+
+It speaks the broker's protocol, of which it answers one question. It is forked before there is anything to be taken
+over by, and ends when nobody is left to ask it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final, NoReturn, Self
+
+from tracer.fallback.protocol import Asks, Heard, ProtocolError, Question, hear, parse, receive, say
+from tracer.probes.source import boottime
+
+__all__ = ["Opener", "OpenerLostError"]
+
+NAME: Final = b"tracer_opener"
+"""What it is called in /proc/PID/comm."""
+_PR_SET_NAME: Final = 15  # include/uapi/linux/prctl.h
+_OPENED: Final = struct.Struct("<QQ")  # the time of the question, and the inode
+_STARTS_WITHIN_S: Final = 30.0
+_MOST_FDS: Final = (1 << 31) - 1
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class OpenerLostError(Exception):
+    """The opener is gone, or says what is no answer."""
+
+
+class Opener:
+    """The asking side; one question is under way at a time. It is there in every process that is forked later."""
+
+    def __init__(self, end: socket.socket, pid: int) -> None:
+        """``end`` is a socket of SOCK_SEQPACKET to the process ``pid``."""
+        self._end = end
+        self._asked = 0  # when, ns; 0: not
+        self._poll = select.poll()
+        self._poll.register(end, select.POLLIN)
+        self._inode = 0
+        self.pid = pid
+
+    @classmethod
+    def start(
+        cls, open_again: Callable[[int], int], confine: Callable[[int], dict[str, Any]], keep: Iterable[int] = ()
+    ) -> Self:
+        """Fork it. There, ``open_again`` is called with the inode of the file that is being written, 0 for none.
+
+        ``confine`` confines it but for the socket that it is given, and tells what became of that.
+
+        Of the descriptors that are open it has but those to ``keep``. Raises OSError when no process can be made.
+        """
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with there:
+            try:
+                with _blocked():
+                    pid = os.fork()
+                    if not pid:
+                        _be(there, {*keep, there.fileno()}, open_again, confine)
+            except BaseException:
+                here.close()
+                raise
+            here.settimeout(_STARTS_WITHIN_S)
+            return cls(here, pid)
+
+    @property
+    def fd(self) -> int:
+        """The socket's descriptor: sendto(2) and recvmsg(2) on it must be left to who asks."""
+        return self._end.fileno()
+
+    def close(self) -> None:
+        """If nobody else has it, this ends it."""
+        self._end.close()
+
+    def confined(self) -> dict[str, Any]:
+        """How it is confined, once, which it says by itself. Raises OpenerLostError."""
+        told: dict[str, Any] = json.loads(self._hear().data)
+        return told
+
+    @property
+    def asked(self) -> bool:
+        """Whether an answer is due."""
+        return bool(self._asked)
+
+    def writes(self, fd: int) -> None:
+        """This process writes to that file now."""
+        self._inode = os.fstat(fd).st_ino
+
+    def ask(self) -> None:
+        """Ask for a descriptor. Raises OpenerLostError."""
+        self._asked = boottime()
+        try:
+            self._end.send(Question(Asks.OUTPUT, start=self._asked, most=self._inode).pack())
+        except OSError as failed:
+            self._asked = 0
+            raise OpenerLostError(os.strerror(failed.errno or errno.EPIPE)) from failed
+
+    def answer(self, within_s: float) -> int | None:
+        """The descriptor, which is the caller's; None when it takes longer.
+
+        Raises OSError when it was refused, OpenerLostError.
+        """
+        while self._poll.poll(within_s * 1000):
+            try:
+                heard = self._hear()
+            except OpenerLostError:
+                self._asked = 0
+                raise
+            time, inode = _OPENED.unpack(heard.data)
+            if time != self._asked:  # to a worker that was killed before it came
+                if heard.fd is not None:
+                    os.close(heard.fd)
+                continue
+            self._asked = 0
+            if heard.errno:
+                raise OSError(heard.errno, os.strerror(heard.errno))
+            self._inode = inode
+            return heard.fd
+        return None
+
+    def _hear(self) -> Heard:
+        try:
+            return hear(self._end)
+        except (OSError, ProtocolError) as failed:
+            raise OpenerLostError(str(failed)) from failed
+
+
+@contextmanager
+def _blocked() -> Iterator[None]:
+    """No signal comes through, so that none meets a process that does not ignore it yet."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _be(
+    end: socket.socket, kept: set[int], open_again: Callable[[int], int], confine: Callable[[int], dict[str, Any]]
+) -> NoReturn:
+    """Be the opener, until nobody is left to ask."""
+    code = 1
+    try:
+        for number in _SIGNALS:  # what is sent to all of a terminal or a service
+            signal.signal(number, signal.SIG_IGN)
+        _libc.prctl(_PR_SET_NAME, NAME)
+        _close_all_but(kept)
+        say(end, 0, json.dumps(confine(end.fileno())).encode())
+        while data := receive(end):
+            _answer(end, parse(data), open_again)
+        code = 0
+    except (OSError, ProtocolError):
+        pass  # who asks will see that this has ended
+    finally:
+        os._exit(code)
+
+
+def _close_all_but(kept: set[int]) -> None:
+    """Keep nobody waiting who reads a pipe to its end."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    at = 3
+    for fd in sorted(kept):
+        os.closerange(at, fd)
+        at = max(at, fd + 1)
+    os.closerange(at, _MOST_FDS)
+
+
+def _answer(end: socket.socket, question: Question, open_again: Callable[[int], int]) -> None:
+    if question.what is not Asks.OUTPUT or question.name:
+        raise ProtocolError(f"{question.what.name} is not for an opener")
+    fd, number, inode = None, 0, 0
+    try:
+        fd = open_again(question.most)
+        inode = os.fstat(fd).st_ino
+    except OSError as refused:
+        number = refused.errno or errno.EIO
+    try:
+        say(end, number, _OPENED.pack(question.start, inode), fd)
+    finally:
+        if fd is not None:
+            with suppress(OSError):
+                os.close(fd)
