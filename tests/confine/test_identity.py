@@ -55,6 +55,8 @@ def test_home(users: Path) -> None:
 def test_behind_sudo(environment: dict[str, str], found: Identity | None) -> None:
     """Root is whoever called sudo, if that was somebody else and both ids are ids."""
     assert identity.behind_sudo(environment) == found
+    root = environment in ({}, {"SUDO_UID": "0", "SUDO_GID": "0"})
+    assert identity.is_unclear(environment) is (found is None and not root)
 
 
 @pytest.mark.live

@@ -181,3 +181,12 @@ def test_notices(event: Notice, shown: str) -> None:
 def test_severity(event: Notice, severity: str) -> None:
     """What is missing or does not add up is loud; a ledger in order is quiet."""
     assert describe(event, SESSION, OFFSET)[1] == severity
+
+
+def test_what_was_missed_is_told_in_words() -> None:
+    """What is no program was not skipped by it: each count has words of its own."""
+    programs = {"failed_connects": 3, "polls": 1017, "process_exec": 2, "flows": 0}
+    ledger = {"total": {"delivered": 5, "lost": 0}, "missed": {"programs": programs}}
+    text, _ = describe(notice("tracer-ledger", ledger=ledger), SESSION, OFFSET)
+    said = "ledger: 5 events, 0 lost, skipped by process_exec 2"
+    assert text == f"{said}, failed connects not told: 3, looks that came late: 1,017"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.commands import assert_refused, run
 from tracer.cli.errors import CommandError, Exit
-from tracer.cli.prove import command
+from tracer.cli.prove import command, table
 from tracer.confine.attest import TRIES
 from tracer.confine.escapes import ESCAPES, Escape
 from tracer.confine.expected import KERNELS, expected
@@ -84,6 +84,9 @@ def test_table_for_people(report: dict[str, Any]) -> None:
     done = subprocess.run(PROVE, capture_output=True, text=True, check=True, timeout=120)
     lines = done.stdout.splitlines()
     assert sum(" all: " in line for line in lines) == len(report["escapes"])
+    assert max(map(len, lines)) <= 100
+    assert max(map(len, table(report, 60))) <= 60
+    assert "".join("".join(table(report, 60)).split()) == "".join(done.stdout.split())
     assert lines[-1] == "All of this is as it should be on this kernel"
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, NamedTuple, TextIO
 import typer
 
 from tracer.fallback.trials import netlink_backend, procfs_backend
-from tracer.formats.text import visible, width
+from tracer.formats.text import wrapped
 from tracer.probes.capabilities import Survey, survey
 from tracer.probes.privileges import Finding, Status
 from tracer.probes.trials import HOOKS
@@ -252,7 +252,7 @@ def _findings(parts: dict[str, Finding]) -> dict[str, dict[str, Any]]:
 def table(report: Report, colour: bool = False) -> Iterator[str]:
     """The report for people, line by line, none wider than 100 cells."""
     found = report.survey
-    yield from _wrapped(_verdict(report), "", "  ")
+    yield from wrapped(_verdict(report), "", "  ")
     yield from _section("System", _rows(found.checks, _SYSTEM), colour)
     tracing = _rows(found.checks, _TRACING)
     capabilities = _capability_rows(found, report.missing)
@@ -275,13 +275,13 @@ def table(report: Report, colour: bool = False) -> Iterator[str]:
             yield ""
             yield title
             for fix in chosen:
-                yield from _wrapped(f"{fix.check.replace('_', ' ')}: {fix.reason}", "  - ", "    ")
+                yield from wrapped(f"{fix.check.replace('_', ' ')}: {fix.reason}", "  - ", "    ")
                 yield from _command(fix.fix)
     yield ""
     yield "As an ordinary user"
     for name in found.needed:
         old = name == "CAP_SYS_ADMIN" and "CAP_BPF" not in found.needed
-        yield from _wrapped(f"{name}: {_OLD_ADMIN if old else _MEANINGS.get(name, '')}", "  - ", "    ")
+        yield from wrapped(f"{name}: {_OLD_ADMIN if old else _MEANINGS.get(name, '')}", "  - ", "    ")
     for line in report.commands["setpriv"]:
         yield from _command(line)
     yield "    or in a systemd unit:"
@@ -319,7 +319,7 @@ def _section(title: str, rows: list[tuple[str, Finding]], colour: bool) -> Itera
     yield title
     for name, finding in rows:
         status = str(finding.status).ljust(_STATUS)
-        first, *rest = _wrapped(finding.detail, " " * (_NAME + _STATUS + 2), " " * (_NAME + _STATUS + 2))
+        first, *rest = wrapped(finding.detail, " " * (_NAME + _STATUS + 2), " " * (_NAME + _STATUS + 2))
         painted = f"\x1b[{_COLOURS[finding.status]}m{status}\x1b[0m" if colour else status
         yield f"  {name.ljust(_NAME)}{painted}{first.lstrip()}"
         yield from rest
@@ -329,34 +329,12 @@ def _listed(title: str, lines: list[str]) -> Iterator[str]:
     yield ""
     yield title
     for line in lines:
-        yield from _wrapped(line, "  - ", "    ")
-
-
-def _wrapped(text: str, first: str, rest: str, end: str = "") -> list[str]:
-    """Text in lines of at most _CELLS cells, broken at blanks, each but the last with ``end`` behind it.
-
-    A word that is too long for a line is cut; with an ``end`` it goes on at the margin, where a shell joins it again.
-    """
-    lines: list[str] = []
-    line, fresh = first, True
-    for word in visible(text).split(" "):
-        if not fresh and width(line) + 1 + width(word) > _CELLS - len(end):
-            lines.append(line + end)
-            line, fresh = rest, True
-        line += word if fresh else f" {word}"
-        fresh = False
-        while width(line) > _CELLS - len(end):
-            at = len(line)
-            while width(line[:at]) > _CELLS - len(end):
-                at -= 1
-            lines.append(line[:at] + end.strip())
-            line = ("" if end else rest) + line[at:]
-    return [*lines, line]
+        yield from wrapped(line, "  - ", "    ")
 
 
 def _command(text: str) -> list[str]:
     """A line to be copied, broken as a shell takes it back together; advice in words is broken as words are."""
-    return _wrapped(text, "      ", "        ", " \\" if text.startswith(_COMMANDS) else "")
+    return wrapped(text, "      ", "        ", " \\" if text.startswith(_COMMANDS) else "")
 
 
 def _wants_colour(stream: TextIO) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import struct
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tracer.cli import backends, facts
+from tracer.cli.absent import absent
 from tracer.cli.backends import BACKENDS, BROKERED, EBPF, LADDER
 from tracer.cli.clock import Clock
 from tracer.cli.coverage import coverage_record
@@ -87,6 +89,8 @@ class Live:
 
     def run(self) -> int:
         """Trace until the end that was asked for, a signal, or a closed output. Raises CommandError."""
+        for line in absent(self._options.filters):
+            _tell(line)
         self._rotation.start()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -237,17 +241,17 @@ class Live:
             stream.ledger(turn)
             stream.close()
             if not health.report(lost, engine.shown):
-                self._failure = f"{lost.backend} was lost while tracing: {'; '.join(lost.reasons)}"
+                self._failure = f"{lost.backend} was lost while tracing: {'; '.join(lost.reasons)}; start it again"
             return Exit.FAILURE
         stream.close()
         return status
 
-    def _user(self) -> Identity | None:
+    def _user(self, tell: Callable[[str], None] = lambda _: None) -> Identity | None:
         """Whom to run as. Raises CommandError."""
         options = self._options
         if options.sandbox is Mode.OFF:
             return None
-        return choose_user(options.user, writes_files=bool(self._outputs.files))
+        return choose_user(options.user, tell, writes_files=bool(self._outputs.files))
 
     def _sandbox(self, source: Source) -> Sandbox:
         """The confinement that was asked for. Raises CommandError."""
@@ -256,7 +260,7 @@ class Live:
             calls += on_descriptors("sendto recvmsg", self._worker.files.fd)
         if source.name == "netlink":
             calls += HEARING
-        plan = Plan(self._user(), calls=calls)
+        plan = Plan(self._user(_tell), calls=calls)
         return Sandbox(self._options.sandbox, plan, asked_for_user=self._options.user is not None)
 
     def _feed(self, stream: Stream, item: Input) -> None:

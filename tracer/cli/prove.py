@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any, Final
@@ -14,7 +15,7 @@ from tracer.confine.attest import POSSIBLE
 from tracer.confine.expected import expected
 from tracer.confine.plan import STRICT, Layer, Plan, State
 from tracer.confine.prove import SUCCEEDED, Proof, confined, prove
-from tracer.formats.text import visible
+from tracer.formats.text import wrapped
 
 __all__ = ["as_json", "command", "table"]
 
@@ -23,6 +24,8 @@ _NEEDS_ROOT: Final = (
 )
 _RESULTS: Final = ("holds", "absent", "unproven", "broken")
 _WORDS: Final = 43
+_CELLS: Final = 100  # the widest line, where there is no terminal that is narrower
+_REST: Final = " " * (_WORDS + 3)  # where a row goes on
 
 
 def command(*, json: bool) -> int:
@@ -47,10 +50,14 @@ def command(*, json: bool) -> int:
         found = as_json(_confined(), list(prove()))
     except OSError as error:
         raise CommandError(f"doctor --prove: {error.strerror or error}", Exit.FAILURE) from error
-    lines = [json_module.dumps(found)] if json else list(table(found))
+    lines = [json_module.dumps(found)] if json else list(table(found, _cells()))
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()
     return Exit.OK if found["as_expected"] else Exit.FAILURE
+
+
+def _cells() -> int:
+    return min(_CELLS, max(_CELLS // 2, shutil.get_terminal_size().columns)) if sys.stdout.isatty() else _CELLS
 
 
 def _confined() -> dict[str, Any]:
@@ -141,17 +148,22 @@ def _result(proof: Proof, abi: int) -> str:
     return "absent" if proof.absent and proof.escape.abi > abi else "broken"
 
 
-def table(found: dict[str, Any]) -> Iterator[str]:
-    """The report for people, line by line."""
+def table(found: dict[str, Any], cells: int = _CELLS) -> Iterator[str]:
+    """The report for people, line by line, each of at most ``cells``."""
+    for text in _table(found):
+        yield from wrapped(text, "", _REST if text.startswith(" ") else "  ", cells=cells)
+
+
+def _table(found: dict[str, Any]) -> Iterator[str]:
     abi = found["landlock_abi"]
     landlock = f"Landlock ABI {abi}" if abi else "no Landlock"
-    yield visible(f"tracer: the sandbox on {found['kernel']}, {landlock}")
+    yield f"tracer: the sandbox on {found['kernel']}, {landlock}"
     for layer, each in found["layers"].items():
         counts = found["counts"][layer]
         told = ", ".join(f"{count} {result}" for result, count in counts.items() if count)
         yield ""
         state = each["state"] if layer != Layer.USER else "with --user, or under sudo"
-        yield f"{layer}: {state}" + (f" ({visible(each['detail'])})" if each["detail"] else "") + f"; {told}"
+        yield f"{layer}: {state}" + (f" ({each['detail']})" if each["detail"] else "") + f"; {told}"
         for escape in found["escapes"]:
             if escape["layer"] == layer:
                 behind = f"  without {', '.join(escape['behind'])}" if escape["behind"] else ""

@@ -27,13 +27,17 @@ class Mode(enum.Enum):
     STRICT = "strict"
 
 
-def choose_user(asked: str | None, *, writes_files: bool) -> Identity | None:
+def choose_user(asked: str | None, tell: Callable[[str], None], *, writes_files: bool) -> Identity | None:
     """Whom to run as: who was asked for, who called sudo if only stdout is written, else nobody else (None).
 
     Raises CommandError.
     """
     if asked is None:
-        return None if writes_files else identity.behind_sudo(os.environ)
+        if writes_files:
+            return None
+        if identity.is_unclear(os.environ):
+            tell("sandbox: stays root: SUDO_UID and SUDO_GID are not the numbers of a user and a group; give --user")
+        return identity.behind_sudo(os.environ)
     try:
         chosen = identity.named(asked)
     except IdentityError as error:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["NOBODY", "Identity", "IdentityError", "become", "behind_sudo", "home", "named"]
+__all__ = ["NOBODY", "Identity", "IdentityError", "become", "behind_sudo", "home", "is_unclear", "named"]
 
 NOBODY: Final = 65534
 """The user of many unrelated programs, who could then write what the tracer wrote."""
@@ -47,6 +47,12 @@ def behind_sudo(environment: Mapping[str, str]) -> Identity | None:
     if os.geteuid() != 0 or not (_is_id(uid) and _is_id(gid)) or uid == "0":
         return None
     return Identity(int(uid), int(gid))
+
+
+def is_unclear(environment: Mapping[str, str]) -> bool:
+    """Whether this runs as root through sudo, as it seems, but for whom can't be told."""
+    ids = [environment[name] for name in ("SUDO_UID", "SUDO_GID") if name in environment]
+    return os.geteuid() == 0 and bool(ids) and (len(ids) < 2 or not all(map(_is_id, ids)))
 
 
 def _is_id(text: str) -> bool:

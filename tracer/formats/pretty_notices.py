@@ -16,6 +16,21 @@ LOUD: Final = "loud"  # something is missing: must not be overlooked
 QUIET: Final = "quiet"  # all is well, said again
 
 
+_MISSED: Final = {
+    "processes": "processes forgotten in a full table",
+    "flows": "connections forgotten in a full table",
+    "unreadable": "how often probes were skipped can't be read",
+    "polls": "looks that came late",
+    "failed_connects": "failed connects not told",
+    "failed_or_reset_unseen": "failed or reset connections never seen",
+    "sock_diag_overruns": "times that ends of sockets found no room",
+    "unheard_ends": "ends of sockets found out later",
+    "exits_of_unknown": "exits of processes that nothing was known of",
+    "sockets_beyond_table": "sockets that a full table did not take",
+}
+"""What is counted beside the programs that the kernel skipped, in words."""
+
+
 def _listed(value: object) -> str:
     """Names or sentences, however they came: a list of them, or the keys of a mapping."""
     if isinstance(value, str):
@@ -136,9 +151,12 @@ def _ledger(body: Mapping[str, Any], _session: Session, _offset: int) -> tuple[s
         stages = _counts({f"at {stage}": count for stage, count in total.get("lost_by_stage", {}).items()})
         text += f" ({'; '.join([*parts, stages] if stages else parts)})" if parts or stages else ""
     missed = ledger.get("missed", {})
-    for what, counts in (("skipped by", missed.get("programs", {})), ("no room for", missed.get("map_full", {}))):
+    programs = {name: count for name, count in missed.get("programs", {}).items() if count}
+    skipped = {name: count for name, count in programs.items() if name not in _MISSED}
+    for what, counts in (("skipped by", skipped), ("no room for", missed.get("map_full", {}))):
         if any(counts.values()):
             text += f", {what} " + ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+    text += "".join(f", {_MISSED[name]}: {count:,}" for name, count in programs.items() if name in _MISSED)
     if ledger.get("balanced") is False:
         text += ", DOES NOT BALANCE"
     if missed.get("gaps"):

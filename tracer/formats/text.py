@@ -232,3 +232,26 @@ def errno_words(number: int) -> str:
     """Return what an errno means, in words that go into a sentence: ``no such file or directory``."""
     words = os.strerror(number) if number in _ERRNO_NAMES else "unknown error"
     return words if words[1:2].isupper() else words[:1].lower() + words[1:]
+
+
+def wrapped(text: str, first: str, rest: str, end: str = "", cells: int = 100) -> list[str]:
+    """Text in lines of at most ``cells``, broken at blanks, each but the last with ``end`` behind it.
+
+    Lines begin with ``first``, then with ``rest``. A word that is too long for a line is cut; with an ``end`` it goes
+    on at the margin, where a shell joins it again.
+    """
+    lines: list[str] = []
+    line, fresh = first, True
+    for word in visible(text).split(" "):
+        if not fresh and width(line) + 1 + width(word) > cells - len(end):
+            lines.append(line.rstrip() + end)
+            line, fresh = rest, True
+        line += word if fresh else f" {word}"
+        fresh = False
+        while width(line) > cells - len(end):
+            at = len(line)
+            while width(line[:at]) > cells - len(end):
+                at -= 1
+            lines.append(line[:at] + end.strip())
+            line = ("" if end else rest) + line[at:]
+    return [*lines, line]
