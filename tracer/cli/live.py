@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import struct
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,10 +21,10 @@ from tracer.cli.outputs import Outputs
 from tracer.cli.rotation import Rotation
 from tracer.cli.sandbox import Mode, Sandbox, choose_user, confine_broker
 from tracer.cli.stream import Stream, make_format
+from tracer.cli.tell import tell
 from tracer.confine.identity import Identity
 from tracer.confine.plan import Plan
 from tracer.confine.seccomp_filter import HEARING, WORKER, on_descriptors
-from tracer.formats.text import visible
 from tracer.model import SOCKET_KINDS, Kind
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.order import RingRun
@@ -81,7 +80,7 @@ class Live:
         self._clock = Clock()
         self._worker: Worker | None = None  # where a broker is
         self._broker: dict[str, Any] = {}  # what is told of its confinement
-        self._rotation = Rotation(options.output, options.sandbox, _tell)
+        self._rotation = Rotation(options.output, options.sandbox, tell)
         self._outputs = Outputs(options.output, options.record, self._rotation)
         self._unprivileged: str | None = None  # why eBPF is not for this user
         self._lost = False
@@ -90,7 +89,7 @@ class Live:
     def run(self) -> int:
         """Trace until the end that was asked for, a signal, or a closed output. Raises CommandError."""
         for line in absent(self._options.filters):
-            _tell(line)
+            tell(line)
         self._rotation.start()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -126,7 +125,7 @@ class Live:
                     raise CommandError(str(error), Exit(error.code)) from error
                 steps[name] = str(error)
                 if self._unprivileged is None or error.code != Exit.PRIVILEGE:  # one line with the fix is enough
-                    _tell(f"not with {name}: {error}")
+                    tell(f"not with {name}: {error}")
                 if name in EBPF and error.code == Exit.PRIVILEGE:
                     self._unprivileged = str(error)
                 continue
@@ -149,10 +148,10 @@ class Live:
         self._rotation.is_confined()  # which is said once, and is to be known to every worker
 
         def confine() -> None:
-            self._broker = confine_broker(self._options.sandbox, plan, _tell)
+            self._broker = confine_broker(self._options.sandbox, plan, tell)
 
         try:
-            return Broker(ladder, ends=self._ends, begun=self._outputs.let_go, confine=confine, say=_tell).run()
+            return Broker(ladder, ends=self._ends, begun=self._outputs.let_go, confine=confine, say=tell).run()
         except OSError as refused:
             fix = "raise the limits on processes and open files (ulimit -u, ulimit -n)"
             raise CommandError(f"can't start a worker: {refused.strerror}; {fix}", Exit.FAILURE) from refused
@@ -225,7 +224,7 @@ class Live:
         self._follow(source, engine, stream)
         if options.sandbox is not Mode.OFF:
             source.seal()
-        confined = sandbox.enter(_tell, lambda first: self._rotation.is_confined() and stream.start(first))
+        confined = sandbox.enter(tell, lambda first: self._rotation.is_confined() and stream.start(first))
         broker = {"broker": self._broker} if self._worker else {}
         self._feed(stream, Confined(boottime(), confined | broker | self._rotation.record))
         if found is not None:
@@ -260,7 +259,7 @@ class Live:
             calls += on_descriptors("sendto recvmsg", self._worker.files.fd)
         if source.name == "netlink":
             calls += HEARING
-        plan = Plan(self._user(_tell), calls=calls)
+        plan = Plan(self._user(tell), calls=calls)
         return Sandbox(self._options.sandbox, plan, asked_for_user=self._options.user is not None)
 
     def _feed(self, stream: Stream, item: Input) -> None:
@@ -302,7 +301,7 @@ class Live:
     def _tell_ready(self, coverage: Coverage) -> None:
         blind = len(coverage.refused.keys() - {"fexit"})  # for that one tracepoints stand in
         told = f"; {blind} hook(s) refused, see the coverage record" if blind else ""
-        _tell(f"ready, watching with {coverage.backend}{told}; Ctrl-C ends it")
+        tell(f"ready, watching with {coverage.backend}{told}; Ctrl-C ends it")
 
     # The loop.
 
@@ -394,15 +393,6 @@ class Live:
             missed = source.missed()
         now = boottime()
         return Turn(now, self._clock.offset(), now, _runs(runs), tallies, True, True, missed)
-
-
-def _tell(line: str) -> None:
-    try:
-        if sys.stderr is not None:  # None where it was closed at the start, as by 2>&-
-            sys.stderr.write(f"tracer: {visible(line)}\n")
-            sys.stderr.flush()
-    except OSError:
-        pass  # nobody listens; the stream goes on
 
 
 def _runs(runs: list[Run]) -> list[RingRun]:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer._click.exceptions import ClickException, UsageError
@@ -16,6 +16,9 @@ from tracer import __version__
 from tracer.cli import options
 from tracer.cli.errors import CommandError, Exit
 from tracer.formats.text import visible
+
+if TYPE_CHECKING:
+    from tracer.cli.sandbox import Mode
 
 __all__ = ["app", "run"]
 
@@ -36,6 +39,10 @@ Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="write to a file instead of stdout", metavar="FILE")
 ]
 FailOnLoss = Annotated[bool, typer.Option("--fail-on-loss", help="exit with 5 unless the ledger says complete")]
+NoSandbox = Annotated[bool, typer.Option("--no-sandbox", help="keep all power after the start")]
+SandboxStrict = Annotated[
+    bool, typer.Option("--sandbox-strict", help="exit with 6 unless every layer of the sandbox is on")
+]
 Words = list[str] | None
 
 
@@ -45,6 +52,15 @@ def _format(name: str | None, json: bool) -> str | None:
     if name is not None and name not in ("pretty", "ecs"):
         raise CommandError(f"--format {name!r}: give pretty or ecs", Exit.USAGE)
     return "ecs" if json else name
+
+
+def _mode(no_sandbox: bool, strict: bool, user: str | None = None) -> Mode:
+    from tracer.cli.sandbox import Mode  # with all that it takes
+
+    if no_sandbox and (strict or user is not None):
+        other = "--sandbox-strict" if strict else "--user"
+        raise CommandError(f"--no-sandbox and {other} contradict each other: give one of them", Exit.USAGE)
+    return Mode.OFF if no_sandbox else Mode.STRICT if strict else Mode.BEST
 
 
 @app.command()
@@ -81,10 +97,8 @@ def live(
     ] = "auto",
     fail_on_loss: FailOnLoss = False,
     no_snapshot: Annotated[bool, typer.Option("--no-snapshot", help="leave out what was there before")] = False,
-    no_sandbox: Annotated[bool, typer.Option("--no-sandbox", help="keep all power after the start")] = False,
-    sandbox_strict: Annotated[
-        bool, typer.Option("--sandbox-strict", help="exit with 6 unless every layer of the sandbox is on")
-    ] = False,
+    no_sandbox: NoSandbox = False,
+    sandbox_strict: SandboxStrict = False,
     user: Annotated[str | None, typer.Option(help="run as this user after the start", metavar="USER")] = None,
 ) -> None:
     """Watch processes and what they send and receive, as it happens.
@@ -92,14 +106,10 @@ def live(
     Examples: tracer live --port 443 -- tracer live --pid 4242 --children -- tracer live --json | jq .process.name
     """
     from tracer.cli import live as command
-    from tracer.cli.sandbox import Mode
 
     if backend not in command.BACKENDS:
         raise CommandError(f"--backend {backend!r}: give one of {', '.join(command.BACKENDS)}", Exit.USAGE)
-    if no_sandbox and (sandbox_strict or user is not None):
-        other = "--sandbox-strict" if sandbox_strict else "--user"
-        raise CommandError(f"--no-sandbox and {other} contradict each other: give one of them", Exit.USAGE)
-    mode = Mode.OFF if no_sandbox else Mode.STRICT if sandbox_strict else Mode.BEST
+    mode = _mode(no_sandbox, sandbox_strict, user)
     if hooks not in command.HOOKS:
         raise CommandError(f"--hooks {hooks!r}: give one of {', '.join(command.HOOKS)}", Exit.USAGE)
     asked = command.Options(
@@ -138,11 +148,14 @@ def replay(
     json: Json = False,
     output: Output = None,
     fail_on_loss: FailOnLoss = False,
+    no_sandbox: NoSandbox = False,
+    sandbox_strict: SandboxStrict = False,
 ) -> None:
     """Give the output of a recorded session again."""
     from tracer.cli import replay as command
 
-    raise typer.Exit(int(command.replay(file, _format(form, json), output, fail_on_loss=fail_on_loss)))
+    mode = _mode(no_sandbox, sandbox_strict)
+    raise typer.Exit(int(command.replay(file, _format(form, json), output, fail_on_loss=fail_on_loss, mode=mode)))
 
 
 @app.command()

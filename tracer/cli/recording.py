@@ -12,7 +12,7 @@ from tracer.cli.errors import CommandError, Exit
 from tracer.pipeline.turns import FRAME, FRAME_MOST, MAGIC, Input, RecordingError, pack, unpack
 from tracer.sinks.output import OutputError, open_file
 
-__all__ = ["Recording", "items"]
+__all__ = ["Recording", "begin", "items"]
 
 
 class Recording:
@@ -69,18 +69,21 @@ def _whole(file: BinaryIO) -> int:
     return end
 
 
-def items(path: Path) -> Iterator[Input]:
-    """The inputs that a recording holds. Raises RecordingError, OSError."""
-    with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise RecordingError("not a recording of tracer (made by tracer live --record)")
-        while head := file.read(FRAME.size):
-            if len(head) < FRAME.size:
-                raise RecordingError("cut in the middle of a frame")
-            kind, length = FRAME.unpack(head)
-            if length > FRAME_MOST:
-                raise RecordingError(f"a frame of {length} bytes: changed")
-            content = file.read(length)
-            if len(content) < length:
-                raise RecordingError("cut in the middle of a frame")
-            yield unpack(kind, content)
+def begin(file: BinaryIO) -> None:
+    """Read the beginning of a recording, and nothing that anybody has chosen. Raises RecordingError, OSError."""
+    if file.read(len(MAGIC)) != MAGIC:
+        raise RecordingError("not a recording of tracer (made by tracer live --record)")
+
+
+def items(file: BinaryIO) -> Iterator[Input]:
+    """The inputs that a recording holds behind its beginning. Raises RecordingError, OSError."""
+    while head := file.read(FRAME.size):
+        if len(head) < FRAME.size:
+            raise RecordingError("cut in the middle of a frame")
+        kind, length = FRAME.unpack(head)
+        if length > FRAME_MOST:
+            raise RecordingError(f"a frame of {length} bytes: changed")
+        content = file.read(length)
+        if len(content) < length:
+            raise RecordingError("cut in the middle of a frame")
+        yield unpack(kind, content)

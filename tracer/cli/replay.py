@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from tracer.cli import facts
 from tracer.cli.errors import CommandError, Exit
-from tracer.cli.recording import items
+from tracer.cli.recording import begin, items
+from tracer.cli.sandbox import Mode, Sandbox, choose_user
 from tracer.cli.stream import Stream, make_format, open_output
+from tracer.cli.tell import tell
+from tracer.confine.plan import Plan
+from tracer.confine.seccomp_filter import WORKER, on_descriptors
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.moves import UPDATE_NS
 from tracer.pipeline.turns import Input, RecordingError, Start, Turn
 from tracer.pipeline.view import Filters
 from tracer.probes.records import DecodeError
+from tracer.sinks.output import is_terminal
 
 __all__ = ["replay"]
 
 
-def replay(path: Path, form: str | None, output: Path | None, *, fail_on_loss: bool = False) -> Exit:
-    """Write the lines that the recorded session wrote, in any format. Raises CommandError."""
+def replay(
+    path: Path, form: str | None, output: Path | None, *, fail_on_loss: bool = False, mode: Mode | None = None
+) -> Exit:
+    """Write the lines that the recorded session wrote, in any format. Raises CommandError.
+
+    This process is confined for ever before it reads what is recorded, unless ``mode`` is None.
+    """
     try:
         if output is not None and output.exists() and output.samefile(path):
             raise CommandError(f"{path} would be overwritten: name another file with --output", Exit.FAILURE)
-        complete = _play(path, form, output)
+        with path.open("rb") as file:
+            begin(file)
+            fd, name = open_output(output, keep=True)
+            if mode is not None:
+                _confine(mode, form, fd, writes_files=output is not None and str(output) != "-")
+            complete = _play(file, form, fd, name)
     except OSError as error:
         raise CommandError(f"can't read {path}: {error.strerror}", Exit.FAILURE) from error
     except (RecordingError, DecodeError) as error:
@@ -33,13 +51,22 @@ def replay(path: Path, form: str | None, output: Path | None, *, fail_on_loss: b
     return Exit.LOSS if fail_on_loss and not complete else Exit.OK
 
 
-def _play(path: Path, form: str | None, output: Path | None) -> bool:
+def _confine(mode: Mode, form: str | None, fd: int, *, writes_files: bool) -> None:
+    """Leave this process what is open, and the power to cut the output before the first line."""
+    if form == "pretty" or is_terminal(fd):
+        import tracer.formats.pretty  # noqa: F401  # nothing can be imported later
+    plan = Plan(choose_user(None, tell, writes_files=writes_files), calls=WORKER + on_descriptors("ftruncate", fd))
+    Sandbox(mode, plan).enter(tell, lambda prove: prove())
+
+
+def _play(file: BinaryIO, form: str | None, fd: int, name: str) -> bool:
     """Write the lines, those before a bad frame too; whether every session in it was complete."""
-    found = items(path)
+    found = items(file)
     start = next(found, None)
     if not isinstance(start, Start):
         raise RecordingError("it has no beginning")
-    fd, name = open_output(output)
+    with suppress(OSError):  # what is no file can't be cut
+        os.ftruncate(fd, 0)
     complete = True
     while start is not None:
         whole, start = _play_session(start, found, form, fd, name)

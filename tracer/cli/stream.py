@@ -145,14 +145,14 @@ def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
-def open_output(path: Path | None) -> tuple[int, str]:
-    """The descriptor to write to, and its name. Raises CommandError."""
+def open_output(path: Path | None, *, keep: bool = False) -> tuple[int, str]:
+    """The descriptor to write to, and its name; ``keep`` what is in a file. Raises CommandError."""
     if path is None or str(path) == "-":
         if sys.stdout is None:
             raise CommandError("stdout is closed: name a file with --output", Exit.FAILURE)
         return sys.stdout.fileno(), "stdout"
     try:
-        return open_file(path), str(path)
+        return open_file(path, keep=keep), str(path)
     except OutputError as error:
         raise CommandError(str(error), Exit.FAILURE) from error
 

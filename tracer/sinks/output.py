@@ -30,14 +30,14 @@ class Batch(NamedTuple):
     kinds: Counter[int]
 
 
-def open_file(path: Path, mode: int = 0o640, *, option: str = "--output") -> int:
-    """Open a file for writing from its start, never through a symbolic link. Raises OutputError.
+def open_file(path: Path, mode: int = 0o640, *, option: str = "--output", keep: bool = False) -> int:
+    """Open a file for writing, never through a symbolic link, and empty it unless ``keep``. Raises OutputError.
 
     ``option`` is what names it on the command line. A named pipe needs a reader: to wait for one could last for ever,
     and no signal would end it, as os.open() goes on after one. Who cuts the file meanwhile gets no hole in it.
     """
     try:
-        fd = os.open(path, _FLAGS | os.O_TRUNC, mode)
+        fd = os.open(path, _FLAGS if keep else _FLAGS | os.O_TRUNC, mode)
     except OSError as refused:
         if refused.errno == errno.ELOOP:
             raise OutputError(f"{path} is a symbolic link: name the file itself, or - for stdout") from refused
