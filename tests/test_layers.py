@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "tracer"
 RANKS = {
     "tracer": 0,  # the package itself: the version and nothing else
     "model": 1,
+    "names": 2,
     "probes": 2,
     "confine": 3,  # knows the names of capabilities
     "fallback": 4,  # tells what the probes would, in their records
