@@ -115,7 +115,7 @@ class _Reader:
 
 
 class _Packet(NamedTuple):
-    """A packet with a long header: where it begins, its number and its end, and whether the capture has all of it."""
+    """A packet with a long header: where it begins, its number and its end, which the capture may not have."""
 
     version: int
     type: int
@@ -123,7 +123,6 @@ class _Packet(NamedTuple):
     begin: int
     number_at: int
     end: int
-    whole: bool
 
 
 def _packet(data: bytes, begin: int) -> _Packet | None:
@@ -145,8 +144,7 @@ def _packet(data: bytes, begin: int) -> _Packet | None:
     if kind == 0:
         reader.take(reader.varint())  # the token
     size = reader.varint()
-    end = reader.at + size
-    return _Packet(version, kind, connection, begin, reader.at, min(end, len(data)), end <= len(data))
+    return _Packet(version, kind, connection, begin, reader.at, reader.at + size)
 
 
 def _opened(data: bytes, packet: _Packet, keys: Keys) -> bytes | None:
@@ -156,7 +154,7 @@ def _opened(data: bytes, packet: _Packet, keys: Keys) -> bytes | None:
     """
     at = packet.number_at
     sample = data[at + 4 : at + 4 + _SAMPLE]  # RFC 9001, 5.4.2
-    if len(sample) < _SAMPLE or at + 4 + _SAMPLE > packet.end:
+    if len(sample) < _SAMPLE or packet.end < at + 4 + _TAG:
         return None
     mask = Cipher(AES(keys.header), ECB()).encryptor().update(sample)  # noqa: S305  one block, as 5.4.3 has it
     first = data[packet.begin] ^ mask[0] & 0x0F
@@ -165,17 +163,16 @@ def _opened(data: bytes, packet: _Packet, keys: Keys) -> bytes | None:
     header = bytes([first]) + data[packet.begin + 1 : at] + number
     # The first packets of a connection: their number is what its truncated form says (RFC 9000, 17.1).
     nonce = (int.from_bytes(keys.iv, "big") ^ int.from_bytes(number, "big")).to_bytes(12, "big")
-    sealed = data[at + size : packet.end]
-    if packet.whole:
+    if packet.end <= len(data):
         try:
-            return AESGCM(keys.key).decrypt(nonce, sealed, header)
+            return AESGCM(keys.key).decrypt(nonce, data[at + size : packet.end], header)
         except InvalidTag:
             return None
     # GCM encrypts with AES in counter mode from 2 on (NIST SP 800-38D, 7.1).
-    return Cipher(AES(keys.key), CTR(nonce + b"\0\0\0\2")).decryptor().update(sealed)
+    return Cipher(AES(keys.key), CTR(nonce + b"\0\0\0\2")).decryptor().update(data[at + size : packet.end - _TAG])
 
 
-def _crypto(payload: bytes, whole: bool) -> tuple[dict[int, bytes], bool]:
+def _crypto(payload: bytes) -> tuple[dict[int, bytes], bool]:
     """What the CRYPTO frames of an Initial carry, by offset, and whether something is not as it should be.
 
     RFC 9000, 12.4 has the frames that may be there.
@@ -195,13 +192,13 @@ def _crypto(payload: bytes, whole: bool) -> tuple[dict[int, bytes], bool]:
                 if len(piece) > len(pieces.get(offset, b"")):
                     pieces[offset] = piece
                 if len(piece) < size:
-                    return pieces, whole
+                    return pieces, True
             elif kind in {_ACK, _ACK_ECN}:
                 _skip_ack(reader, kind)
             else:
                 return pieces, kind != _CLOSE
     except _EndError:
-        return pieces, whole
+        return pieces, True
     return pieces, True
 
 
@@ -234,8 +231,11 @@ class Initials:
         """Whether nothing more will be looked at."""
         return self._complete or self.datagrams >= DATAGRAMS_MOST
 
-    def add(self, data: bytes) -> None:
-        """Take in one datagram, or several that went to the kernel as one; what is no Initial is passed over."""
+    def add(self, data: bytes, whole: bool = True) -> None:
+        """Take in one datagram, or several that went to the kernel as one; what is no Initial is passed over.
+
+        ``whole`` is False when the capture has only its first bytes.
+        """
         if self.spent:
             return
         self.datagrams += 1
@@ -243,7 +243,7 @@ class Initials:
         with suppress(_EndError):
             for _ in range(PACKETS_MOST):
                 packet = _packet(data, begin)
-                if packet is None:
+                if packet is None or (whole and packet.end > len(data)):
                     return
                 if packet.type == 0:
                     self._initial(data, packet)
@@ -270,9 +270,11 @@ class Initials:
             payload = _opened(data, packet, keys)
             if payload is None:
                 continue
-            pieces, malformed = _crypto(payload, packet.whole)
-            if not packet.whole and not self.version and pieces.get(0, b"")[:1] != _CLIENT_HELLO:
-                return  # noise, or nothing that it could be told from
+            pieces, malformed = _crypto(payload)
+            if packet.end > len(data):
+                if not self.version and pieces.get(0, b"")[:1] != _CLIENT_HELLO:
+                    return  # noise, or nothing that it could be told from
+                malformed = False  # it ends somewhere
             if len(self._keys) < _KEYS_MOST:
                 self._keys[connection] = keys
             self.version = self.version or packet.version

@@ -132,7 +132,7 @@ class _Datagrams:
         """Take in a datagram, and return whether it is the last one that is looked at."""
         data = piece.data[:BYTES_MOST]
         self.size += len(data)
-        self.initials.add(data)
+        self.initials.add(data, len(data) >= piece.length)
         return self.initials.spent
 
     def found(self, last: bool) -> tuple[list[tuple[str, _Facts]], bool]:
