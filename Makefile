@@ -17,7 +17,7 @@ AS_ROOT = $(SUDO) $(if $(SUDO),$(if $(NO_COLOR),env NO_COLOR=1))
 ARCH := $(or $(TRACER_ARCH),$(shell uname -m))
 OBJECTS := $(patsubst bpf/%.bpf.c,tracer/probes/objects/$(ARCH)/%.bpf.o,$(wildcard bpf/*.bpf.c))
 
-.PHONY: help setup setup-tests live bpf test lint matrix check-attribution check-backends bench wheel clean
+.PHONY: help setup setup-tests live bpf test lint matrix check-attribution check-backends fuzz bench wheel clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -60,6 +60,9 @@ check-attribution: setup-tests ## compare 10,007 short connections with what the
 
 check-backends: setup-tests ## how much each backend tells of 1,009 processes that live from 1 ms to 2 s
 	@$(AS_ROOT) $(VENV)/python -m scripts.attribution.backends $(ARGS)
+
+fuzz: setup-tests ## give the parsers of DNS, TLS, HTTP and QUIC a million hostile inputs (TRACER_FUZZ_INPUTS)
+	@$(VENV)/python -m tests.names.fuzz $(ARGS)
 
 bench: setup-tests ## measure the cost of tracing beside other tools
 	@$(AS_ROOT) $(VENV)/python -m scripts.bench $(ARGS)

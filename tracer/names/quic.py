@@ -296,6 +296,5 @@ class Initials:
         for offset in sorted(self._pieces):
             if offset > len(joined):
                 break
-            piece = self._pieces[offset]
-            joined[offset : offset + len(piece)] = piece
+            joined += self._pieces[offset][len(joined) - offset :]
         return bytes(joined)
