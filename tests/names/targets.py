@@ -135,13 +135,12 @@ def _sealed(data: bytes) -> None:
         _bounded(initials)
     if packets == 1 and len(datagrams) == 2:
         hello = initials.hello()
+        name = hello.server_name if hello is not None else b""
         for length in _cuts(datagrams[1]):
             initials = quic.Initials()
             initials.add(datagrams[1][:length], whole=False)
             part = initials.hello()
-            _must(
-                part is None or (hello is not None and part.server_name in {b"", hello.server_name}), "name of a part"
-            )
+            _must(part is None or part.server_name in {b"", name}, "name of a part")
 
 
 def _bounded(initials: quic.Initials) -> None:
