@@ -38,7 +38,8 @@ from tracer.model import (
     ProcessExited,
     Role,
 )
-from tracer.pipeline import cgroups, flows, order, processes
+from tracer.names import recognise, tls
+from tracer.pipeline import cgroups, flows, names, order, processes
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.ledger import Ledger, Loss
 from tracer.pipeline.view import Filters
@@ -327,7 +328,9 @@ def test_limits_are_documented() -> None:
     cuts += [c_constant(name) for name in ("CGROUP_DEPTH", "CGROUP_BYTES")]
     tables = [processes.LIVING_MOST, processes.EXITED_MOST, flows.FLOWS_MOST, cgroups.KNOWN_MOST]
     tables.append(c_constant("sockets", "bpf/socket.bpf.h"))
-    assert told == [*tables, QUEUE_MOST, LINE_MOST, *cuts, c_constant("OVERFLOW_BYTES", "bpf/common.bpf.h")]
+    named = [recognise.FLOWS_MOST, names.ADDRESSES_MOST, names.OF_PROCESS_MOST, tls.NAME_MOST]
+    assert told == [*tables, QUEUE_MOST, LINE_MOST, *cuts, *named, c_constant("OVERFLOW_BYTES", "bpf/common.bpf.h")]
+    assert f"{recognise.KEPT_MOST:,} bytes" in (ROOT / "docs/design.md").read_text()
     text = " ".join(EVENTS.read_text().split())
     for number in (LINE_MOST, *cuts[1:4], cuts[5], c_constant("FAILED_ARGS") - 1):
         assert f"{number:,} " in text, number

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from tests.names import makers
+from tests.names.make_corpus import CORPUS
 from tracer.names import dns, http, tls
 from tracer.names.recognise import BYTES_MOST, FLOWS_MOST, KEPT_MOST, PIECES_MOST, Named, Piece, Recogniser
 
@@ -213,6 +214,37 @@ def test_many_flows() -> None:
     small = Recogniser(with_quic=False)
     assert fed(small, [item for flow in range(5000) for item in pieces(b"G", flow=flow)]) == []
     assert len(small) == FLOWS_MOST
+
+
+# Read the whole corpus with nothing loaded but what a Recogniser loads, and tell what is opened or imported then.
+CONFINED = """
+import sys
+from pathlib import Path
+from tracer.names import dns, http, tls
+from tracer.names.recognise import Recogniser
+
+Recogniser()
+from tracer.names import quic
+corpus = [path.read_bytes() for path in Path(sys.argv[1]).rglob("*/*")]
+late = []
+sys.addaudithook(lambda event, args: late.append((event, args[0])) if event in {"open", "import"} else None)
+for data in corpus:
+    for parse in (dns.parse, tls.stream, tls.handshake, http.parse):
+        parse(data)
+    for datagram in dns.split(data)[0] + [data]:
+        for part, whole in ((datagram, True), (datagram[:-1] + b"x", True), (datagram[:600], False)):
+            initials = quic.Initials()
+            initials.add(part, whole)
+            initials.hello()
+print(len(corpus), *late)
+"""
+
+
+def test_nothing_is_loaded_later(pytester: pytest.Pytester) -> None:
+    """Once there is a Recogniser no parser opens or imports anything: a confined process could not."""
+    files = len(list(CORPUS.rglob("*/*")))
+    assert files > 50
+    assert pytester.run(sys.executable, "-c", CONFINED, str(CORPUS)).outlines == [f"{files}"]
 
 
 def test_quic_is_loaded_only_when_wanted(pytester: pytest.Pytester) -> None:
