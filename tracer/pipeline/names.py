@@ -13,8 +13,8 @@ from tracer.names.dns import AAAA, CNAME, A, Answer, Message, Question
 
 __all__ = ["Heard", "Known", "NameTable"]
 
-ADDRESSES_MOST: Final = 16_384  # (namespace, process, address): some 10 MB when full
-OF_PROCESS_MOST: Final = 4096  # of one process, so that it can't push out those of all others
+ADDRESSES_MOST: Final = 8192  # (namespace, process, address): some 7 MB when full
+OF_PROCESS_MOST: Final = 2048  # of one process, so that it can't push out those of all others
 HOLDERS_MOST: Final = 64  # processes that one address is remembered for
 QUESTIONS_MOST: Final = 4096
 RESOLVERS_MOST: Final = 1024
@@ -28,6 +28,7 @@ _QUESTION_HOLD: Final = 60 * _NS  # for longer no resolver waits
 _QUERY: Final = 0
 _NOERROR: Final = 0
 _ADDRESS_TYPES: Final = frozenset({A, AAAA})
+_IN: Final = 1  # the class of the Internet; in others an address is something else
 _LOCAL: Final = b".local"  # the names that are mDNS's (RFC 6762, 3)
 
 
@@ -162,7 +163,7 @@ class NameTable:
 
     def _learn(self, event: Heard, names: Iterable[bytes]) -> None:
         """Follow each name to its addresses. What no name leads to is not believed."""
-        answers = event.message.answers
+        answers = [answer for answer in event.message.answers if answer.class_ == _IN]
         aliases = {answer.name.lower(): answer for answer in answers if answer.type == CNAME}
         for name in names:
             chain: list[bytes] = []
