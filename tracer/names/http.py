@@ -74,8 +74,9 @@ def parse(data: bytes) -> Request | None:
     begun = _cut_line(data)
     if begun is None or begun[1] not in _METHODS:
         return None
-    absolute = _absolute(begun[2])
-    return _request(begun[1], absolute[1] if absolute and absolute[2] else None, "1.1", True, False)
+    absolute = _absolute(begun[2]) if begun[1] != b"CONNECT" else None
+    host = absolute[1] if absolute is not None and absolute[2] else None  # without what ends it the host may go on
+    return _request(begun[1], host, "1.1", True, False)
 
 
 def _host_line(data: bytes, at: int) -> tuple[bytes | None, bool, bool]:
