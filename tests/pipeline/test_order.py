@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests import wire
 from tracer.model import Kind
 from tracer.pipeline.order import Order, RingRun
-from tracer.probes.records import CPU, KIND, KIND_AT, RING, SEQ, TIME
+from tracer.probes.records import CPU, KIND, KIND_AT, RING, SEQ, TIME, Record
 
 SLACK = 1000
 
@@ -18,9 +18,22 @@ def numbered(time: int, seq: int, cpu: int = 0, ring: int = 0) -> bytes:
     return wire.forked(time=time, seq=seq, cpu=cpu, ring=ring)
 
 
+def as_it_is(record: Record, _late: bool) -> Record:
+    """A handler that makes nothing of a record."""
+    return record
+
+
+AS_THEY_ARE = [as_it_is] * len(Kind)
+
+
+def decoded(order: Order, drained_at: int | None) -> list[Record]:
+    """What is released now."""
+    return order.handled(order.release(drained_at)[0], AS_THEY_ARE)
+
+
 def times(order: Order, drained_at: int | None) -> list[int]:
     """The times of what is released now."""
-    return [record[TIME] for record in order.decoded(order.release(drained_at)[0])]
+    return [record[TIME] for record in decoded(order, drained_at)]
 
 
 def test_merges_rings_of_several_cpus() -> None:
@@ -178,7 +191,7 @@ def test_any_interleaving_comes_out_in_time_order(
             items = [numbered(time, seq, cpu, ring) for _, time, cpu, ring, seq in ready if (cpu, ring) == place]
             order.add(wire.ring_run(*items, cpu=place[0], ring=place[1]))
         released, late = order.release(now)
-        records = list(order.decoded(released))
+        records = order.handled(released, AS_THEY_ARE)
         assert late == 0
         seen += [(record[TIME], record[CPU], record[RING], record[SEQ]) for record in records]
         if now is not None:
@@ -231,7 +244,7 @@ def test_any_bytes_are_records_or_undecodable(payloads: list[bytes], kind: int) 
     order = Order(SLACK)
     items = [item[:KIND_AT] + bytes([kind]) + item[KIND_AT + 1 :] if i % 2 else item for i, item in enumerate(payloads)]
     order.add(wire.ring_run(*items))
-    records = list(order.decoded(order.release(None)[0]))
+    records = decoded(order, None)
     assert len(records) + order.undecodable.total() == len(payloads)
     assert all(record[KIND] in set(Kind) for record in records)
 

@@ -153,10 +153,10 @@ class Engine:
             order.add(run)
         released, late = order.release(None if turn.last else turn.drained_at)
         ledger.late += late
-        yield self._shown([handlers[record[KIND]](record, True) for record in order.decoded(released[:late])])
+        if late:
+            yield self._shown(order.handled(released[:late], handlers, late=True))
         for begin in range(late, len(released), PORTION):
-            portion = order.decoded(released[begin : begin + PORTION])
-            yield self._shown([handlers[record[KIND]](record, False) for record in portion])
+            yield self._shown(order.handled(released[begin : begin + PORTION], handlers))
         ledger.tallies(turn.tallies)
         yield [self._loss_notice(loss, turn.now) for loss in ledger.losses(turn.now, turn.last)]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from operator import itemgetter
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from tracer.probes.records import DECODERS, KIND_AT, TIME, DecodeError, Record
 
@@ -20,6 +20,7 @@ _HEAD_SIZE: Final = 16
 _NEVER: Final = 1 << 64
 _LEVEL_SHIFT: Final = 62  # SEQ_LEVEL_SHIFT of bpf/tracer.h: a number is level << 62 | number in the level
 _NEXT_LEVEL: Final = 1 << _LEVEL_SHIFT
+_Made = TypeVar("_Made")
 Held = tuple[int, bytes, int]  # time, what the record is in, and where
 _head = struct.Struct("=QQ").unpack_from  # of struct header: time, seq
 _time = itemgetter(TIME)
@@ -138,19 +139,25 @@ class Order:
             self._cut = max(self._cut, released[-1][0])
         return released, late
 
-    def decoded(self, released: list[Held]) -> Iterator[Record]:
-        """The records, without those that can't be decoded: they are counted, by their kind's byte.
+    def handled(
+        self, released: list[Held], handlers: Sequence[Callable[[Record, bool], _Made]], *, late: bool = False
+    ) -> list[_Made]:
+        """What the handlers, by kind, make of the records; of those that can't be decoded the kind's byte is counted.
 
-        Taken one by one, they all come to lie in the same memory, which a processor has at hand.
+        One by one, so that all records come to lie in the same memory, which a processor has at hand.
         """
         decoders = DECODERS
+        made: list[_Made] = []
+        append = made.append
         for _, data, at in released:
             try:
-                record = decoders[data[at + KIND_AT]](data, at)  # type: ignore[misc]
+                kind = data[at + KIND_AT]
+                record = decoders[kind](data, at)  # type: ignore[misc]
             except (TypeError, IndexError, struct.error, DecodeError):
                 self.undecodable[data[at + KIND_AT] if at + KIND_AT < len(data) else 255] += 1
                 continue
-            yield record
+            append(handlers[kind](record, late))
+        return made
 
     @property
     def holds(self) -> bool:
