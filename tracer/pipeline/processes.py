@@ -27,7 +27,9 @@ __all__ = ["ProcessTable"]
 GRACE_NS: Final = 10_000_000_000  # how long an exited process is kept for what comes late
 EXITED_MOST: Final = 1024
 SWEEP_EVERY: Final = 128  # exits between two looks at who is to be forgotten
+NAMES_MOST: Final = 256  # sets of names that execs have in common
 _NO_PROGRAM: Final = int(Flag.NO_PROGRAM)
+_DETACHED: Final = int(Flag.DETACHED)
 LIVING_MOST: Final = 131_072  # four times the default pid_max of 32,768
 
 
@@ -39,6 +41,27 @@ def _comm(raw: bytes) -> bytes:
 def _path(components: bytes) -> bytes:
     """Join what the probe wrote from the leaf up, each component with its NUL; nothing is the root."""
     return b"/" + b"/".join(components.split(b"\0")[-2::-1])
+
+
+@lru_cache(NAMES_MOST)
+def _names(
+    data: bytes, exe: int, cwd: int, file: int, flags: int, inode: int
+) -> tuple[bytes, bytes, bytes, bytes]:
+    """Executable, directory, requested file and interpreter, of which ``data`` has the bytes one by one.
+
+    The same come again and again: whoever has the same ones shares them.
+    """
+    executable = b""
+    if exe:  # a memfd has one name, under no root
+        executable = data[:exe].rstrip(b"\0") if flags & _DETACHED else _path(data[:exe])
+    cwd += exe
+    file += cwd
+    return (
+        executable,
+        _path(data[exe:cwd]) if inode else b"",
+        data[cwd:file][:-1],
+        data[file:][:-1],
+    )
 
 
 def _same_start(one: int, other: int) -> bool:
@@ -57,7 +80,6 @@ class ProcessTable:
         self._exited: dict[tuple[int, int], Process] = {}
         self._order: deque[tuple[int, int]] = deque()  # of those who exited, by their exit
         self._sweep_at = SWEEP_EVERY
-        self._paths: dict[bytes, bytes] = {}
         self._cgroups = CgroupTable()
         self.clock = 0  # wall clock minus CLOCK_BOOTTIME of now, ns
         self.evicted = 0  # living ones that had to go because the table was full
@@ -68,9 +90,12 @@ class ProcessTable:
 
     def find(self, tgid: int, start: int) -> Process | None:
         """The process with this identity, if it is known."""
-        for process in (self._living.get(tgid), self._exited.get((tgid, start // NS_PER_TICK))):
-            if process is not None and (process.start == start or _same_start(process.start, start)):
-                return process
+        process = self._living.get(tgid)
+        if process is not None and (process.start == start or _same_start(process.start, start)):
+            return process
+        process = self._exited.get((tgid, start // NS_PER_TICK))
+        if process is not None and (process.start == start or _same_start(process.start, start)):
+            return process
         return None
 
     def owner(self, tgid: int, start: int, comm: bytes, uid: int, time: int, cgroup: int = 0) -> Process:
@@ -155,7 +180,9 @@ class ProcessTable:
         return process
 
     def _parent(self, tgid: int, start: int) -> Parent:
-        known = self.find(tgid, start)
+        known = self._living.get(tgid)
+        if known is None or known.start != start:
+            known = self.find(tgid, start)
         if known is None:
             return Parent(tgid, start, entity_id(self._boot, tgid, start), b"", b"")
         parent = known.as_parent
@@ -174,42 +201,31 @@ class ProcessTable:
 
     def executed(self, record: Record) -> Process:
         """A new image (struct exec_record), of a process that is known or not."""
-        data: bytes = record[-1]
-        inode, args_total, dev, argc, exe, cwd, file, interp, cgroup, args, _, _ = record[FACTS:]
-        cwd += exe
-        file += cwd
-        interp += file
-        cgroup += interp
+        inode, args_total, dev, argc, exe, cwd, file, interp, cgroup, _, _, data = record[FACTS:]
+        flags = record[FLAGS]
+        before = exe + cwd + file + interp
+        names = before + cgroup
+        executable, directory, requested, interpreter = _names(data[:before], exe, cwd, file, flags, inode)
         image = tuple.__new__(
             Image,
             (
                 record[TIME],
-                self._path(data[:exe], record[FLAGS]) if exe else b"",
-                self._path(data[exe:cwd], 0) if inode else b"",
-                data[cwd:file][:-1],
-                data[file:interp][:-1],
-                data[cgroup : cgroup + args],
+                executable,
+                directory,
+                requested,
+                interpreter,
+                data[names:],
                 argc,
                 args_total,
                 dev,
                 inode,
-                record[FLAGS],
+                flags,
             ),
         )
         within = None
-        if cgroup > interp or (inode and record[CGROUP]):  # nothing is the root, or that it is not known
-            within = self._cgroups.told(record[CGROUP], data[interp:cgroup], record[FLAGS])
+        if cgroup or (inode and record[CGROUP]):  # nothing is the root, or that it is not known
+            within = self._cgroups.told(record[CGROUP], data[before:names], flags)
         return self._stated(record, self.find(record[TGID], record[START]), image, None, within)
-
-    def _path(self, components: bytes, flags: int) -> bytes:
-        if flags & 1 << 11:  # a memfd: one name, under no root
-            return components.rstrip(b"\0")
-        path = self._paths.get(components)
-        if path is None:
-            if len(self._paths) >= EXITED_MOST:
-                self._paths.clear()
-            path = self._paths[components] = _path(components)
-        return path
 
     def exited(self, record: Record) -> Process:
         """A process ended; it is kept for the grace time."""

@@ -96,7 +96,9 @@ def _rest(data: bytes, at: int, size: int) -> bytes:
 
 def _exec(data: bytes, at: int) -> Record:
     record = _exec_head(data, at)
-    return (*record, _rest(data, at + _EXEC_SIZE, sum(record[-7:-1])))
+    begin = at + _EXEC_SIZE
+    end = begin + sum(record[-7:-1])
+    return (*record, data[begin:end] if end <= len(data) else _rest(data, begin, end - begin))
 
 
 def _exec_failed(data: bytes, at: int) -> Record:
