@@ -128,14 +128,23 @@ class Trace:
 
     `code` is the exit code it must end with; `prefix` is a command to run it under, which must start it as its only
     child; `form` is the output, "ecs" or "pretty". Afterwards there are `lines` (bytes, without the
-    line end), and for ECS `events` (all lines, in order) and `ledger` (the body of the last).
+    line end), and for ECS `events` (all lines, in order) and `ledger` (the body of the last). Where there are too many
+    for that, `keep` says what is kept of each event, None for nothing; `lines` is then empty.
     """
 
-    def __init__(self, *args: str, code: int = 0, prefix: Sequence[str] = (), form: str = "ecs") -> None:
+    def __init__(
+        self,
+        *args: str,
+        code: int = 0,
+        prefix: Sequence[str] = (),
+        form: str = "ecs",
+        keep: Callable[[Event], Event | None] | None = None,
+    ) -> None:
         self.args = args
         self.code = code
         self.prefix = prefix
         self.form = form
+        self.keep = keep
         self.lines: list[bytes] = []
         self.events: list[Event] = []
         self.ledger: dict[str, Any] = {}
@@ -218,13 +227,28 @@ class Trace:
         if failing:
             return  # the failure in the block says more than what came of the output
         assert self.returncode == self.code, f"exit code {self.returncode}, expected {self.code}:\n{self.stderr}"
+        if self.keep is not None:
+            self._read_few(self.keep)
+            return
         data = self.output.read_bytes()
         assert data.endswith(b"\n"), data[-200:]
         self.lines = data[:-1].split(b"\n")
         if self.form != "ecs":
             return
         self.events = [json.loads(line) for line in self.lines]
-        last = self.events[-1]
+        self._end_with(self.events[-1])
+
+    def _read_few(self, keep: Callable[[Event], Event | None]) -> None:
+        last: Event = {}
+        with self.output.open("rb") as lines:
+            for line in lines:
+                last = json.loads(line)
+                kept = keep(last)
+                if kept is not None:
+                    self.events.append(kept)
+        self._end_with(last)
+
+    def _end_with(self, last: Event) -> None:
         assert last["event"]["action"] == "tracer-ledger", shorten(last)
         self.ledger = last["tracer"]["ledger"]
         assert self.ledger["final"] is True, self.ledger

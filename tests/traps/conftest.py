@@ -34,13 +34,13 @@ def _program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         return _unpacked(tmp_path_factory.mktemp("trap-programs"))
     cache = request.config.pluginmanager.hasplugin("cacheprovider")
     place = request.config.cache.mkdir("trap-programs") if cache else tmp_path_factory.mktemp("trap-programs")
-    header = (compiling.PROGRAMS / "trap.h").read_bytes()
+    headers = [path.read_bytes() for path in sorted(compiling.PROGRAMS.glob("*.h"))]
     rules = Path(compiling.__file__).read_bytes()
     cc = compiling.compiler()
 
     def build(name: str) -> Path:
         source = compiling.PROGRAMS / f"{name}.c"
-        parts = [source.read_bytes(), header, rules, *map(str.encode, cc)]
+        parts = [source.read_bytes(), *headers, rules, *map(str.encode, cc)]
         key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
         executable = place / key / name
         if not executable.exists():

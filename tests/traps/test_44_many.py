@@ -1,0 +1,132 @@
+"""Trap 44: very many sockets at the same time, and very many flows."""
+
+import os
+from collections import Counter
+
+import pytest
+
+from tests.tracing import TEST_WITHIN_S, Event, value
+from tests.traps.checks import ACCEPTED, CLOSED, OPENED, Line, lines, only
+from tests.traps.conftest import MakeTrace, Start
+from tests.traps.flows import UPDATED
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(5 * TEST_WITHIN_S)]
+
+SOCKETS = 40_009
+# Of a machine with as much memory no less is asked for.
+ENOUGH = 4 << 30
+NETWORK = {OPENED, ACCEPTED, CLOSED, UPDATED, "connection-open"}
+
+
+def slim(event: Event) -> Event | None:
+    """What the comparison needs of an event: there are too many to keep them whole."""
+    action = event["event"]["action"]
+    if action not in NETWORK:
+        return None
+    ends = {name: {part: event[name].get(part) for part in ("port", "bytes")} for name in ("source", "destination")}
+    tracer = event["tracer"]
+    return {
+        "event": {"action": action},
+        "process": {"pid": value(event, "process.pid")},
+        "network": {"direction": event["network"].get("direction"), "transport": event["network"].get("transport")},
+        "tracer": {"netns": tracer["netns"], "socket": tracer["socket"], "flow": tracer.get("flow", tracer["socket"])},
+        **ends,
+    }
+
+
+def share(number: int) -> int:
+    """The bytes that a connection carries, by its number: what the program has too."""
+    return 1 + number % 1009
+
+
+def check_closes(truth: list[Line], events: list[Event]) -> None:
+    """Either end of every connection is closed once, by its process, with the connection's own number of bytes."""
+    workers = lines(truth, "connections")
+    assert len(workers) == 3
+    wanted = Counter(
+        (worker["pid"], direction, port, worker["port"], share(number))
+        for worker in workers
+        for number, port in enumerate(worker["ports"])
+        for direction in ("egress", "ingress")
+    )
+    netns = {worker["netns"] for worker in workers}
+    closed = [event for event in events if event["event"]["action"] == CLOSED and event["tracer"]["netns"] in netns]
+    # The client is the source of both.
+    told = Counter(
+        (
+            event["process"]["pid"],
+            event["network"]["direction"],
+            event["source"]["port"],
+            event["destination"]["port"],
+            event["source"]["bytes"],
+        )
+        for event in closed
+        if event["network"]["transport"] == "tcp"
+    )
+    assert sum(told.values()) == sum(wanted.values())
+    assert told == wanted, ((told - wanted).most_common(3), (wanted - told).most_common(3))
+
+
+def count_of(truth: list[Line]) -> int:
+    """How many sockets were open at once: all of them on a machine with enough memory."""
+    count: int = only(truth, "open")["sockets"]
+    if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >= ENOUGH:
+        assert count == SOCKETS
+    return count
+
+
+def test_sockets(trace: MakeTrace, start: Start) -> None:
+    """40,009 sockets are open before the first byte moves: each is known by then, and told with its own bytes."""
+    with trace("--buffer", "64M", "--event", "connect,accept,close", keep=slim) as seen, start("trap_44_many") as many:
+        many.wait_for("open")
+        many.go()
+        many.wait_for("closed")
+        many.go()
+        truth = many.finish()
+    seen.assert_complete()
+    count = count_of(truth)
+    check_closes(truth, seen.events)
+    workers = {worker["pid"] for worker in lines(truth, "connections")}
+    begun = Counter(event["event"]["action"] for event in seen.events if event["process"]["pid"] in workers)
+    assert begun[OPENED] == begun[ACCEPTED] == (count - 3) // 2
+
+
+def test_sockets_found(trace: MakeTrace, start: Start) -> None:
+    """The same sockets, all open before the tracer is started: found, and told at their ends with their own bytes."""
+    with start("trap_44_many") as many:
+        many.wait_for("open")
+        with trace("--buffer", "64M", "--event", "close", keep=slim) as seen:
+            many.go()
+            many.wait_for("closed")
+        many.go()
+        truth = many.finish()
+    seen.assert_complete()
+    count_of(truth)
+    check_closes(truth, seen.events)
+
+
+def test_peers(trace: MakeTrace, start: Start) -> None:
+    """100,003 peers of one socket: flows until there is room for no more, the bytes of the others counted as such.
+
+    All bytes that the kernel saw move are those of flows, or had no place, or were lost: to the byte.
+    """
+    with start("trap_44_many") as many:
+        many.wait_for("open")
+        many.go()
+        many.wait_for("closed")
+        with trace("--buffer", "64M", keep=slim) as seen:
+            many.go()
+            truth = many.finish()
+    peers = only(truth, "peers")
+    totals: dict[str, int] = {}
+    for event in seen.events:
+        if event["process"]["pid"] == peers["pid"] and event["network"]["transport"] == "udp":
+            totals[event["tracer"]["flow"]["id"]] = event["source"]["bytes"] or 0
+    counted = seen.ledger["bytes"]
+    assert counted["moved"] == sum(counted[term] for term in ("flows", "unplaced", "filtered", "lost")), counted
+    assert len(totals) <= peers["count"]
+    told = sum(totals.values())
+    assert told <= peers["sent"]
+    # What is not told of this process had no place; others of the machine may have bytes among those too.
+    assert peers["sent"] - told <= counted["unplaced"] + counted["filtered"] + counted["lost"], counted
+    assert told > 0
