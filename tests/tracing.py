@@ -113,7 +113,7 @@ def assert_complete(ledger: dict[str, Any]) -> None:
     assert ledger["final"] is True, ledger
     assert ledger["balanced"] is True, ledger
     # Short: what a report of many failures shows of one is its first line.
-    assert ledger["complete"] is True, f"missed: {ledger['missed']}, total: {ledger['total']}"
+    assert ledger["complete"] is True, f"missed: {ledger['missed']}, {ledger.get('bytes')}, total: {ledger['total']}"
     assert ledger["total"]["lost"] == 0, ledger
     assert ledger["by_kind"]
     for kind, terms in ledger["by_kind"].items():

@@ -5,7 +5,7 @@ import pytest
 from tests.tracing import ABSENT, find, one, shorten, value
 from tests.traps.checks import CLOSED, lines, only, skip_missing
 from tests.traps.conftest import MakeTrace, Run, Seen, see
-from tests.traps.flows import TELLING, check_flow, check_flows, check_no_strangers, fits, moved, telling
+from tests.traps.flows import TELLING, check_flow, check_flows, check_no_strangers, fits, moved, need_counting, telling
 
 pytestmark = pytest.mark.live
 
@@ -34,6 +34,7 @@ def test_relay(seen: Seen) -> None:
     """
     truth, events = seen
     skip_missing(truth, "sockmap")
+    need_counting(events)
     relay = only(truth, "relay")
     flows = lines(truth, "flow", label="relay-in") + lines(truth, "flow", label="relay-out")
     for line in flows:

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tests.tracing import TEST_WITHIN_S, Event, value
+from tests.tracing import NO_FACILITY, TEST_WITHIN_S, Event, value
 from tests.traps.checks import ACCEPTED, CLOSED, OPENED, Line, lines, only
 from tests.traps.conftest import MakeTrace, Start
 from tests.traps.flows import UPDATED
@@ -122,6 +122,8 @@ def test_peers(trace: MakeTrace, start: Start) -> None:
     for event in seen.events:
         if event["process"]["pid"] == peers["pid"] and event["network"]["transport"] == "udp":
             totals[event["tracer"]["flow"]["id"]] = event["source"]["bytes"] or 0
+    if "bytes" not in seen.ledger:
+        pytest.skip(f"{NO_FACILITY}count of what calls move, by this backend")
     counted = seen.ledger["bytes"]
     assert counted["moved"] == sum(counted[term] for term in ("flows", "unplaced", "filtered", "lost")), counted
     assert len(totals) <= peers["count"]

@@ -71,6 +71,9 @@ TITLES: Final = {
     47: "a fork bomb that would hide another's exec",
     48: "time namespaces, pids that wrap",
     49: "the tracer itself in a pid namespace",
+    50: "the same ports of UDP in two network namespaces",
+    51: "the first message of TLS, in pieces",
+    52: "sockets that several processes use at the same time",
     53: "control groups: by exec, moved, born there, hidden, too deep",
 }
 _PACKAGE: Final = Path(__file__).resolve().parent.parent

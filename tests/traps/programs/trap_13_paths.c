@@ -3,6 +3,7 @@
 #include "flows.h"
 
 #include <linux/errqueue.h>
+#include <stddef.h>
 #include <sys/sendfile.h>
 #include <sys/uio.h>
 
@@ -183,8 +184,8 @@ static void zerocopy_receive(void)
 
 		wait_readable(handle);
 		if (!able || getsockopt(handle, IPPROTO_TCP, 35 /* TCP_ZEROCOPY_RECEIVE */, &ask, &length) == -1 ||
-		    ask.copybuf_len <= 0)
-			break;
+		    length < offsetof(struct zerocopy_receive, flags) || ask.copybuf_len <= 0)
+			break; /* an older kernel fills in, and answers, but the beginning */
 		moved.received += (uint64_t)ask.copybuf_len + ask.length;
 		by_option += (uint64_t)ask.copybuf_len + ask.length;
 	}
