@@ -366,7 +366,7 @@ class Live:
     def _finish(self, source: Source, engine: Engine, stream: Stream) -> Exit:
         pending = only(source.sockets(), Kind.ATTEMPT) if not stream.broken else b""
         runs, tallies, settled = source.cut()
-        if not settled or source.moved() is not None:
+        if not settled or engine.flows.counted:
             source.detach()  # now nothing is under way any more, nor are bytes moved that nobody counts
             more, tallies, _ = source.cut()
             runs += more
