@@ -190,6 +190,7 @@ int BPF_PROG(datagram_queued, const struct sk_buff *skb)
 	if (again) {
 		if (seen.protocol != talk->protocol || seen.port != talk->port || !same_address(seen.peer, talk->peer))
 			return 0;
+		seen.named = talk->named;
 	}
 	seen.sk = (u64)sk;
 	seen.tid = tid;

@@ -19,6 +19,8 @@ struct talk {
 	u8 peer[16];
 	u32 protocol;
 	u32 local_known;
+	u32 named;		/* the caller named the peer, whatever the socket is connected to */
+	u32 reserved;
 };
 
 struct {
@@ -166,15 +168,18 @@ static __always_inline void map_ipv4(u8 *to, u32 address)
 
 #ifdef MAKES_PARTS
 
-/* The other end of a datagram: that of the socket if it is connected, else the one that this very
- * task has seen go by. Nothing is known of what waited for a neighbour's address. */
+/* The other end of a datagram: whom the caller named, else that of the socket if it is connected, else the
+ * one that this very task has seen go by. Nothing is known of what waited for a neighbour's address. */
 static __always_inline void find_peer(struct part_key *key, const struct sock *sk, struct talk *talk, const bool out,
 				      u16 family, u16 protocol, u16 sport, const bool typed)
 {
 	u32 tid = bpf_get_current_pid_tgid();
+	bool seen = talk && talk->tid == tid && talk->protocol == protocol;
 
 	if (family != AF_INET && family != AF_INET6)
 		return;
+	if (out && seen && talk->named && talk->sk == (u64)sk)
+		goto by_talk;
 	key->port = __builtin_bswap16(FIELD(typed, sk, __sk_common.skc_dport));
 	if (key->port) {
 		if (family == AF_INET)
@@ -183,10 +188,11 @@ static __always_inline void find_peer(struct part_key *key, const struct sock *s
 			bpf_core_read(key->peer, 16, &sk->__sk_common.skc_v6_daddr);
 		return;
 	}
-	if (!talk || talk->tid != tid || talk->protocol != protocol)
+	if (!seen)
 		return;
 	if (talk->sk ? talk->sk != (u64)sk : out || (talk->local_port && talk->local_port != sport))
 		return;
+by_talk:
 	key->port = talk->port;
 	((u64 *)key->peer)[0] = ((u64 *)talk->peer)[0];
 	((u64 *)key->peer)[1] = ((u64 *)talk->peer)[1];

@@ -26,6 +26,7 @@ static __always_inline int other_end(const struct bpf_sock_addr *ctx, const bool
 	talk->protocol = ctx->protocol;
 	talk->port = __builtin_bswap16(ctx->user_port);
 	talk->local_known = 0;
+	talk->named = out;
 	peer = (u32 *)talk->peer;
 	if (six) {
 		peer[0] = ctx->user_ip6[0];
