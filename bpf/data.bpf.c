@@ -38,7 +38,7 @@ int BPF_PROG(bytes_sent, const struct sock *sk, const int ret, const int flags)
 	if (sort == DATAGRAM)
 		datagram_moved(ctx, sk, family, ret, true, TYPED);
 	else if (ret)
-		stream_moved(ctx, sk, ret, true, TYPED);
+		stream_moved(ctx, sk, ret, true, false, TYPED);
 	return 0;
 }
 
@@ -53,7 +53,7 @@ int BPF_PROG(bytes_received, const struct sock *sk, const int ret, const int fla
 	if (sort == DATAGRAM)
 		datagram_moved(ctx, sk, family, ret, false, TYPED);
 	else if (ret && has_upper_layer(sk))
-		stream_moved(ctx, sk, ret, false, TYPED);
+		stream_moved(ctx, sk, ret, false, false, TYPED);
 	return 0;
 }
 

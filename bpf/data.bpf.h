@@ -32,13 +32,16 @@ struct {
 
 #ifdef MAKES_PARTS
 
-/* The mover of a connection's bytes, where that is the kernel itself, or a softirq on whatever task it has
- * interrupted: the owner is what is known then. The lock is held by whoever is in a call. */
-static __always_inline bool not_by_current(const struct sock *sk, const bool typed)
+/* Whether it is no process that moves a connection's bytes: then they are its owner's. What sends runs in a call, or in
+ * a thread of the kernel (sockmaps); what takes out of the queue also in a softirq, on whatever task that has
+ * interrupted. The socket is locked by whoever takes in a call, and no more when a send has ended. */
+static __always_inline bool not_by_current(const struct sock *sk, const bool from_queue, const bool typed)
 {
 	const struct task_struct *task = (const void *)bpf_get_current_task();
 
-	return !FIELD(typed, sk, sk_lock.owned) || BPF_CORE_READ(task, flags) & PF_KTHREAD;
+	if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
+		return true;
+	return from_queue && !FIELD(typed, sk, sk_lock.owned);
 }
 
 /* A process that is not the owner moves bytes of a connection: a part of its own. */
@@ -99,12 +102,14 @@ static __noinline u32 first_part_of_owner(struct socket_state *s)
 	return s->slot;
 }
 
-static __always_inline void stream_moved(void *ctx, const struct sock *sk, u64 bytes, const bool out, const bool typed)
+static __always_inline void stream_moved(void *ctx, const struct sock *sk, u64 bytes, const bool out,
+					 const bool from_queue, const bool typed)
 {
 	u64 key = (u64)sk;
 	struct socket_state *s = bpf_map_lookup_elem(MAP(sockets), &key);
 	u32 tgid = bpf_get_current_pid_tgid() >> 32, slot;
 	struct part *part;
+	bool nobody;
 
 	if (!s) {
 		s = bpf_map_lookup_elem(MAP(tails), &key);
@@ -115,10 +120,11 @@ static __always_inline void stream_moved(void *ctx, const struct sock *sk, u64 b
 	}
 	if (s->excluded)
 		return;
+	nobody = not_by_current(sk, from_queue, typed);
 	/* Accepted in a way that isn't seen: whoever moves its first byte has it. */
-	if (s->role == ROLE_ACCEPT && !s->tgid && !not_by_current(sk, typed))
+	if (s->role == ROLE_ACCEPT && !s->tgid && !nobody)
 		accepted(ctx, sk, typed);
-	if (tgid == s->tgid || not_by_current(sk, typed)) {
+	if (tgid == s->tgid || nobody) {
 		part = part_of_owner(s);
 		if (part) {
 			account(part, bytes, out, via_now());
@@ -149,7 +155,7 @@ static __always_inline void stream_consumed(void *ctx, const struct sock *sk, co
 	if (bytes <= 0)
 		return;
 	s->consumed = now;
-	stream_moved(ctx, sk, bytes, false, typed);
+	stream_moved(ctx, sk, bytes, false, true, typed);
 }
 
 #endif /* MAKES_PARTS */
