@@ -111,6 +111,28 @@ def check_flow(events: list[Event], line: Line) -> Event:
     return last
 
 
+def check_unasked(events: list[Event], line: Line) -> list[Event]:
+    """What a process took without asking where it came from: all of it its own, from nobody or from who sent it.
+
+    Where the kernel tells the sender to a reader who does not ask for it only, no probe can know it. Returns the last
+    event of each flow that it was told in.
+    """
+    need_counting(events)
+    last: dict[Any, Event] = {}
+    for event in find(events, pid=line["pid"], network__transport=line["transport"], tracer__netns=line["netns"]):
+        if event["event"]["action"] in TELLING and end(event, near=True).get("port") == line["local_port"]:
+            last[flow_id(event)] = event
+    totals = [moved(event) for event in last.values()]
+    wanted = 0, line["received"], 0, line["received_packets"]
+    assert tuple(map(sum, zip(*totals, strict=True))) == wanted, (line, [brief(event) for event in last.values()])
+    for event in last.values():
+        far = end(event, near=False)
+        assert far.get("port") in {None, *line["from"]}, (line, brief(event))
+        assert far.get("ip") in {None, "127.0.0.1", "::1"}, (line, brief(event))
+        assert value(event, "network.direction") == "ingress", brief(event)
+    return list(last.values())
+
+
 def near_misses(events: list[Event], line: Line) -> list[Event]:
     """What a failure shows: the events about the line's ends of anybody, or else its process's."""
     about = [event for event in events if event["event"]["action"] in TELLING and fits(event, line)]

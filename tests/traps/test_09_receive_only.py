@@ -5,7 +5,7 @@ import pytest
 from tests.tracing import find, shorten, value
 from tests.traps.checks import only
 from tests.traps.conftest import MakeTrace, Run, Seen, see
-from tests.traps.flows import TELLING, check_flows, check_no_strangers
+from tests.traps.flows import TELLING, check_flows, check_no_strangers, check_unasked
 
 pytestmark = pytest.mark.live
 
@@ -16,10 +16,21 @@ def _seen(trace: MakeTrace, run: Run) -> Seen:
 
 
 @pytest.mark.parametrize("label", ["read", "recv", "recvmsg", "recvfrom", "short"])
-def test_receiver(seen: Seen, label: str) -> None:
-    """Whoever takes datagrams has a flow with each sender, with as many bytes as its calls returned."""
+def test_sender(seen: Seen, label: str) -> None:
+    """The senders' side of it: each has what it sent."""
+    check_flows(*seen, label=label, egress=True)
+
+
+def test_receiver(seen: Seen) -> None:
+    """Who asks where datagrams come from has a flow with each sender, with as many bytes as its calls returned."""
+    assert len(check_flows(*seen, label="recvfrom", egress=False)) == 2
+
+
+@pytest.mark.parametrize("label", ["read", "recv", "recvmsg", "short"])
+def test_unasked(seen: Seen, label: str) -> None:
+    """Who does not ask has all that its calls returned, from no other than who sent it."""
     truth, events = seen
-    check_flows(truth, events, label=label)
+    check_unasked(events, only(truth, "unasked", label=label))
 
 
 def test_nothing_came(seen: Seen) -> None:

@@ -104,6 +104,29 @@ static inline void send_to(int handle, const struct address *to, size_t size, st
 				      to->length)) == (ssize_t)size);
 }
 
+/* One datagram, and where it came from is asked for: to a caller who doesn't ask, some kernels tell nobody else. */
+static inline ssize_t take_datagram(int handle, struct moved *moved)
+{
+	static __thread char block[65536];
+	struct address from = {.length = sizeof(from.storage)};
+
+	return count_received(moved, recvfrom(handle, block, sizeof(block), 0, (struct sockaddr *)&from.storage,
+					      &from.length));
+}
+
+/* What a process took out of a socket without asking where it came from: from these ports, all together. */
+static inline void say_unasked(const char *label, const struct address *local, const uint16_t ports[2],
+			       const struct moved *moved)
+{
+	char near[INET6_ADDRSTRLEN] = "";
+	uint16_t near_port = text_of(&local->storage, near);
+
+	say("{\"what\":\"unasked\",\"label\":\"%s\",\"pid\":%d,\"transport\":\"udp\",\"local_ip\":\"%s\",\"local_port\":%u"
+	    ",\"from\":[%u,%u],\"netns\":%" PRIu64 ",\"received\":%" PRIu64 ",\"received_packets\":%" PRIu64 "}",
+	    label, getpid(), near, near_port, ports[0], ports[1], namespace_inode("net"), moved->received,
+	    moved->received_packets);
+}
+
 /* Waits for something to read, for at most some ten seconds. */
 static inline void wait_readable(int handle)
 {

@@ -51,8 +51,13 @@ static void receiver(enum how how, int counts[2], int ports, int told)
 			wait_readable(handle);
 			count_received(&moved[which], take(handle, how, number));
 		}
-		if (counts[which])
+		if (how == FROM && counts[which])
 			say_flow(labels[how], "udp", &from[which], &moved[which], "syscall", false);
+	}
+	if (how != FROM && how != NOTHING) {
+		moved[0].received += moved[1].received;
+		moved[0].received_packets += moved[1].received_packets;
+		say_unasked(labels[how], &from[0].local, senders, &moved[0]);
 	}
 	if (how == NOTHING) {
 		take(handle, how, 0);

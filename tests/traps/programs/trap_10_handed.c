@@ -216,7 +216,7 @@ static void datagrams(void)
 	}
 	wait_success(child);
 	for (int number = 0; number < 12; number++)
-		count_received(&received, recv(to, block, sizeof(block), 0));
+		take_datagram(to, &received);
 	say_flow("datagrams", "udp", &ends, &moved, "syscall", true);
 	say_flow("datagrams", "udp", &back, &received, "syscall", false);
 	close(from);

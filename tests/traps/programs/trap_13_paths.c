@@ -94,6 +94,7 @@ static void many(void)
 	struct ends near, far = {.local = local_address(to), .remote = local_address(from)};
 	struct moved sent = {0}, received = {0};
 	struct mmsghdr messages[16];
+	struct address from_whom[16];
 	struct iovec parts[16];
 	int done = 0;
 
@@ -113,7 +114,10 @@ static void many(void)
 
 		for (int number = 0; number < 16; number++) {
 			parts[number] = (struct iovec){block, number == 3 ? 100 : 4096};
-			messages[number].msg_hdr = (struct msghdr){.msg_iov = &parts[number], .msg_iovlen = 1};
+			messages[number].msg_hdr = (struct msghdr){.msg_name = &from_whom[number].storage,
+								   .msg_namelen = sizeof(from_whom[number].storage),
+								   .msg_iov = &parts[number],
+								   .msg_iovlen = 1};
 		}
 		got = CHECK(recvmmsg(to, messages, done ? 16 : 7, MSG_WAITFORONE, NULL));
 		for (int number = 0; number < got; number++)

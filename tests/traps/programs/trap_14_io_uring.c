@@ -135,6 +135,8 @@ static void receiver(const struct mode *mode, int handle, const struct address *
 	struct ring ring;
 
 	open_ring(&ring, mode);
+	/* One of the two calls asks for no address: by this the kernel knows it. */
+	CHECK(connect(handle, (const struct sockaddr *)&from->storage, from->length));
 	for (int number = 0; number < count; number++) {
 		struct address peer = {.length = sizeof(peer.storage)};
 		struct iovec part = {block, MOST};
