@@ -155,6 +155,12 @@ static __always_inline bool has_part(const struct talk *talk)
 	       same_address(place->key.peer, talk->peer);
 }
 
+/* A socket that no descriptor leads to. */
+static __always_inline bool is_kernels(const struct sock *sk)
+{
+	return !BPF_CORE_READ(sk, sk_socket, file);
+}
+
 /* A datagram goes to a device, in the context of who sends it: the first device that it comes to. */
 SEC("tp_btf/net_dev_queue")
 int BPF_PROG(datagram_queued, const struct sk_buff *skb)
@@ -180,6 +186,9 @@ int BPF_PROG(datagram_queued, const struct sk_buff *skb)
 	if (!talk)
 		return 0;
 	again = talk->tid == tid && talk->sk == (u64)sk;
+	/* What the kernel itself answers over loopback, while this task's own send has not returned. */
+	if (!again && talk->tid == tid && is_kernels(sk))
+		return 0;
 	if (again && (talk->local_known || has_part(talk)))
 		return 0;
 	if (!read_packet(&seen, skb, true))

@@ -127,7 +127,7 @@ static __always_inline void stream_moved(void *ctx, const struct sock *sk, u64 b
 	if (tgid == s->tgid || nobody) {
 		part = part_of_owner(s);
 		if (part) {
-			account(part, bytes, out, via_now());
+			account(part, bytes, out, nobody ? 0 : via_now());
 			return;
 		}
 		slot = first_part_of_owner(s);
@@ -135,7 +135,7 @@ static __always_inline void stream_moved(void *ctx, const struct sock *sk, u64 b
 		slot = part_of_another(ctx, sk, s, tgid);
 	}
 	part = slot ? part_at(slot - 1) : NULL;
-	account(part, bytes, out, via_now());
+	account(part, bytes, out, nobody ? 0 : via_now());
 }
 
 /* Since when the last look more was taken out of the receive queue, whatever call did that. */
