@@ -30,7 +30,7 @@ def test_relay(seen: Seen) -> None:
     """A thread of the kernel carries bytes from one connection to another: those of the sockets' owner, or of nobody.
 
     The stream has them all, and so have the processes at either end. What a thread of the kernel or a softirq moves is
-    never told of the process that it is or that it interrupted.
+    never told of the process that it is or that it interrupted, and went by no call.
     """
     truth, events = seen
     skip_missing(truth, "sockmap")
@@ -44,6 +44,7 @@ def test_relay(seen: Seen) -> None:
         told = telling(events, line)
         assert told
         assert sum(moved(told[-1])[:2]) in {0, relay["count"]}, shorten(told[-1])
+        assert value(told[-1], "tracer.via") is ABSENT, shorten(told[-1])
         strangers = [
             event
             for event in events
