@@ -225,15 +225,17 @@ static __always_inline bool next_number(struct numbers *numbers, u64 *seq)
 
 #define NO_NUMBER 1	/* no error of the kernel's is positive */
 
-#define emit(ctx, map, record, size, t)								\
+/* `output` is an expression that puts the record out; `aside` what tells of its other way out,
+ * given why the first has failed. */
+#define emit_by(output, aside, record, t)							\
 ({												\
 	u32 __key = bpf_get_smp_processor_id() * RINGS + (record)->h.ring;			\
 	struct numbers *__numbers = bpf_map_lookup_elem(MAP(sequences), &__key);			\
 	long __err = NO_NUMBER;									\
 	if (__numbers && next_number(__numbers, &(record)->h.seq))				\
-		__err = bpf_perf_event_output(ctx, MAP(map), BPF_F_CURRENT_CPU, record, size);	\
+		__err = output;									\
 	if (__err && __err != NO_NUMBER && __err != -ENOSPC) /* ENOENT, EOPNOTSUPP */		\
-		__err = emit_aside(record, size, __err);					\
+		__err = aside;									\
 	if (!__err) {										\
 		count(&(t)->emitted);								\
 	} else {										\
@@ -247,6 +249,16 @@ static __always_inline bool next_number(struct numbers *numbers, u64 *seq)
 	}											\
 	__err;											\
 })
+
+#define emit(ctx, map, record, size, t)								\
+	emit_by(bpf_perf_event_output(ctx, MAP(map), BPF_F_CURRENT_CPU, record, size),		\
+		emit_aside(record, size, __err), record, t)
+
+/* With the first bytes of the packet behind the record. No other way out: the overflow takes what
+ * lies in one piece. */
+#define emit_with_packet(skb, map, record, size, bytes, t)						\
+	emit_by(bpf_perf_event_output(skb, MAP(map), BPF_F_CURRENT_CPU | (u64)(bytes) << 32, record, size),	\
+		__err, record, t)
 
 static __always_inline u32 global_nr(const struct pid *pid)
 {

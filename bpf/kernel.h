@@ -212,6 +212,7 @@ struct tcp_sock {
 	u64 bytes_sent;
 	u64 bytes_retrans;
 	u32 rcv_nxt;
+	u32 snd_nxt;
 	u32 copied_seq;
 	u32 srtt_us;			/* in eighths */
 	u32 total_retrans;

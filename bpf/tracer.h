@@ -229,6 +229,38 @@ struct socket_record {
 	u8 via;			/* enum via */
 };
 
+enum direction { DIRECTION_OUT = 1, DIRECTION_IN = 2 };
+
+#define FIRST_BYTES 4096	/* of a stream, and of any one message */
+#define FIRST_SEGMENTS 4
+#define FIRST_INITIALS 3
+
+/* KIND_PAYLOAD. data: what lies in front of it in the packet, IP's header first, then the first bytes
+ * of what it carries. Those of a stream are told in order, each once. */
+struct payload_record {
+	struct header h;	/* of the owner; tgid 0: not known here */
+	u64 flow;		/* of a connection, as in socket_record, else the socket's number there; 0: not known */
+	u64 cookie;		/* the kernel's number of the socket (SO_COOKIE); of a listener, before accept */
+	u64 cgroup;
+	u32 netns;
+	u32 uid;
+	u32 offset;		/* in the stream; of a datagram 0 */
+	u32 length;		/* of all that it carries, bytes */
+	u16 sport;		/* host order; s: this end */
+	u16 dport;
+	u8 family;
+	u8 protocol;		/* IPPROTO_TCP or IPPROTO_UDP */
+	u8 direction;		/* enum direction */
+	u8 segment;		/* of a flow, from 0 */
+	u16 header_len;
+	u16 data_len;
+	u32 reserved;
+	u8 saddr[16];		/* IPv4 as ::ffff:a.b.c.d */
+	u8 daddr[16];
+	char comm[COMM_LEN];
+	char data[];
+};
+
 /* What one process has moved through one socket, to one peer: an element of `parts`, mapped
  * read-only by user space. The counters are only ever added to while `flow` stays the same. */
 struct part {

@@ -47,8 +47,14 @@ SOCKET = (
     *("sport", "dport", "family", "role", "state", "sock_flags", "saddr", "daddr", "comm"),
     *("socket", "moved_out", "moved_in", "calls_out", "calls_in", "slot", "protocol", "type", "via"),
 )
+PAYLOAD = (
+    *HEADER,
+    *("flow", "cookie", "cgroup", "netns", "uid", "offset", "length", "sport", "dport", "family", "protocol"),
+    *("direction", "segment", "header_len", "data_len", "reserved", "saddr", "daddr", "comm"),
+)
 PART = ("flow", "start", "moved_out", "moved_in", "calls_out", "calls_in", "tgid", "via", "socket")
-BULK = SOCKET_KINDS - {Kind.UPDATE, Kind.PAYLOAD}
+SOCKETS = SOCKET_KINDS - {Kind.UPDATE, Kind.PAYLOAD}
+BULK = SOCKETS | {Kind.PAYLOAD}
 DEFAULTS = {
     "time": NOW,
     "start": NOW - SECOND,
@@ -124,6 +130,12 @@ def socket(kind: Kind, **fields: Any) -> bytes:
     role = {Kind.ACCEPT: Role.ACCEPT, Kind.LISTEN: Role.LISTEN}.get(kind, Role.CONNECT)
     given = {"flow": 1, "opened": NOW - SECOND, "role": role} | fields
     return _packed(records.SOCKET, SOCKET, kind, given)
+
+
+def payload(data: bytes, headers: bytes = bytes(40), **fields: Any) -> bytes:
+    """A record of first bytes, by itself sent over flow 1 from 10.0.0.1:40000 to 10.0.0.2:443."""
+    given = {"flow": 1, "direction": 1, "length": len(data), "header_len": len(headers), "data_len": len(data)} | fields
+    return _packed(records.PAYLOAD, PAYLOAD, Kind.PAYLOAD, given) + headers + data
 
 
 def framed(*items: bytes) -> bytes:

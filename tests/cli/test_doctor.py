@@ -29,8 +29,8 @@ CHECKS = {
     *("kernel", "btf", "libbpf", "perf_events", "tracefs", "lockdown", "unprivileged_bpf", "pid_namespace"),
     *("user_namespace", "container", "cgroups", "bpffs", "landlock", "seccomp", "headers", "bcc"),
 }
-EVERYTHING = ["CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN", "CAP_IPC_LOCK"]
-NEEDED = ["CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH"]
+EVERYTHING = ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN", "CAP_IPC_LOCK"]
+NEEDED = ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_DAC_READ_SEARCH"]
 
 Finished = subprocess.CompletedProcess[str]
 
@@ -119,10 +119,13 @@ def test_without_probes(code: int, why: str) -> None:
     ("found", "missing"),
     [
         (machine(code=3, tracefs=NO_TRACEFS), NEEDED),
-        (machine("CAP_BPF", "CAP_PERFMON", tracefs=NO_TRACEFS), ["CAP_DAC_READ_SEARCH"]),
-        (machine("CAP_BPF", "CAP_PERFMON"), []),  # tracefs is readable all the same: a group may read it
-        (machine("CAP_SYS_ADMIN", tracefs=NO_TRACEFS), ["CAP_DAC_READ_SEARCH"]),
-        (machine("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"), []),
+        (machine("CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", tracefs=NO_TRACEFS), ["CAP_DAC_READ_SEARCH"]),
+        (
+            machine("CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"),
+            [],
+        ),  # tracefs is readable all the same: a group may read it
+        (machine("CAP_SYS_ADMIN", "CAP_NET_ADMIN", tracefs=NO_TRACEFS), ["CAP_DAC_READ_SEARCH"]),
+        (machine("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"), ["CAP_NET_ADMIN"]),
         (machine(*CAPABILITY_NAMES, initial=False, code=3, tracefs=NO_TRACEFS), NEEDED),
         (machine(code=3, needed=["CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"]), ["CAP_SYS_ADMIN"]),
     ],
@@ -188,7 +191,7 @@ def test_command_line_gives_exactly_what_is_needed() -> None:
     assert words[:2] == ["sudo", "setpriv"]
     assert f"--reuid={USER}" in words
     for option in ("inh-caps", "ambient-caps", "bounding-set"):
-        assert f"--{option}=-all,+bpf,+perfmon,+dac_read_search" in words
+        assert f"--{option}=-all,+bpf,+perfmon,+net_admin,+dac_read_search" in words
     assert words[-1] == "live"
 
 

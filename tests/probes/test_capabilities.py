@@ -114,12 +114,12 @@ def test_what_is_enough_for_bpf(may: Privileges, enough: bool) -> None:
 @pytest.mark.parametrize(
     ("last", "mounted", "limit", "needed"),
     [
-        (MODERN, True, -1, ["CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH"]),
-        (MODERN, False, -1, ["CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN"]),
-        (BEFORE_BPF, True, -1, ["CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"]),
-        (BEFORE_BPF, False, -1, ["CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"]),
-        (MODERN, True, 64 << 10, ["CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH", "CAP_IPC_LOCK"]),
-        (MODERN, True, 64 << 20, ["CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH"]),
+        (MODERN, True, -1, ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_DAC_READ_SEARCH"]),
+        (MODERN, False, -1, ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN"]),
+        (BEFORE_BPF, True, -1, ["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_DAC_READ_SEARCH"]),
+        (BEFORE_BPF, False, -1, ["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_DAC_READ_SEARCH"]),
+        (MODERN, True, 64 << 10, ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_DAC_READ_SEARCH", "CAP_IPC_LOCK"]),
+        (MODERN, True, 64 << 20, ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_DAC_READ_SEARCH"]),
     ],
 )
 def test_needed_capabilities(
@@ -284,13 +284,20 @@ def test_needed_capabilities_are_enough(setup: str) -> None:
 
 
 @pytest.mark.live
-@pytest.mark.parametrize(("without", "code"), [("CAP_BPF", 3), ("CAP_PERFMON", 3), ("CAP_DAC_READ_SEARCH", 0)], ids=str)
+@pytest.mark.parametrize(
+    ("without", "code"),
+    [("CAP_BPF", 3), ("CAP_PERFMON", 3), ("CAP_NET_ADMIN", 0), ("CAP_DAC_READ_SEARCH", 0)],
+    ids=str,
+)
 def test_each_needed_capability_is_needed(without: str, code: int) -> None:
-    """With tracefs mounted, one capability less is no backend at all, or no classic tracepoints."""
+    """With tracefs mounted, one capability less is no backend at all, no names, or no classic tracepoints."""
     needed = survey_as(None, MOUNT)["needed"]
     found = survey_as([name for name in needed if name != without], MOUNT)
     assert found["core"][2]["code"] == code
-    if code == 0:
+    if without == "CAP_NET_ADMIN":
+        assert {"payload_out", "payload_in"} <= set(found["core"][2]["refused"])
+        assert any("DNS, TLS, HTTP and QUIC" in each for each in found["core"][2]["blind"])
+    elif code == 0:
         assert found["hooks"]["tracepoint"][0] == "unknown"
         assert found["checks"]["tracefs"][0] == "missing"
         assert {"exit_accept", "exit_execve"} <= set(found["core"][2]["refused"])

@@ -26,12 +26,13 @@ STRUCTS = {
     "fork_record": (records.FORK, wire.FORK),
     "exit_record": (records.EXIT, wire.EXIT),
     "socket_record": (records.SOCKET, wire.SOCKET),
+    "payload_record": (records.PAYLOAD, wire.PAYLOAD),
     "part": (records.PART, wire.PART),
     "moved": (records.MOVED, ("bytes", "unplaced", "filtered", "lost")),
     "tally": (records.TALLY, Tally._fields),
     "knobs": (records.KNOBS, ("filters", "kinds", "preemptible", "reserved")),
 }
-ENUMS = ("kind", "ring", "record_flag", "role", "knob_filter", "via")
+ENUMS = ("kind", "ring", "record_flag", "role", "direction", "knob_filter", "via")
 FORMS = {"b": "signed", "h": "signed", "i": "signed", "q": "signed", "s": "bytes"}
 RECORDS = [
     wire.executed(),
@@ -39,7 +40,8 @@ RECORDS = [
     wire.exec_failed(),
     wire.forked(),
     wire.exited(),
-    *(wire.socket(kind) for kind in sorted(wire.BULK)),
+    *(wire.socket(kind) for kind in sorted(wire.SOCKETS)),
+    wire.payload(b"first bytes"),
 ]
 
 
@@ -117,6 +119,7 @@ def test_enums_are_the_compiled_ones(btf: Btf) -> None:
     assert btf.enum("record_flag") == {f"FLAG_{flag.name}": flag for flag in model.Flag}
     assert btf.enum("role") == {f"ROLE_{role.name}": role for role in model.Role}
     assert btf.enum("via") == {f"VIA_{via.name}": via for via in model.Via}
+    assert btf.enum("direction") == {"DIRECTION_OUT": records.OUT, "DIRECTION_IN": records.IN}
     assert btf.enum("ring") == {"RING_LIFECYCLE": 0, "RING_BULK": 1, "RINGS": 2}
 
 

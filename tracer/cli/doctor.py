@@ -37,6 +37,7 @@ _UNUSED: Final = ("bpffs", *_FOR_BCC)
 _MEANINGS: Final = {
     "CAP_BPF": "load programs and make maps",
     "CAP_PERFMON": "attach to tracepoints, read kernel memory, open rings",
+    "CAP_NET_ADMIN": "attach to cgroups: names, and where datagrams go",
     "CAP_DAC_READ_SEARCH": "read the ids of tracepoints in tracefs, which is root's",
     "CAP_SYS_ADMIN": "open tracefs, which is not mounted; once it is, leave this one out",
     "CAP_IPC_LOCK": "more memory for rings than the limits allow",

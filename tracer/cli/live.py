@@ -48,6 +48,7 @@ _IDLE_MS: Final = 100.0
 _HOLDING_MS: Final = 20.0
 _CLOSURE_TURNS: Final = 8
 _TIME = struct.Struct("=Q").unpack_from
+_NAMED: Final = SOCKET_KINDS - {Kind.LISTEN}  # events with the name of who is talked to
 
 
 @dataclass
@@ -66,6 +67,7 @@ class Options:
     record: Path | None = None
     fail_on_loss: bool = False
     snapshot: bool = True
+    payload: bool = True
     sandbox: Mode = Mode.BEST
     user: str | None = None
 
@@ -179,6 +181,10 @@ class Live:
             kinds |= {Kind.CONNECT, Kind.ACCEPT, Kind.CLOSE, Kind.FLOW, Kind.FLOW_END, Kind.OWNER, Kind.TAIL}
         if Kind.FLOW in kinds:
             kinds |= {Kind.FLOW_END}
+        if not self._options.payload:
+            kinds -= {Kind.PAYLOAD}
+        elif kinds & _NAMED:
+            kinds |= {Kind.PAYLOAD}  # it tells their names
         return KernelFilters(
             frozenset(kinds & SOCKET_KINDS),
             wanted.pids,

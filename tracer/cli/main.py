@@ -97,6 +97,9 @@ def live(
     ] = "auto",
     fail_on_loss: FailOnLoss = False,
     no_snapshot: Annotated[bool, typer.Option("--no-snapshot", help="leave out what was there before")] = False,
+    no_payload: Annotated[
+        bool, typer.Option("--no-payload", help="take no bytes of what is sent: no names from DNS, TLS, HTTP, QUIC")
+    ] = False,
     no_sandbox: NoSandbox = False,
     sandbox_strict: SandboxStrict = False,
     user: Annotated[str | None, typer.Option(help="run as this user after the start", metavar="USER")] = None,
@@ -135,6 +138,7 @@ def live(
         record=record,
         fail_on_loss=fail_on_loss,
         snapshot=not no_snapshot,
+        payload=not no_payload,
         sandbox=mode,
         user=user,
     )

@@ -14,7 +14,7 @@ from tracer.model import MOVED_KINDS, Kind
 from tracer.probes import cgroup, libbpf
 from tracer.probes.backend import Backend, KernelFilters, object_file
 from tracer.probes.cmdlines import with_arguments
-from tracer.probes.hooks import MOVES, NEVER_BOTH, OPTIONAL, RETURNS, STAND_INS, STREAM, Hook
+from tracer.probes.hooks import MOVES, NEVER_BOTH, OPTIONAL, PAYLOADS, RETURNS, STAND_INS, STREAM, Hook
 from tracer.probes.libbpf_binding import BpfError, LoadError
 from tracer.probes.parts import Parts
 from tracer.probes.program import Descriptor, attach_at_return, fexit_refusal
@@ -27,12 +27,12 @@ BTF: Final = Path("/sys/kernel/btf/vmlinux")
 HOOKS: Final = ("auto", "tracepoints")
 _RETURNS: Final = "returns"
 _AGAIN: Final = "again"
-_GROUP: Final = "group"
 _PREEMPTIBLE: Final = b"\0class_srcu_fast_notrace_t\0"
 _FINDER: Final = "find_processes"
 _PLAIN_FINDER: Final = "find_processes_plain"  # without arguments, for kernels that refuse the other
 _HANDS: Final = struct.Struct("=2Q")  # struct hands of bpf/tcp.bpf.c
 _ON_THEIR_WAY: Final = 64
+_PART: Final = "datagrams, and names, of processes outside of this container's cgroup"
 HIDDEN_INIT: Final = "process 1, which this kernel hides from BPF, and what the network does while it is interrupted"
 _NO_ARGUMENTS: Final = "arguments of processes that ran before the start"
 
@@ -44,7 +44,7 @@ _OPTIONAL: Final = {name: {hook.program for hook in hooks} for name, hooks in OP
 }
 _OPTIONAL["process"].add(_FINDER)
 _OPTIONAL[_AGAIN] = set()
-_OPTIONAL.update({name: {hook.program for hook in hooks} for name, hooks in MOVES.items()})
+_OPTIONAL.update({name: {hook.program for hook in hooks} for name, hooks in (MOVES | PAYLOADS).items()})
 
 
 class Core(Backend):
@@ -111,6 +111,7 @@ class Core(Backend):
                 load(name)
 
         names = [*STREAM, *(MOVES if self._wants_moves() else ())]
+        names += PAYLOADS if Kind.PAYLOAD in self._filters.kinds else ()
         if self._may_use_returns():
             names += [_RETURNS, _AGAIN] if self._preemptible else [_RETURNS]
         threads = [threading.Thread(target=try_to_load, args=(name,)) for name in names]
@@ -123,9 +124,9 @@ class Core(Backend):
                 if name not in loaded:
                     load(name)
             except LoadError as refused:
-                if name not in (_RETURNS, _AGAIN):
+                if name not in (_RETURNS, _AGAIN, *PAYLOADS):
                     raise
-                self._refused[RETURNS[0].programs[0] if name == _RETURNS else _AGAIN] = str(refused)
+                self._refused[RETURNS[0].programs[0] if name == _RETURNS else name] = str(refused)
                 continue
             self._objects[name], refusals = loaded[name]
             self._stack.callback(self._objects[name].close)
@@ -177,8 +178,10 @@ class Core(Backend):
     def _more_blind(self) -> list[str]:
         if self.own_pid != os.getpid():
             # The iterators see no more than this pid namespace, so process 1 tells nothing, and /proc has other pids.
-            return [_NO_ARGUMENTS] if _FINDER in self._refused else []
-        return [HIDDEN_INIT] if self._init_hidden else []
+            found = [_NO_ARGUMENTS] if _FINDER in self._refused else []
+        else:
+            found = [HIDDEN_INIT] if self._init_hidden else []
+        return found if self._cgroup is None or self._cgroup.whole else [*found, _PART]
 
     def _of(self, program: str) -> libbpf.Object:
         return next(each for each in self._objects.values() if program in each.program_names())
@@ -188,7 +191,7 @@ class Core(Backend):
 
     def _attach(self, program: str, tracepoint: int | None) -> libbpf.Link:
         source = self._of(program)
-        if source is self._objects.get(_GROUP):
+        if source.sections()[program].startswith("cgroup"):
             return self._attach_to_cgroup(source, program)
         return source.attach(program) if tracepoint is None else source.attach_tracepoint(program, tracepoint)
 
@@ -199,7 +202,7 @@ class Core(Backend):
         return source.attach_cgroup(program, self._cgroup.fd)
 
     def _more_hooks(self) -> list[Hook]:
-        return [hook for name, hooks in MOVES.items() if name in self._objects for hook in hooks]
+        return [hook for name, hooks in (MOVES | PAYLOADS).items() if name in self._objects for hook in hooks]
 
     def _attach_returns(self) -> set[str]:
         """As the base, and stand-ins for them where they are needed: the tracepoints where there is nothing better."""

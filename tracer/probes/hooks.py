@@ -12,6 +12,7 @@ __all__ = [
     "MOVES",
     "NEVER_BOTH",
     "OPTIONAL",
+    "PAYLOADS",
     "RETURNS",
     "STAND_INS",
     "STREAM",
@@ -145,6 +146,14 @@ MOVES: Final = {
 }
 """By the source that holds it: what counts the bytes that every call moves; attached where the kernel allows it."""
 
+PAYLOADS: Final = {
+    "names": (
+        Hook("payload_out", "", "names from DNS, TLS, HTTP and QUIC"),
+        Hook("payload_in", "", "names in what arrives: the answers of DNS, and what is asked of servers here"),
+    ),
+}
+"""By the source that holds it: what takes the first bytes of flows; attached where the kernel allows it."""
+
 
 def blind_spots(attached: Collection[str]) -> list[str]:
     """What can't be seen with these programs alone, by the eBPF backends."""
@@ -157,7 +166,8 @@ def blind_spots(attached: Collection[str]) -> list[str]:
             found += returns.blind
             if "exit_execve" in returns.replaces and _release() < _KILLED_SEEN_SINCE:
                 found.append(_KILLED)
-    found += [hook.blind for hooks in MOVES.values() for hook in hooks if hook.program not in attached]
+    more = (*MOVES.values(), *PAYLOADS.values())
+    found += [hook.blind for hooks in more for hook in hooks if hook.program not in attached]
     return [*dict.fromkeys(found)]
 
 

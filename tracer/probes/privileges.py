@@ -133,14 +133,14 @@ def needed_capabilities(last: int, tracefs_is_mounted: bool) -> list[str]:
     """What an ordinary user needs for all that the core backend tells on this machine, as it is now.
 
     Tried one by one: CAP_BPF and CAP_PERFMON load and attach everything, iterators over all processes included, and
-    open the rings; the ids of classic tracepoints are in tracefs, which is root's alone (0700), and take CAP_SYS_ADMIN
-    besides where it is not mounted. CAP_SYS_PTRACE gives nothing more. CAP_IPC_LOCK is for more ring memory than
-    kernel.perf_event_mlock_kb for each CPU and RLIMIT_MEMLOCK together. Before Linux 5.8, where the first two are
-    new, CAP_SYS_ADMIN stands for them.
+    open the rings, but for programs at cgroups, which take CAP_NET_ADMIN; the ids of classic tracepoints are in
+    tracefs, which is root's alone (0700), and take CAP_SYS_ADMIN besides where it is not mounted. CAP_SYS_PTRACE gives
+    nothing more. CAP_IPC_LOCK is for more ring memory than kernel.perf_event_mlock_kb for each CPU and RLIMIT_MEMLOCK
+    together. Before Linux 5.8, where the first two are new, CAP_SYS_ADMIN stands for them.
     """
     modern = last >= CAPABILITY_NAMES.index("CAP_BPF")
     needed = ["CAP_BPF", "CAP_PERFMON"] if modern else ["CAP_SYS_ADMIN"]
-    needed.append("CAP_DAC_READ_SEARCH")
+    needed += ["CAP_NET_ADMIN", "CAP_DAC_READ_SEARCH"]
     if modern and not tracefs_is_mounted:
         needed.append("CAP_SYS_ADMIN")
     if _ring_memory_allowed() < RING_BYTES:

@@ -25,6 +25,7 @@ EXEC_FAILED: Final = Struct(f"={_HEADER}{_IDENTITY}iHH")
 FORK: Final = Struct(f"={_HEADER}{_IDENTITY}II")
 EXIT: Final = Struct(f"={_HEADER}{_IDENTITY}QQII")
 SOCKET: Final = Struct(f"={_HEADER}QQQQQQIIIIIIHHBBBB16s16s16sQQQQQIHBB")
+PAYLOAD: Final = Struct(f"={_HEADER}QQQIIIIHHBBBBHHI16s16s16s")
 PART: Final = Struct("=6QIIQ")
 PLACED: Final = Struct("=I6QIIQ")  # the number of its place, and struct part
 MOVED: Final = Struct("=4Q")
@@ -53,6 +54,9 @@ TOLD: Final = 12
 FACTS: Final = 13
 
 SLOT: Final = 35  # in the tuple of a socket record
+OUT: Final = 1  # enum direction
+IN: Final = 2
+_LENGTHS: Final = 22  # in the tuple of a payload record: of the headers in front, then of the data
 
 name_told: Final = Struct("=4xI36x16s").unpack_from  # uid and name (NUL-padded) of TOLD
 
@@ -106,6 +110,12 @@ def _exec_failed(data: bytes, at: int) -> Record:
     return (*record, _rest(data, at + EXEC_FAILED.size, record[-2] + record[-1]))
 
 
+def _payload(data: bytes, at: int) -> Record:
+    record = PAYLOAD.unpack_from(data, at)
+    headers, size = record[_LENGTHS], record[_LENGTHS + 1]
+    return (*record, _rest(data, at + PAYLOAD.size, headers + size)[headers:])
+
+
 _DECODERS: Final[dict[int, Callable[[bytes, int], Record]]] = {
     Kind.EXEC: _exec,
     Kind.EXEC_FAILED: _exec_failed,
@@ -120,6 +130,7 @@ _DECODERS: Final[dict[int, Callable[[bytes, int], Record]]] = {
     Kind.FLOW_END: SOCKET.unpack_from,
     Kind.OWNER: SOCKET.unpack_from,
     Kind.TAIL: SOCKET.unpack_from,
+    Kind.PAYLOAD: _payload,
     Kind.PROCESS_FOUND: _exec,
     Kind.SOCKET_FOUND: SOCKET.unpack_from,
 }

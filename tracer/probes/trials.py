@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from tracer.model import SOCKET_KINDS
 from tracer.probes import tracefs
 from tracer.probes.backend import OBJECTS, Backend, KernelFilters, UnusableError
 from tracer.probes.bcc import Bcc, Holder
@@ -42,8 +43,9 @@ _ARRAY: Final = 2
 _PERF_EVENT_ARRAY: Final = 4
 _RING_BUFFER: Final = 27
 _MMAPABLE: Final = 1 << 10
-# No kinds: the probes run, and drop all they see.
-_NOTHING: Final = KernelFilters(frozenset(), frozenset(), False, frozenset(), frozenset(), frozenset(), [])
+# Everything is loaded, and drops all that it sees: no process has this pid.
+_NOBODY: Final = frozenset({0x7FFFFFFF})
+_NOTHING: Final = KernelFilters(SOCKET_KINDS, _NOBODY, False, frozenset(), frozenset(), frozenset(), [])
 _REFUSALS: Final = (errno.EPERM, errno.EACCES)
 
 
