@@ -44,9 +44,7 @@ def _path(components: bytes) -> bytes:
 
 
 @lru_cache(NAMES_MOST)
-def _names(
-    data: bytes, exe: int, cwd: int, file: int, flags: int, inode: int
-) -> tuple[bytes, bytes, bytes, bytes]:
+def _names(data: bytes, exe: int, cwd: int, file: int, flags: int, inode: int) -> tuple[bytes, bytes, bytes, bytes]:
     """Executable, directory, requested file and interpreter, of which ``data`` has the bytes one by one.
 
     The same come again and again: whoever has the same ones shares them.
