@@ -1,8 +1,8 @@
 /* Trap 44: more than tables and dictionaries like. 40,009 sockets are open at the same time, in three processes, before
  * any of their connections carries a byte; and one socket sends to very many peers, one datagram each.
  *
- * Fewer where the machine has not the memory or the descriptors for it; a line tells how many. The bytes begin to move
- * when a line comes on standard input. */
+ * Fewer where the machine has not the memory or the descriptors for it; a line tells how many. A line on standard input
+ * begins each part: to open the sockets, to move bytes and close them, to send to the peers. */
 #include "flows.h"
 
 #define WORKERS 3
@@ -168,6 +168,8 @@ int main(void)
 {
 	start_truth();
 	own_netns();
+	say("{\"what\":\"ready\",\"pid\":%d}", getpid());
+	wait_go();
 	sockets();
 	wait_go();
 	peers();
