@@ -57,7 +57,7 @@ def check_closes(truth: list[Line], events: list[Event]) -> None:
             wanted[worker["pid"], port, worker["port"], share(number), 0] += 1
             wanted[worker["pid"], worker["port"], port, 0, share(number)] += 1
     netns = {worker["netns"] for worker in workers}
-    told = Counter(
+    told: Counter[tuple[int, ...]] = Counter(
         (event["process"]["pid"], *near_and_far(event))
         for event in events
         if event["event"]["action"] == CLOSED
