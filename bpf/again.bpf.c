@@ -21,6 +21,8 @@ int accept_again(struct pt_regs *ctx)
 
 	if (sk && is_tcp(sk, false) && !(BPF_CORE_READ(task, flags) & PF_KTHREAD) && !take_mark(SEEN_ACCEPT, (u64)sk))
 		accepted(ctx, sk, false);
+	else if (!sk)
+		count_own(task, KIND_ACCEPT);
 	return 0;
 }
 

@@ -173,6 +173,23 @@ static __always_inline bool is_excluded(u32 tgid, u64 start)
 	return mine && *mine == start;
 }
 
+/* What makes no record, such as a thread, is counted where a tracer does it, as filtered: it does so to find
+ * out whether this probe still runs. */
+static __always_inline void count_own(const struct task_struct *task, u32 kind)
+{
+	u32 tgid = BPF_CORE_READ(task, tgid);
+	u64 *start = bpf_map_lookup_elem(MAP(tracer_excluded), &tgid);
+	struct tally *t;
+
+	if (!start || *start != boot_start(BPF_CORE_READ(task, group_leader)))
+		return;
+	t = tally_of(kind);
+	if (!t)
+		return;
+	count(&t->attempts);
+	count(&t->filtered);
+}
+
 static __always_inline bool pid_wanted(u32 tgid)
 {
 	if (!(KNOB(filters) & FILTER_PID))

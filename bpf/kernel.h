@@ -74,6 +74,7 @@ enum { BPF_F_NO_PREALLOC = 1 << 0, BPF_F_MMAPABLE = 1 << 10 };
 #define TCP_CLOSE 7
 #define TCP_LISTEN 10
 #define ENOENT 2
+#define EAGAIN 11
 #define ENOSPC 28
 #define EISCONN 106
 #define EALREADY 114

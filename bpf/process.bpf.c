@@ -258,23 +258,6 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	return executed(ctx, task, old_pid, &image);
 }
 
-/* Threads make no records. A tracer's own are counted, as filtered: it starts one to find out
- * whether this probe still runs. */
-static __always_inline void count_own_thread(const struct task_struct *task, u32 kind)
-{
-	u32 tgid = BPF_CORE_READ(task, tgid);
-	u64 *start = bpf_map_lookup_elem(MAP(tracer_excluded), &tgid);
-	struct tally *t;
-
-	if (!start || *start != boot_start(BPF_CORE_READ(task, group_leader)))
-		return;
-	t = tally_of(kind);
-	if (!t)
-		return;
-	count(&t->attempts);
-	count(&t->filtered);
-}
-
 static __always_inline int forked(void *ctx, struct task_struct *parent, struct task_struct *child)
 {
 	u32 tgid = BPF_CORE_READ(child, tgid);
@@ -283,7 +266,7 @@ static __always_inline int forked(void *ctx, struct task_struct *parent, struct 
 	u32 forker;
 
 	if (BPF_CORE_READ(child, pid) != (int)tgid) {
-		count_own_thread(child, KIND_FORK);
+		count_own(child, KIND_FORK);
 		return 0;
 	}
 	if (is_seen_to(SEEN_FORK, boot_start(child)))
@@ -334,7 +317,7 @@ static __always_inline int gone(void *ctx, struct task_struct *task)
 
 	/* do_exit() takes this thread off `live` before the tracepoint: 0 is the last one. */
 	if (BPF_CORE_READ(signal, live.counter) != 0) {
-		count_own_thread(task, KIND_EXIT);
+		count_own(task, KIND_EXIT);
 		return 0;
 	}
 	if (is_seen_to(SEEN_EXIT, boot_start(task)))

@@ -44,6 +44,8 @@ int accept_returns(const u64 *ctx)
 	if (sk && !kern && is_tcp(sk, true)) {
 		leave_mark(SEEN_ACCEPT, (u64)sk);
 		accepted((void *)ctx, sk, true);
+	} else if (!sk) {
+		count_own((void *)bpf_get_current_task(), KIND_ACCEPT);
 	}
 	return 0;
 }

@@ -180,6 +180,8 @@ static __always_inline int accepted_as(void *ctx, long fd)
 
 	if (sk && !take_mark(SEEN_ACCEPT, (u64)sk))
 		accepted(ctx, sk, false);
+	else if (fd == -EAGAIN)
+		count_own((void *)bpf_get_current_task(), KIND_ACCEPT);
 	return 0;
 }
 

@@ -13,10 +13,10 @@ from tests.confine.forks import in_fork
 from tracer.confine.apply import confine
 from tracer.confine.plan import Plan, State
 from tracer.confine.seccomp_filter import WORKER, on_descriptors
-from tracer.model import SOCKET_KINDS, Kind
+from tracer.model import RING_KINDS, SOCKET_KINDS, Kind
 from tracer.probes import canary, health
 from tracer.probes.backend import KernelFilters
-from tracer.probes.canary import Canary
+from tracer.probes.canary import CALLS, Canary
 from tracer.probes.core import HOOKS, Core
 from tracer.probes.health import mark, what_became
 from tracer.probes.libbpf_binding import BpfError
@@ -30,6 +30,8 @@ TRIED = {
     "process_fork",
     "process_exit",
     "socket_state_change",
+    "exit_accept",
+    "exit_accept4",
     "exit_listen",
     "exit_connect",
     "exit_execve",
@@ -54,7 +56,7 @@ def kill(core: Core, program: str) -> None:
 def confined(core: Core) -> None:
     """Confine this process as a running tracer is."""
     core.seal()
-    verdicts = confine(Plan(calls=WORKER + on_descriptors("listen shutdown", *core.tried))).verdicts
+    verdicts = confine(Plan(calls=WORKER + on_descriptors(CALLS, *core.tried))).verdicts
     assert {verdict.state for verdict in verdicts.values()} <= {State.ENFORCED, State.OFF, State.ABSENT, State.PARTIAL}
 
 
@@ -69,10 +71,10 @@ def test_all_is_well(core: Core) -> None:
 
 def test_trying_is_counted_as_filtered(core: Core) -> None:
     """What this process does itself is counted and filtered, kind by kind, and nothing of it comes out."""
-    before = read_tallies(core.tallies(), 9)
+    before = read_tallies(core.tallies(), len(RING_KINDS))
     core.silent()
-    after = read_tallies(core.tallies(), 9)
-    for kind in (Kind.FORK, Kind.EXIT, Kind.EXEC_FAILED, Kind.LISTEN, Kind.CONNECT):
+    after = read_tallies(core.tallies(), len(RING_KINDS))
+    for kind in (Kind.FORK, Kind.EXIT, Kind.EXEC_FAILED, Kind.LISTEN, Kind.ACCEPT, Kind.CONNECT):
         grown = sum(now[kind].filtered - then[kind].filtered for then, now in zip(before, after, strict=True))
         assert grown >= 1, kind
     own = os.getpid()
@@ -111,7 +113,7 @@ def test_probes_that_do_not_see(enter: Callable[[Core], None], monkeypatch: pyte
         return before, next(filter(None, looks), [])
 
     found = set()
-    for program in ("process_exec", "exit_accept4", *sorted(TRIED)):
+    for program in ("process_exec", "syn_again", *sorted(TRIED)):
         before, told = in_fork(lambda program=program: try_it(program))  # type: ignore[misc]
         assert before == []
         found |= {program for each in told if program in each.partition(":")[0]}

@@ -30,6 +30,7 @@ from tracer.pipeline.engine import Engine
 from tracer.pipeline.order import RingRun
 from tracer.pipeline.turns import Confined, Found, Input, Known, Moves, Start, Turn
 from tracer.pipeline.view import Filters
+from tracer.probes.canary import CALLS
 from tracer.probes.core import HOOKS
 from tracer.probes.records import only, without
 from tracer.probes.rings import Run
@@ -260,7 +261,7 @@ class Live:
 
     def _sandbox(self, source: Source) -> Sandbox:
         """The confinement that was asked for. Raises CommandError."""
-        calls = WORKER + on_descriptors("listen shutdown", *source.tried) + self._rotation.calls
+        calls = WORKER + on_descriptors(CALLS, *source.tried) + self._rotation.calls
         if self._worker is not None:
             calls += on_descriptors("sendto recvmsg", self._worker.files.fd)
         if source.name == "netlink":

@@ -2,7 +2,8 @@
 
 A tracer's own doings are excluded, so they come to nothing but a count of what was filtered. What can be done without
 any privilege, and by a confined process, is done: a thread is made, a program is asked for that can't be, a socket that
-leads nowhere listens and connects. Where the call is refused before it could come to a probe, that probe is not judged.
+leads nowhere listens, finds nobody to accept, and connects. Where the call is refused before it could come to a probe,
+that probe is not judged.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from typing import Final, NamedTuple
 from tracer.model import RING_KINDS, Kind
 from tracer.probes.records import read_tallies
 
-__all__ = ["Canary"]
+__all__ = ["CALLS", "Canary"]
 
+CALLS: Final = "listen accept accept4 shutdown"
+"""The system calls that the trials with sockets take."""
 _CLONE_NEWNET: Final = 0x40000000  # include/uapi/linux/sched.h
 _AT_FDCWD: Final = -100
 _PORT: Final = 4711  # bound, in a namespace where there is nobody else
@@ -70,6 +73,7 @@ class Canary:
             _checked(_libc.unshare(_CLONE_NEWNET))
             self._loose = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            bound.setblocking(False)  # nobody will ever connect
             bound.bind(("0.0.0.0", _PORT))  # noqa: S104  # nothing leads there, not even a loopback
             self._bound = bound
 
@@ -83,7 +87,7 @@ class Canary:
 
     @property
     def fds(self) -> list[int]:
-        """The sockets' descriptors: listen(2) and shutdown(2) on these must be left to a confined process."""
+        """The sockets' descriptors, on which CALLS must be left to a confined process."""
         self._ready()
         return [each.fileno() for each in (self._bound, self._loose) if each is not None]
 
@@ -103,6 +107,8 @@ class Canary:
         bound, loose = self._bound, self._loose
         if bound is not None:
             yield _Try(Kind.LISTEN, "a socket that listens", lambda: _listen(bound, "socket_state_change"))
+            yield _Try(Kind.ACCEPT, "an accept that finds nobody", lambda: _accept(bound, "accept", "exit_accept"))
+            yield _Try(Kind.ACCEPT, "an accept4 that finds nobody", lambda: _accept(bound, "accept4", "exit_accept4"))
         if loose is not None:
             yield _Try(
                 Kind.LISTEN,
@@ -186,6 +192,23 @@ def _listen(which: socket.socket, *programs: str) -> Collection[str]:
     with suppress(OSError):
         which.shutdown(socket.SHUT_RDWR)  # a listening socket is then as it was before
     return programs
+
+
+def _accept(which: socket.socket, call: str, tracepoint: str) -> Collection[str]:
+    programs = (tracepoint, "accept_returns", "accept_again")
+    arguments = (which.fileno(), None, None, *((0,) if call == "accept4" else ()))
+    try:
+        which.listen(0)
+    except OSError:
+        return ()
+    try:
+        _checked(getattr(_libc, call)(*arguments))
+    except OSError as refused:
+        return programs if refused.errno == errno.EAGAIN else ()
+    finally:
+        with suppress(OSError):
+            which.shutdown(socket.SHUT_RDWR)
+    raise AssertionError(call)  # who could have connected?
 
 
 def _connect(which: socket.socket) -> Collection[str]:

@@ -175,7 +175,7 @@ class Source(Protocol):
 
     @property
     def tried(self) -> list[int]:
-        """Descriptors of the sockets that silent() uses, by listen(2) and shutdown(2)."""
+        """Descriptors of the sockets that silent() uses, by canary.CALLS."""
         ...
 
     def unheard(self) -> list[Unheard]:
