@@ -10,6 +10,7 @@ outside of what is timed, and so is the warm-up.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ __all__ = ["WORKLOADS", "Workload", "compare", "measure", "mistakes", "others_fo
 SPAWNS: Final = 2_003
 CONNECTIONS: Final = 20_011
 MEBIBYTES: Final = 8_192
+DATAGRAMS: Final = 2_000_003
+REQUESTS: Final = 100_003
 _SHOWN: Final = 4
 GROUP: Final = "what a workload takes longer while the whole system is traced (elapsed, with / without)"
 OTHERS_GROUP: Final = "the same workloads under other tools (elapsed, with / without)"
@@ -115,6 +118,24 @@ WORKLOADS: Final = (
         3,
         lambda programs: [str(programs.workloads), "stream", str(MEBIBYTES)],
         lambda took: _of_pid(took, connection_opened=1, connection_accepted=1, connection_closed=2),
+    ),
+    Workload(
+        "datagrams",
+        f"{DATAGRAMS:,} UDP datagrams, sent and received by one thread",
+        1.10,
+        7,
+        1,
+        lambda programs: [str(programs.workloads), "datagrams", str(DATAGRAMS)],
+        lambda took: _of_pid(took, connection_opened=2, connection_closed=2),
+    ),
+    Workload(
+        "web",
+        f"nginx, {REQUESTS:,} requests of ab over 8 connections",
+        1.05,
+        7,
+        1,
+        lambda _: [sys.executable, "-m", "scripts.bench.web", str(REQUESTS)],
+        lambda took: _of_pid(took, process_executed=1, process_exited=1),
     ),
 )
 

@@ -8,6 +8,7 @@
  *   workloads reset COUNT           the same, but each connection ends with a reset, which is the least work there is
  *   workloads serve COUNT           as reset, with a thread that connects and one that accepts and closes
  *   workloads stream MEBIBYTES      as much through one loopback connection, with a thread at each end
+ *   workloads datagrams COUNT       as many of 32 bytes over loopback UDP, each sent and received in one thread
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -188,6 +189,26 @@ static void stream(int listener, const struct sockaddr_in *address, long long by
 	close(fd);
 }
 
+static void datagrams(long count)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) }, peer;
+	int from = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), to = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	socklen_t size = sizeof(address);
+	char data[32] = { 0 };
+
+	if (from < 0 || to < 0 || bind(to, (void *)&address, size) || getsockname(to, (void *)&address, &size))
+		die("socket");
+	for (long done = 0; done < count; done++) {
+		if (sendto(from, data, sizeof(data), 0, (void *)&address, sizeof(address)) != sizeof(data))
+			die("sendto");
+		size = sizeof(peer);
+		if (recvfrom(to, data, sizeof(data), 0, (void *)&peer, &size) != sizeof(data))
+			die("recvfrom");
+	}
+	close(from);
+	close(to);
+}
+
 int main(int argc, char **argv)
 {
 	long count = argc > 2 ? atol(argv[2]) : 0;
@@ -212,8 +233,12 @@ int main(int argc, char **argv)
 
 		begin = now();
 		stream(listener, &address, (long long)count << 20);
+	} else if (argc == 3 && count > 0 && !strcmp(argv[1], "datagrams")) {
+		begin = now();
+		datagrams(count);
 	} else {
-		fprintf(stderr, "usage: workloads spawn COUNT PROGRAM | connect COUNT | serve COUNT | stream MEBIBYTES\n");
+		fprintf(stderr, "usage: workloads spawn COUNT PROGRAM | connect COUNT | serve COUNT | stream MEBIBYTES"
+				" | datagrams COUNT\n");
 		return 2;
 	}
 	printf("{\"pid\": %d, \"count\": %ld, \"ns\": %lld}\n", getpid(), count, now() - begin);
