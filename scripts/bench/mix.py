@@ -20,7 +20,7 @@ from tracer.pipeline.turns import MAGIC, Found, Start, Turn, pack
 from tracer.pipeline.view import Filters
 from tracer.probes.records import EXEC, EXIT, SIZE, SOCKET, TALLY, UNMOVED
 
-__all__ = ["KINDS", "Mix", "Record", "make", "records", "write"]
+__all__ = ["KINDS", "Mix", "Record", "Rings", "found_at_start", "make", "records", "start_of", "write"]
 
 KINDS: Final = (Kind.EXEC, Kind.CONNECT, Kind.CLOSE, Kind.EXIT)  # as they happen in each process
 CPUS: Final = 2
@@ -233,7 +233,8 @@ def _session() -> Session:
     )
 
 
-def _start() -> Start:
+def start_of(*, moved: bool = False) -> Start:
+    """The beginning of a recording; ``moved``: of one that tells what calls move."""
     session = _session()
     facts = session._asdict() | {"host": session.host._asdict()}
     for who in ("users", "groups", "namespaces"):
@@ -245,13 +246,13 @@ def _start() -> Start:
             "session": facts,
             "filters": Filters().as_json(),
             "count": None,
-            "coverage": {"backend": "core", "snapshot": True},
+            "coverage": {"backend": "core", "snapshot": True, "moved": moved},
             "started": {"uid": 0},
         }
     )
 
 
-def _found() -> Found:
+def found_at_start() -> Found:
     """The shells that start everything."""
     frames = []
     for shell in range(_SHELLS):
@@ -266,7 +267,7 @@ def _found() -> Found:
     return Found(BEGIN_NS - 20_000_000, OFFSET_NS, b"".join(frames), b"")
 
 
-class _Rings:
+class Rings:
     """What the rings hold between two turns, and the kernel's counters."""
 
     def __init__(self) -> None:
@@ -312,8 +313,8 @@ class _Rings:
 
 def write(mix: Mix, file: BinaryIO) -> None:
     """Write the recording of a mix: start, snapshot, turns, and the last one that closes the ledger."""
-    file.write(MAGIC + pack(_start()) + pack(_found()))
-    rings = _Rings()
+    file.write(MAGIC + pack(start_of()) + pack(found_at_start()))
+    rings = Rings()
     turned = now = BEGIN_NS
     ledger = BEGIN_NS + LEDGER_NS
     for record in records(mix):
