@@ -308,8 +308,8 @@ def test_container_of_runc(tmp_path: Path) -> None:
             for group in (place / "docker", place):
                 with contextlib.suppress(FileNotFoundError):
                     group.rmdir()
-    place = {"tracer__cgroup__path": f"/{TOP}/docker/{ID}"}
-    inside = trace.one("process-executed", process__executable=os.path.realpath(python), **place)
+    ran_there = {"process__executable": os.path.realpath(python), "tracer__cgroup__path": f"/{TOP}/docker/{ID}"}
+    inside = trace.one("process-executed", None, **ran_there)
     assert inside["container"] == {"id": ID, "runtime": "docker"}
     assert inside["process"]["vpid"] == 1
     assert "netns_name" not in inside["tracer"]
