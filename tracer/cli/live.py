@@ -283,7 +283,6 @@ class Live:
             return
         self._feed(stream, Moves(boottime(), *moved, last))
         source.retire(engine.moves.retired)
-        engine.moves.retired.clear()
 
     def _found(self, source: Source) -> Found:
         processes, sockets = source.snapshot()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import islice
 from operator import itemgetter
 from typing import Any, Final
 
@@ -91,7 +92,7 @@ class Engine:
             self.offset = self.processes.clock = item.offset
             return self._found(item)
         if isinstance(item, Moves):
-            return iter([self._moved(item)])
+            return self._moved(item)
         if isinstance(item, Known):
             self._learn(item.processes)
             return iter(())
@@ -135,10 +136,11 @@ class Engine:
             self.view.widen(self.processes)  # who is whose descendant shows only when all are known
             yield self._shown(events, self.view.wants_found)
 
-    def _moved(self, moves: Moves) -> list[Event]:
+    def _moved(self, moves: Moves) -> Iterator[list[Event]]:
         events = self.moves.take(moves)
-        self.ledger.found.update([event.kind for event in events])
-        return self._shown(list[KindEvent](events))
+        while portion := list[KindEvent](islice(events, PORTION)):
+            self.ledger.found.update([event.kind for event in portion])
+            yield self._shown(portion)
 
     def _learn(self, processes: bytes) -> None:
         for frame in frames(processes):

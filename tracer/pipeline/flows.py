@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import marshal
 from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tracer.model import Kind, Process, SocketEvent
 from tracer.pipeline.community import ICMP, ICMPV6, SCTP, TCP, UDP, community_id
@@ -14,6 +15,7 @@ from tracer.probes.records import Record
 __all__ = ["Ends", "FlowTable"]
 
 FLOWS_MOST: Final = 131_072
+YOUNG_NS: Final = 2_000_000_000  # most flows have ended by then; the others are kept in less room
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 KINDS: Final = tuple(Kind)  # the kinds are 0, 1, 2, …: quicker than Kind(number)
 _CLOSE: Final = Kind.CLOSE
@@ -142,6 +144,8 @@ class FlowTable:
         """Owners come from, and unknown ones go into, ``processes``."""
         self._processes = processes
         self._open: dict[int, Ends] = {}
+        self._old: dict[int, tuple[Process | None, bytes]] = {}  # those that have been open for long
+        self._age_at = 0
         self.counted = False  # whether the backend counts what calls move
         self.ends: Ends | None = None  # of the last event
         self.told = 0  # bytes of the parts whose end came by a record
@@ -149,18 +153,33 @@ class FlowTable:
 
     def __len__(self) -> int:
         """How many flows are open."""
-        return len(self._open)
+        return len(self._open) + len(self._old)
 
     def known(self, flow: int, tgid: int) -> Ends | None:
         """The ends of a flow that is open and this process's."""
-        ends = self._open.get(flow)
+        ends = self._open.get(flow) or self._of_old(flow)
         if ends is None or (ends.process is not None and ends.process.tgid != tgid):
             return None
         return ends
 
     def forget(self, flow: int) -> None:
         """It has ended."""
-        self._open.pop(flow, None)
+        if self._open.pop(flow, None) is None:
+            self._old.pop(flow, None)
+
+    def age(self, now: int) -> None:
+        """Keep what has been open for long in less room: asked for now and then, with the time (boottime ns)."""
+        if now < self._age_at:
+            return
+        self._age_at = now + YOUNG_NS
+        self._old.update({flow: (ends[0], marshal.dumps(ends[1:])) for flow, ends in self._open.items()})
+        self._open.clear()
+
+    def _of_old(self, flow: int, *, last: bool = False) -> Ends | None:
+        kept = self._old.pop(flow, None) if last else self._old.get(flow)
+        if kept is None:
+            return None
+        return tuple.__new__(Ends, (kept[0], *marshal.loads(kept[1])))  # noqa: S302 - what age() has kept
 
     def event(self, record: Record, late: bool) -> SocketEvent:
         """What a socket record (struct socket_record) says, with its owner."""
@@ -207,9 +226,11 @@ class FlowTable:
         ) = record
         kind = KINDS[number]
         if kind is _CLOSE or error or kind is _FLOW_END:
-            ends = self._open.pop(flow, None)
+            ends = self._open.pop(flow, None) or self._of_old(flow, last=True)
+        elif kind in _OF_THE_RECORD:
+            ends = None
         else:
-            ends = self._open.get(flow) if kind not in _OF_THE_RECORD else None
+            ends = self._open.get(flow) or self._of_old(flow)
         if ends is None:
             # An end has the group that the socket was opened in, which may be left by now.
             where = 0 if kind in _COUNTED else cgroup
@@ -296,7 +317,8 @@ class FlowTable:
         )
 
     def _keep(self, flow: int, ends: Ends) -> None:
-        if len(self._open) >= FLOWS_MOST:
-            del self._open[next(iter(self._open))]
+        if len(self._open) + len(self._old) >= FLOWS_MOST:
+            oldest: dict[int, Any] = self._old or self._open
+            del oldest[next(iter(oldest))]
             self.evicted += 1
         self._open[flow] = ends

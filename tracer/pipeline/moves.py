@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from struct import Struct
 from typing import Any, Final
 
 from tracer.model import Kind, Role, SocketEvent
 from tracer.pipeline.flows import Ends, FlowTable
 from tracer.pipeline.turns import Moves
-from tracer.probes.records import PLACED
 
 __all__ = ["IDLE_NS", "UPDATE_NS", "MoveTable"]
 
 UPDATE_NS: Final = 30_000_000_000
 IDLE_NS: Final = 60_000_000_000  # as long as most resolvers, and connection tracking, wait for more of a datagram flow
 _IDLE_LOOK_NS: Final = 5_000_000_000
+_placed: Final = Struct("=IQ8x32sIIQ").iter_unpack  # PLACED with its counters in one
+_counts: Final = Struct("=4Q").unpack
+_NOTHING: Final = bytes(32)
 _DATAGRAM_ROLES: Final = frozenset({int(Role.SENT), int(Role.RECEIVED)})
 
 
 class _Part:
     """What one process has moved through one socket, to one peer, as of the last look."""
 
-    __slots__ = ("flow", "moved", "moved_at", "socket", "tgid", "told", "told_at", "via")
+    __slots__ = ("flow", "moved", "moved_at", "tgid", "told", "told_at", "via")
 
-    def __init__(self, flow: int, tgid: int, socket: int, now: int) -> None:
+    def __init__(self, flow: int, tgid: int, now: int) -> None:
         self.flow = flow
         self.tgid = tgid
-        self.socket = socket
-        self.moved = (0, 0, 0, 0)  # bytes out and in, calls out and in
+        self.moved = _NOTHING  # bytes out and in, calls out and in: as they lie in struct part, which takes less room
         self.moved_at = now
-        self.told = (0, 0, 0, 0)
+        self.told = _NOTHING
         self.told_at = now
         self.via = 0
 
     @property
     def bytes(self) -> int:
         """Both ways."""
-        return self.moved[0] + self.moved[1]
+        return sum(_counts(self.moved)[:2])
 
 
 class MoveTable:
@@ -51,6 +54,7 @@ class MoveTable:
         self._places: dict[int, list[int]] = {}  # by socket: the parts that a record has told of
         self._ending: list[int] = []
         self._gone = 0  # bytes of parts that were retired, and their places taken by others
+        self._tgids: dict[int, int] = {}  # one object for each number
         self._last: Moves | None = None
         self._look_for_idle = 0
         self.retired: list[int] = []  # places that may be given to others
@@ -69,29 +73,31 @@ class MoveTable:
         if places is not None:
             self._ending += places
 
-    def take(self, moves: Moves) -> list[SocketEvent]:
-        """The parts that have changed; what there is to tell of all."""
+    def take(self, moves: Moves) -> Iterator[SocketEvent]:
+        """The parts that have changed; what there is to tell of all. Take all of it before anything else is asked."""
         self._last, now = moves, moves.now
+        self.retired.clear()
         parts, moving = self._parts, self._moving
-        for place, flow, _start, out, into, calls_out, calls_in, tgid, via, socket in PLACED.iter_unpack(moves.parts):
+        self._flows.age(now)
+        for place, flow, moved, tgid, via, _socket in _placed(moves.parts):
             part = parts.get(place)
             if part is not None and (part.flow != flow or part.tgid != tgid):
                 self._drop(place, part)
                 part = None
             if not flow:
                 continue
-            moved = out, into, calls_out, calls_in
             if part is None:
-                part = parts[place] = _Part(flow, tgid, socket, now)
-            elif part.bytes > out + into:
+                part = parts[place] = _Part(flow, self._tgids.setdefault(tgid, tgid), now)
+            elif part.bytes > sum(_counts(moved)[:2]):
                 continue  # caught while it was being made
             part.moved, part.moved_at, part.via = moved, now, via
             moving.pop(place, None)
             moving[place] = None
-        found = self._concluded(now)
-        found += self._updates(now, everything=moves.last)
-        found += self._idle(now)
-        return found
+        yield from self._concluded(now)
+        yield from self._updates(now, everything=moves.last)
+        yield from self._idle(now)
+        if len(self._tgids) > 2 * len(parts):
+            self._tgids.clear()
 
     def _drop(self, place: int, part: _Part) -> None:
         """The place is another's: its end was told by a record, or it was retired here."""
@@ -105,24 +111,22 @@ class MoveTable:
         other = self._others.get(place)
         return other if other is not None else self._flows.known(part.flow, part.tgid)
 
-    def _concluded(self, now: int) -> list[SocketEvent]:
-        found = []
+    def _concluded(self, now: int) -> Iterator[SocketEvent]:
         for place in self._ending:
             part = self._parts.get(place)
             if part is None or part.told_at < 0:
                 continue
             ends = self._ends(place, part)
             if ends is not None and ends.role in _DATAGRAM_ROLES:
-                found.append(self._event(Kind.FLOW_END, now, part, ends))
+                yield self._event(Kind.FLOW_END, now, part, ends)
                 self._flows.forget(part.flow)
             elif ends is not None and part.moved != part.told:
-                found.append(self._event(Kind.UPDATE, now, part, ends))
+                yield self._event(Kind.UPDATE, now, part, ends)
             self._retire(place, part)
         self._ending = []
-        return found
 
-    def _updates(self, now: int, *, everything: bool) -> list[SocketEvent]:
-        found, told = [], []
+    def _updates(self, now: int, *, everything: bool) -> Iterator[SocketEvent]:
+        told = []
         for place in self._moving:
             part = self._parts[place]
             if not everything and now - part.told_at < self._update:
@@ -132,15 +136,14 @@ class MoveTable:
                 continue  # its record may be on its way
             told.append(place)
             if ends is not None and part.moved != part.told:
-                found.append(self._event(Kind.UPDATE, now, part, ends))
+                yield self._event(Kind.UPDATE, now, part, ends)
         for place in told:
             del self._moving[place]
-        return found
 
-    def _idle(self, now: int) -> list[SocketEvent]:
-        found: list[tuple[int, _Part, Ends]] = []
+    def _idle(self, now: int) -> Iterator[SocketEvent]:
         if now < self._look_for_idle:
-            return []
+            return
+        found: list[tuple[int, _Part, Ends]] = []
         self._look_for_idle = now + _IDLE_LOOK_NS
         for place, part in self._parts.items():
             if part.told_at < 0 or now - part.moved_at < IDLE_NS:
@@ -149,17 +152,15 @@ class MoveTable:
             if ends is None or ends.role not in _DATAGRAM_ROLES:
                 continue
             found.append((place, part, ends))
-        events = []
         for place, part, ends in found:
-            events.append(self._event(Kind.FLOW_END, part.moved_at, part, ends))
+            yield self._event(Kind.FLOW_END, part.moved_at, part, ends)
             self._flows.forget(part.flow)
             self._retire(place, part)
-            others = self._places.get(part.socket)
+            others = self._places.get(ends.socket)
             if others is not None and place in others:
                 others.remove(place)
                 if not others:
-                    del self._places[part.socket]
-        return events
+                    del self._places[ends.socket]
 
     def _retire(self, place: int, part: _Part) -> None:
         self._moving.pop(place, None)
@@ -170,7 +171,7 @@ class MoveTable:
     @staticmethod
     def _event(kind: Kind, now: int, part: _Part, ends: Ends) -> SocketEvent:
         part.told, part.told_at = part.moved, now
-        return ends.event(kind, now, part.flow, part.moved, part.via)
+        return ends.event(kind, now, part.flow, _counts(part.moved), part.via)
 
     def statement(self, told: int) -> dict[str, Any] | None:
         """All bytes that were moved, and where they went: ``told`` are those of the parts whose end came by a record.
