@@ -16,7 +16,7 @@ from tracer.probes import core, hooks, libbpf, tracefs
 from tracer.probes.backend import Coverage, object_file
 from tracer.probes.core import Core
 from tracer.probes.health import Watch
-from tracer.probes.hooks import MOVES, OPTIONAL, RETURNS, STREAM, blind_spots
+from tracer.probes.hooks import MOVES, OPTIONAL, PAYLOADS, RETURNS, STREAM, UNASKED, blind_spots
 from tracer.probes.libbpf_binding import BpfError, LoadError
 from tracer.probes.privileges import Privileges
 from tracer.probes.program import attach_at_return, fexit_refusal
@@ -30,7 +30,8 @@ AGAIN = {program: function for returns in RETURNS for program, function in retur
 REPLACED = {program for returns in RETURNS for program in returns.replaces}
 UNLIKE = [*dict.fromkeys(blind for returns in RETURNS for blind in returns.unlike)]
 ALWAYS = {"syn_again"}
-BLIND_TO_BYTES = [*dict.fromkeys(hook.blind for hooks_of in MOVES.values() for hook in hooks_of)]
+BYTES = [hook for hooks_of in (*MOVES.values(), *PAYLOADS.values()) for hook in hooks_of]
+BLIND_TO_BYTES = [*dict.fromkeys(hook.blind for hook in BYTES)]
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +68,13 @@ def test_all_returns_leave_little_blind() -> None:
     """With all of them, and no tracepoint of system calls, what no hook shows is left, and what never gets that far."""
     assert blind_spots(MAIN | MORE | ALWAYS) == [*UNLIKE, *BLIND_TO_BYTES]
     assert len(UNLIKE) == 1
+
+
+def test_who_does_not_ask_is_always_blind() -> None:
+    """With all that counts bytes one thing is left; without what tells senders it is among what is said of that."""
+    counting = {hook.program for hook in BYTES}
+    assert blind_spots(MAIN | MORE | ALWAYS | counting) == [*UNLIKE, UNASKED]
+    assert UNASKED not in blind_spots((MAIN | MORE | ALWAYS | counting) - {"datagram_came"})
 
 
 def test_tracepoints_see_less() -> None:
@@ -179,7 +187,7 @@ def backend(hooks_wanted: str = "auto") -> Core:
 
 def blind(coverage: Coverage) -> list[str]:
     """What is blind by the choice of hooks; the kernel of some hosts hides process 1 besides."""
-    return [each for each in coverage.blind if "process 1" not in each]
+    return [each for each in coverage.blind if "process 1" not in each and each != UNASKED]
 
 
 @pytest.mark.live

@@ -130,6 +130,11 @@ def check_unasked(events: list[Event], line: Line) -> list[Event]:
         assert far.get("port") in {None, *line["from"]}, (line, brief(event))
         assert far.get("ip") in {None, "127.0.0.1", "::1"}, (line, brief(event))
         assert value(event, "network.direction") == "ingress", brief(event)
+    if any("port" not in end(event, near=False) for event in last.values()):
+        coverage = next(
+            event["tracer"]["coverage"] for event in events if event["event"]["action"] == "tracer-coverage"
+        )
+        assert any("datagrams come from" in spot for spot in coverage["blind"]), coverage
     return list(last.values())
 
 

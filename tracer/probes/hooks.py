@@ -16,6 +16,7 @@ __all__ = [
     "RETURNS",
     "STAND_INS",
     "STREAM",
+    "UNASKED",
     "Hook",
     "Returns",
     "blind_spots",
@@ -155,6 +156,12 @@ PAYLOADS: Final = {
 """By the source that holds it: what takes the first bytes of flows; attached where the kernel allows it."""
 
 
+# Most datagrams are copied to the reader without passing any tracepoint, and the program at the cgroup runs only where
+# there is an address to fill in.
+UNASKED: Final = "where datagrams come from that are received over UDP by who does not ask for it"
+"""Blind wherever bytes are counted."""
+
+
 def blind_spots(attached: Collection[str]) -> list[str]:
     """What can't be seen with these programs alone, by the eBPF backends."""
     found = [hook.blind for hook in _hooks() if hook.program not in attached and not _replaced(hook.program, attached)]
@@ -168,6 +175,8 @@ def blind_spots(attached: Collection[str]) -> list[str]:
                 found.append(_KILLED)
     more = (*MOVES.values(), *PAYLOADS.values())
     found += [hook.blind for hooks in more for hook in hooks if hook.program not in attached]
+    if "datagram_came" in attached:
+        found.append(UNASKED)  # else all that are received over UDP are among the blind spots
     return [*dict.fromkeys(found)]
 
 
