@@ -167,7 +167,7 @@ def _be(
 
 def _close_all_but(kept: set[int]) -> None:
     """Keep nobody waiting who reads a pipe to its end."""
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     at = 3
