@@ -373,6 +373,45 @@ def test_opener_is_confined(tmp_path: Path) -> None:
     assert (told["NoNewPrivs"], told["Seccomp"]) == ("1", "2")
 
 
+# A machine without libseccomp's binding; and one where the opener ends before it has confined itself.
+NO_SECCOMP = "import sys; sys.modules['seccomp'] = None"
+NO_OPENER = "import os, tracer.cli.rotation as r; r.confine_opener = lambda *_: os._exit(1)"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_missing_layer_of_the_opener(tmp_path: Path, backend: str) -> None:
+    """It is one line and in the record; with --sandbox-strict it is the end, with code 6 and nothing written."""
+    done = _short(tmp_path, NO_SECCOMP, "--backend", backend)
+    assert done.returncode == Exit.OK, done.stderr
+    assert f"tracer: sandbox of the opener of {tmp_path / 'events'}: seccomp is absent: " in done.stderr
+    found = find(lines(tmp_path / "events"), "tracer-confinement")[0]["tracer"]["confinement"]
+    assert found["opener"]["layers"]["seccomp"] == "absent"
+    done = _short(tmp_path, NO_SECCOMP, "--backend", backend, "--sandbox-strict")
+    assert done.returncode == Exit.SANDBOX, done.stderr
+    assert (tmp_path / "events").read_bytes() == b""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_opener_that_does_not_begin(tmp_path: Path, backend: str) -> None:
+    """Where it ends at once a line says so, and the tracer does its work; with --sandbox-strict the code is 6."""
+    done = _short(tmp_path, NO_OPENER, "--backend", backend)
+    assert done.returncode == Exit.OK, done.stderr
+    assert f"SIGHUP will do nothing: the process that is to reopen {tmp_path / 'events'} has ended" in done.stderr
+    assert_one_stream([lines(tmp_path / "events")])
+    done = _short(tmp_path, NO_OPENER, "--backend", backend, "--sandbox-strict")
+    assert done.returncode == Exit.SANDBOX, done.stderr
+    assert (tmp_path / "events").read_bytes() == b""
+
+
+def _short(place: Path, before: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A short session of a program that does something before."""
+    code = f"{before}\nfrom tracer.cli.entry import run\nrun()"
+    command = [sys.executable, "-c", code, "live", "--json", "--duration", "300ms", "--output", str(place / "events")]
+    return subprocess.run(
+        [*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60 * PATIENCE
+    )
+
+
 @SANDBOX
 def test_worker_is_killed_after_a_turn(tmp_path: Path, sandbox: tuple[str, ...]) -> None:
     """A fresh worker goes on in the file that is there, and nobody keeps the first one, which may be deleted."""

@@ -87,7 +87,11 @@ class Rotation:
         try:
             told = self._opener.confined()
         except OpenerLostError as lost:
-            raise CommandError(f"the process that is to reopen {self._path} has ended: {lost}", Exit.FAILURE) from lost
+            why = f"the process that is to reopen {self._path} has ended ({lost})"
+            if self._mode is Mode.STRICT:
+                raise CommandError(f"--sandbox-strict: {why}", Exit.SANDBOX) from lost
+            self._tell(f"SIGHUP will do nothing: {why}")
+            return True
         problems = told.pop("problems", [])
         if problems and self._mode is Mode.STRICT:
             raise CommandError(f"--sandbox-strict: the opener: {'; '.join(problems)}", Exit.SANDBOX)
