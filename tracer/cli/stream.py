@@ -35,6 +35,7 @@ class Format(Protocol):
     def lines(self, events: Sequence[Event], offset: int, sequence: int) -> list[bytes]:
         """A line with its newline for each event that the format shows, numbered from ``sequence`` on.
 
+        They come in pieces of one or more lines.
         ``offset`` is wall clock minus CLOCK_BOOTTIME in ns.
         """
         ...

@@ -7,12 +7,12 @@ Every text goes through orjson; all else is numbers and names of our own.
 from __future__ import annotations
 
 from functools import lru_cache
+from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from tracer.formats.ecs_values import MARKS, dumps, keep_raw, members, quality, quoted, signal_name, stamp, text
 from tracer.formats.text import errno_name
 from tracer.model import (
-    IDS,
     UNSET_ID,
     Cgroup,
     ExecFailed,
@@ -39,7 +39,6 @@ _FAILED: Final = (
 _EXITED: Final = '"kind":"event","category":["process"],"type":["end"],"action":"process-exited","outcome":'
 _ALIKE: Final = 1024  # texts kept that processes have in common: of their users, files and namespaces
 _NUL: Final = "\0"
-_NO_RAW: Final[dict[str, str]] = {}
 _BETWEEN: Final = '","'  # two texts in a JSON list
 _FLAG_NAMES: Final = {
     Flag.DELETED: "deleted",
@@ -48,6 +47,12 @@ _FLAG_NAMES: Final = {
     Flag.SCRIPT: "script",
     Flag.KTHREAD: "kernel-thread",
 }
+# Parts of Process.told (Ids, and the name): what processes mostly have in common, and what is their own.
+_CREDENTIALS: Final = slice(4, 28)
+_PLACE: Final = slice(36, 44)
+_credentials: Final = Struct("=6I").unpack
+_place: Final = Struct("=2I").unpack
+_own_ids: Final = Struct("=i24xII").unpack_from  # vpid, session, group
 _PROCESS_FOUND: Final = Kind.PROCESS_FOUND
 _NO_STATUS: Final = int(Flag.NO_STATUS)
 _NAMED_FLAGS: Final = int(Flag.DELETED | Flag.DETACHED | Flag.EXECFD | Flag.SCRIPT | Flag.KTHREAD)
@@ -81,6 +86,15 @@ class Described(NamedTuple):
     raw: dict[str, str]
 
 
+# What processes have in common that run one program for one user in one place: name, executable, device, inode, flags,
+# user, credentials, control group (id, path and version), namespaces.
+_Same = tuple[bytes, bytes, int, int, int, int, bytes, int, bytes, int, bytes]
+# And how that is told: members of the document (its container), of ``process`` (its name, its executable, its group and
+# its user), of ``tracer.process`` (the file, what auditors ask), of ``tracer`` (where it runs, and of that the control
+# group alone), and the bytes of what is not UTF-8.
+_Alike = tuple[str, str, str, str, str, str, str, str, str, dict[str, str]]
+
+
 class Processes:
     """Renders process events, and the part of any event that describes a process."""
 
@@ -89,7 +103,7 @@ class Processes:
         self._page = session.host.page_size
         self._users = {uid: dumps({"id": str(uid), "name": name}) for uid, name in session.users.items()}
         self._groups = {gid: dumps({"id": str(gid), "name": name}) for gid, name in session.groups.items()}
-        self._credentials = lru_cache(_ALIKE)(self._make_credentials)
+        self._alike: dict[_Same, _Alike] = {}
         self._namespaces = session.namespaces
         self.netns = lru_cache(_ALIKE)(self._netns)
 
@@ -101,74 +115,93 @@ class Processes:
         return found
 
     def _describe(self, process: Process) -> Described:
-        comm, image, above, told, within = process.comm, process.image, process.parent, process.told, process.within
-        executable = own = parent = identity = rest = container = cgroup = ""
-        path = cgroup_path = b""
-        raw = raw_parent = _NO_RAW
+        image, above, told, within = process.image, process.parent, process.told, process.within
+        comm, uid, number, credentials, place = (
+            process.comm,
+            process.uid,
+            process.cgroup,
+            told[_CREDENTIALS],
+            told[_PLACE],
+        )
+        parent = identity = ""
+        path = group_path = b""
+        dev = inode = flags = version = 0
         if image is not None:
             _, path, _, _, _, _, _, _, dev, inode, flags = image
-            executable, own = _file(path, dev, inode, flags & _NAMED_FLAGS)
+        if within is not None:
+            group_path, version = within.path, within.version
+        same = comm, path, dev, inode, flags, uid, credentials, number, group_path, version, place
+        alike = self._alike.get(same)
+        if alike is None:
+            if len(self._alike) >= _ALIKE:
+                self._alike.clear()
+            alike = self._alike[same] = self._make_alike(same, within)
+        container, name, executable, group, user, own, audit, rest, cgroup, raw = alike
         if above is not None:
             if above.rendered is None:
                 above.rendered = _parent(above)
             parent, raw_parent = above.rendered
-        if within is not None:
-            cgroup_path = within.path
-            if within.rendered is None:
-                within.rendered = _within(within)
-            cgroup, container = within.rendered
-        if raw_parent or not (comm.isascii() and path.isascii() and cgroup_path.isascii()):
-            raw = {}
-            keep_raw(raw, "process.name", comm)
-            keep_raw(raw, "process.executable", path)
-            keep_raw(raw, "cgroup.path", cgroup_path)
-            raw |= raw_parent
-        number = process.cgroup
-        if number:
-            cgroup = f',"cgroup":{{"id":{number}{cgroup}}}'
-        elif cgroup:
-            cgroup = f',"cgroup":{{{cgroup[1:]}}}'
-        vpid, _, gid, euid, _, loginuid, audit_session, session, leader, netns, pidns = (
-            IDS.unpack_from(told) if told else process.ids
-        )
-        user, group, audit = self._credentials(process.uid, gid, euid, loginuid, audit_session)
-        if vpid > 0:
-            identity = f',"vpid":{vpid}{group},"session_leader":{{"pid":{session}}},"group_leader":{{"pid":{leader}}}'
-        else:
-            audit = ""
-        if netns:
-            rest = f',{self.netns(netns)},"pidns":{pidns}'
+            if raw_parent:
+                raw = raw | raw_parent
+        if told:
+            vpid, session, leader = _own_ids(told)
+            if vpid > 0:
+                own += audit
+                identity = (
+                    f',"vpid":{vpid}{group},"session_leader":{{"pid":{session}}},"group_leader":{{"pid":{leader}}}'
+                )
         start = process.start
-        name = f',"name":{quoted(comm)}' if comm else ""
         return tuple.__new__(
             Described,
             (
                 f'{container},"process":{{"pid":{process.tgid},"entity_id":"{process.entity_id}"{name}'
                 f',"start":"{stamp(start + process.clock)}"{executable}{identity}{user}{parent}',
-                f'"process":{{"start_ns":{start}{own}{audit}',
-                rest + cgroup,
+                f'"process":{{"start_ns":{start}{own}',
+                rest,
                 cgroup,
                 raw,
             ),
         )
 
+    def _make_alike(self, same: _Same, within: Cgroup | None) -> _Alike:
+        comm, path, dev, inode, flags, uid, credentials, number, group_path, _, place = same
+        raw: dict[str, str] = {}
+        keep_raw(raw, "process.name", comm)
+        keep_raw(raw, "process.executable", path)
+        container = cgroup = group = audit = rest = ""
+        if within is not None:
+            keep_raw(raw, "cgroup.path", group_path)
+            if within.rendered is None:
+                within.rendered = _within(within)
+            cgroup, container = within.rendered
+        if number:
+            cgroup = f',"cgroup":{{"id":{number}{cgroup}}}'
+        elif cgroup:
+            cgroup = f',"cgroup":{{{cgroup[1:]}}}'
+        user = f',"user":{self._users.get(uid) or _id(uid)}' if 0 <= uid < UNSET_ID else ""
+        if credentials:
+            _, gid, euid, _, loginuid, audit_session = _credentials(credentials)
+            audit = f',"euid":{euid}' if euid != uid else ""
+            if loginuid != UNSET_ID:
+                audit += f',"loginuid":{loginuid}'
+            if audit_session != UNSET_ID:
+                audit += f',"audit_session":{audit_session}'
+            if gid < UNSET_ID:
+                group = f',"group":{self._groups.get(gid) or _id(gid)}'
+            netns, pidns = _place(place)
+            if netns:
+                rest = f',{self.netns(netns)},"pidns":{pidns}'
+        own = f',"exe":{{"dev":"{dev >> 20}:{dev & 0xFFFFF}","inode":{inode}}}' if inode else ""
+        if flags & _NAMED_FLAGS:
+            own += f',"flags":{dumps([name for flag, name in _FLAG_NAMES.items() if flags & flag])}'
+        name = f',"name":{quoted(comm)}' if comm else ""
+        executable = f',"executable":{quoted(path)}' if path else ""
+        return container, name, executable, group, user, own, audit, rest + cgroup, cgroup, raw
+
     def _netns(self, number: int) -> str:
         """Members of ``tracer`` for a network namespace."""
         name = self._namespaces.get(number)
         return f'"netns":{number},"netns_name":{dumps(name)}' if name else f'"netns":{number}'
-
-    def _make_credentials(
-        self, uid: int, gid: int, euid: int, loginuid: int, audit_session: int
-    ) -> tuple[str, str, str]:
-        """Members of ``process`` for the user and the group, and of ``tracer.process`` for what auditors ask."""
-        user = f',"user":{self._users.get(uid) or _id(uid)}' if 0 <= uid < UNSET_ID else ""
-        audit = f',"euid":{euid}' if euid != uid else ""
-        if loginuid != UNSET_ID:
-            audit += f',"loginuid":{loginuid}'
-        if audit_session != UNSET_ID:
-            audit += f',"audit_session":{audit_session}'
-        group = f',"group":{self._groups.get(gid) or _id(gid)}' if gid < UNSET_ID else ""
-        return user, group, audit
 
     def started(self, event: ProcessEvent, _offset: int, _when: str) -> Parts:
         """A process was executed, forked, or found running."""
@@ -177,8 +210,7 @@ class Processes:
         image = process.image
         shown = told = more = ""
         if image is not None:
-            shown, told = _image(image)
-            more = _image_notes(image, known.raw)
+            shown, told, more = _image(image, known.raw)
         if kind is _PROCESS_FOUND:
             more += ',"snapshot":true'
         if flags & MARKS:
@@ -257,15 +289,6 @@ def _id(number: int) -> str:
     return f'{{"id":"{number}"}}'
 
 
-@lru_cache(_ALIKE)
-def _file(path: bytes, dev: int, inode: int, flags: int) -> tuple[str, str]:
-    """Members of ``process`` and of ``tracer.process`` that tell which file runs."""
-    own = f',"exe":{{"dev":"{dev >> 20}:{dev & 0xFFFFF}","inode":{inode}}}' if inode else ""
-    if flags:
-        own += f',"flags":{dumps([name for flag, name in _FLAG_NAMES.items() if flags & flag])}'
-    return f',"executable":{quoted(path)}' if path else "", own
-
-
 def _within(within: Cgroup) -> tuple[str, str]:
     """Members of ``tracer.cgroup`` behind a comma, and of the document for the container and the pod."""
     told = f',"path":{quoted(within.path)}'
@@ -296,12 +319,16 @@ def _parent(parent: Parent) -> tuple[str, dict[str, str]]:
     return f',"parent":{{"pid":{parent.tgid},"entity_id":"{parent.entity_id}"{name}{executable}}}', raw
 
 
-def _image(image: Image) -> tuple[str, str]:
-    """Members of ``process`` and of ``tracer.process`` that tell what a process was given."""
-    _, _, cwd, requested, interpreter, given, argc, _, _, _, _ = image
+def _image(image: Image, raw: dict[str, str]) -> tuple[str, str, str]:
+    """What a process was given: members of ``process``, of ``tracer.process`` and of ``tracer``.
+
+    The last tell what was cut, and the bytes of what is not UTF-8: of the process ``raw``.
+    """
+    _, _, cwd, requested, interpreter, given, argc, _, _, _, flags = image
     shown = told = ""
+    plain = True
     if given:
-        args = text(given.removesuffix(b"\0"))
+        args = text(given[:-1] if given[-1] == 0 else given)
         spaced = args.replace(_NUL, " ")
         line = dumps(spaced)
         plain = len(line) == len(spaced) + 2  # nothing but the quotes was added: the arguments need no escapes either
@@ -313,24 +340,21 @@ def _image(image: Image) -> tuple[str, str]:
         told = f',"requested":{quoted(requested)}'
         if interpreter:
             told += f',"script":{quoted(requested)},"interpreter":{quoted(interpreter)}'
-    return shown, told
+    if plain and cwd.isascii() and requested.isascii() and interpreter.isascii() and not (raw or flags & _CUT_FLAGS):
+        return shown, told, ""
+    return shown, told, _image_notes(image, raw)
 
 
 def _image_notes(image: Image, known: dict[str, str]) -> str:
-    """Members of ``tracer``: what was cut, and the bytes of what is not UTF-8."""
-    _, _, cwd, requested, interpreter, args, _, _, _, _, flags = image
-    raw = known
-    if not (args.isascii() and cwd.isascii() and requested.isascii() and interpreter.isascii()):
-        raw = known.copy()
-        keep_raw(raw, "process.args", args.removesuffix(b"\0"))
-        keep_raw(raw, "process.working_directory", cwd)
-        keep_raw(raw, "process.requested", requested)
-        keep_raw(raw, "process.interpreter", interpreter)
-    elif not (raw or flags & _CUT_FLAGS):
-        return ""
+    """What was cut, and the bytes of what is not UTF-8, as members of ``tracer``."""
+    raw = known.copy()
+    keep_raw(raw, "process.args", image.args.removesuffix(b"\0"))
+    keep_raw(raw, "process.working_directory", image.cwd)
+    keep_raw(raw, "process.requested", image.requested)
+    keep_raw(raw, "process.interpreter", image.interpreter)
     notes: dict[str, Any] = {}
-    if flags & _CUT_FLAGS:
-        notes["truncated"] = sorted({name for flag, name in _CUT_NAMES.items() if flags & flag})
+    if image.flags & _CUT_FLAGS:
+        notes["truncated"] = sorted({name for flag, name in _CUT_NAMES.items() if image.flags & flag})
     if raw:
         notes["raw"] = raw
     return members(notes)

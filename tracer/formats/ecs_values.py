@@ -41,7 +41,7 @@ def stamp(ns: int) -> str:
         seconds, rest = divmod(ns, 1_000_000_000)
         _second.begin = seconds * 1_000_000_000
         _second.text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(seconds))
-    return "%s%09dZ" % (_second.text, rest)  # noqa: UP031 (an f-string takes half as long again for padded numbers)
+    return f"{_second.text}{str(rest).zfill(9)}Z"  # quicker than a format that pads
 
 
 def text(raw: bytes) -> str:
