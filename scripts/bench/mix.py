@@ -106,7 +106,6 @@ def _identity(process: _Process) -> tuple[int | bytes, ...]:
         *(BEGIN_NS - 60_000_000_000 + shell, 4_242, 1_000 + shell, process.pid),
         *(process.uid,) * 4,
         *(1000, 3, 1_000 + shell, process.pid, 4_026_531_840, 4_026_531_836, process.program[:15].encode()),
-        *UNMOVED,
     )
 
 
@@ -166,6 +165,7 @@ def _socket(process: _Process, time: int, cpu: int, kind: Kind) -> bytearray:
         *(32_768 + number % 28_000, _PORTS[number % len(_PORTS)], 10 if ipv6 else 2, 1, 8 if closed else 2, 0),
         *(_HOST[1].packed if ipv6 else _mapped(_HOST[0].packed),),
         *(remote.packed if ipv6 else _mapped(remote.packed), process.program[:15].encode()),
+        *UNMOVED,
     )
     return bytearray(SOCKET.pack(*_header(process, time, cpu, kind, 1), *values))
 
