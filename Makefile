@@ -15,6 +15,8 @@ AS_ROOT = $(SUDO) $(if $(SUDO),$(if $(NO_COLOR),env NO_COLOR=1))
 
 # What the probes and the wheel are built for. Who builds kernels may have an ARCH of theirs in the environment.
 ARCH := $(or $(TRACER_ARCH),$(shell uname -m))
+# Compiled once here, not at the start of each program that may not write beside its sources.
+BYTECODE := .venv/.bytecode
 OBJECTS := $(patsubst bpf/%.bpf.c,tracer/probes/objects/$(ARCH)/%.bpf.o,$(wildcard bpf/*.bpf.c))
 
 .PHONY: help setup setup-tests live bpf test lint matrix check-attribution check-backends fuzz bench wheel clean
@@ -24,17 +26,17 @@ help: ## list the targets
 
 setup: ## install what is needed to run; does nothing when that is done
 	@scripts/setup
-	@$(MAKE) bpf
+	@$(MAKE) bpf $(BYTECODE)
 	@echo "setup: up to date"
 
 setup-tests: ## the same, with what the tests need
 	@scripts/setup --tests
-	@$(MAKE) bpf
+	@$(MAKE) bpf $(BYTECODE)
 
 # Standard output belongs to the stream: `make live ARGS=--json | jq` works on a fresh machine too.
 live: ## set up, then watch: make live ARGS="--duration 10"
 	@scripts/setup
-	@$(MAKE) bpf >&2
+	@$(MAKE) bpf $(BYTECODE) >&2
 	@$(AS_ROOT) $(VENV)/tracer live $(ARGS)
 
 bpf: $(OBJECTS) ## compile the BPF programs that changed
@@ -42,6 +44,10 @@ bpf: $(OBJECTS) ## compile the BPF programs that changed
 
 tracer/probes/objects/$(ARCH)/%.bpf.o: bpf/%.bpf.c $(wildcard bpf/*.h) scripts/build_bpf.py
 	@TRACER_ARCH=$(ARCH) $(PYTHON) scripts/build_bpf.py $<
+
+$(BYTECODE): $(shell find tracer -name '*.py')
+	@$(VENV)/python -m compileall -q tracer
+	@touch $@
 
 test: lint ## install what the tests need, then run everything, or some: make test ARGS="-k ecs"
 	$(VENV)/python -m pytest $(ARGS)
