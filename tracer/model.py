@@ -304,6 +304,38 @@ class ProcessExited(NamedTuple):
     flags: int
 
 
+@dataclass(slots=True)
+class Names:
+    """What a flow goes to by name, and what it speaks. Shared by flows that have the same; not changed once made.
+
+    ``domain`` is the name of who was called, and ``source`` how it is known: ``dns``, or that the caller said so in
+    ``tls``, ``http`` or ``quic``; both are empty if there is none. With ``dns`` ``how`` is ``process``, ``resolver`` or
+    ``netns``, ``asked`` the name that was asked for and those that it is an alias of, and ``ambiguous`` that the
+    address had several. ``protocol`` is what the flow speaks, else empty. ``hello``: there was a ClientHello, with
+    ``server_name``, the protocols ``offered`` and the highest ``version`` (0x0304: TLS 1.3); ``ech``: it may be only
+    the outer one. Of a request of HTTP there are the ``host``, the ``method`` and its ``http`` version. ``cut`` and
+    ``malformed`` are said of either.
+    """
+
+    domain: bytes = b""
+    source: str = ""
+    how: str = ""
+    asked: tuple[bytes, ...] = ()
+    ambiguous: bool = False
+    protocol: str = ""
+    hello: bool = False
+    server_name: bytes = b""
+    offered: tuple[bytes, ...] = ()
+    version: int = 0
+    ech: bool = False
+    host: bytes = b""
+    method: bytes = b""
+    http: str = ""
+    cut: bool = False
+    malformed: bool = False
+    rendered: Any = field(default=None, compare=False, repr=False)  # kept by a format
+
+
 class SocketEvent(NamedTuple):
     """A socket was connected, attempted, accepted, listened on, used, closed, or found open.
 
@@ -313,7 +345,7 @@ class SocketEvent(NamedTuple):
     began before the trace, ``established`` when it never was; ``sent`` and ``received`` are bytes of TCP's stream,
     ``moved_out`` and ``moved_in`` those that calls returned (-1: not told, or not counted), in ``calls_out`` and
     ``calls_in`` calls or datagrams, ``via`` how (Via bits); ``state`` is the kernel's before this event. ``flags``
-    are the socket's (enum socket_flag), ``marks`` the record's (Flag).
+    are the socket's (enum socket_flag), ``marks`` the record's (Flag). ``names`` is what is known so far of its names.
     """
 
     kind: Kind
@@ -351,6 +383,53 @@ class SocketEvent(NamedTuple):
     calls_out: int = 0
     calls_in: int = 0
     via: int = 0
+    names: Names | None = None
+
+
+class Resource(NamedTuple):
+    """A record of a DNS answer; ``type`` and ``class_`` as DNS writes them, ``data`` as text, ``ttl`` in seconds."""
+
+    name: bytes
+    type: str
+    class_: str
+    ttl: int
+    data: bytes
+
+
+class Answered(NamedTuple):
+    """A process was sent an answer of DNS, mDNS or LLMNR (``protocol``); the ends are those of the flow it came by.
+
+    ``process`` is None where it is not known whose socket that is, ``flow`` then 0 or the socket's number. ``question``
+    is the first one's name, type and class, None where there is none; ``code`` is the response code as DNS writes it;
+    ``addresses`` are text, of the answers. ``cut``: there is more than was looked at; ``malformed``: it could not be
+    read, and what it answered is left out.
+    """
+
+    kind: Kind
+    time: int
+    late: bool
+    process: Process | None
+    tid: int
+    flow: int
+    local: str
+    local_port: int
+    remote: str
+    remote_port: int
+    ipv6: bool
+    community_id: str
+    netns: int
+    transport: str
+    number: int
+    protocol: str
+    id: int
+    code: str
+    header_flags: tuple[str, ...]
+    question: tuple[bytes, str, str] | None
+    answers: tuple[Resource, ...]
+    addresses: tuple[str, ...]
+    cut: bool
+    malformed: bool
+    marks: int = 0
 
 
 class Notice(NamedTuple):
@@ -362,7 +441,7 @@ class Notice(NamedTuple):
     body: dict[str, Any]
 
 
-KindEvent = ProcessEvent | ExecFailed | ProcessExited | SocketEvent
+KindEvent = ProcessEvent | ExecFailed | ProcessExited | SocketEvent | Answered
 Event = KindEvent | Notice
 
 

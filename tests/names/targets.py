@@ -168,7 +168,7 @@ def _flows(data: bytes) -> None:
             named += recogniser.end(key[0])
         for one in named:
             _must(one.name == one.name.lower() and len(one.name) <= _NAME_MOST, "name of a flow")
-            _must(one.flow < 4, "another flow")
+            _must(one.flow in range(4), "another flow")
         _must(len(recogniser) <= 8, "flows")
         _must(recogniser._kept == sum(state.size for state in recogniser._open.values()), "count of what is kept")
     for flow in range(4):

@@ -32,6 +32,7 @@ from tracer.pipeline.turns import Confined, Found, Input, Known, Moves, Start, T
 from tracer.pipeline.view import Filters
 from tracer.probes.canary import CALLS
 from tracer.probes.core import HOOKS
+from tracer.probes.hooks import PAYLOADS
 from tracer.probes.records import only, without
 from tracer.probes.rings import Run
 from tracer.probes.source import Coverage, KernelFilters, Source, boottime
@@ -49,6 +50,7 @@ _IDLE_MS: Final = 100.0
 _HOLDING_MS: Final = 20.0
 _CLOSURE_TURNS: Final = 8
 _TIME = struct.Struct("=Q").unpack_from
+_TAKES: Final = frozenset(hook.program for hooks in PAYLOADS.values() for hook in hooks)
 _NAMED: Final = SOCKET_KINDS - {Kind.LISTEN}  # events with the name of who is talked to
 
 
@@ -206,6 +208,7 @@ class Live:
         before = self._worker.events if self._worker is not None else 0
         most = None if options.count is None else max(0, options.count - before)
         engine = Engine(session.host.boot_id, options.filters, most, int(options.update * 1e9))
+        coverage, names = self._read_names(engine, coverage)
         stream = Stream(engine, make_format(options.format, session, fd), fd, name, started=False)
         if options.sandbox is not Mode.OFF:
             coverage = coverage._replace(blind=[*coverage.blind, *coverage.sealed])
@@ -217,6 +220,7 @@ class Live:
                 "filters": options.filters.as_json(),
                 "count": most,
                 "update": int(options.update * 1e9),
+                "names": names,
                 "coverage": coverage_record(coverage, self._options.filters, steps, snapshot=self._options.snapshot),
                 "started": facts.started(),
                 "gap": gap_of(self._worker),
@@ -251,6 +255,19 @@ class Live:
             return Exit.FAILURE
         stream.close()
         return status
+
+    @staticmethod
+    def _read_names(engine: Engine, coverage: Coverage) -> tuple[Coverage, str | None]:
+        """Have the names read in what is taken of flows, as far as this installation can: what that is."""
+        if not any(program in coverage.hooks for program in _TAKES):
+            return coverage, None
+        try:
+            engine.read_names(with_quic=True)
+        except ImportError as missing:
+            engine.read_names(with_quic=False)
+            lacks = f"names in QUIC, for which cryptography is needed ({missing}): pip install cryptography"
+            return coverage._replace(blind=[*coverage.blind, lacks]), "plain"
+        return coverage, "quic"
 
     def _user(self, tell: Callable[[str], None] = lambda _: None) -> Identity | None:
         """Whom to run as. Raises CommandError."""

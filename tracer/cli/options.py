@@ -21,7 +21,7 @@ _EVENTS: Final = {
     kind.label: kind
     for kind in (*RING_KINDS, Kind.UPDATE)
     if kind not in {Kind.ATTEMPT, Kind.FLOW_END, Kind.TAIL, Kind.PAYLOAD}
-}
+} | {"dns": Kind.PAYLOAD}  # the events that come of it alone
 _SIZE = re.compile(r"(\d+)\s*([kmg]?)(i?b)?", re.IGNORECASE)
 _UNITS: Final = {"": 0, "k": 10, "m": 20, "g": 30}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")

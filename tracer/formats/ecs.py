@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, Final
 
+from tracer.formats.ecs_names import Answers
 from tracer.formats.ecs_process import Parts, Processes
 from tracer.formats.ecs_socket import Sockets
 from tracer.formats.ecs_values import dumps, members, stamp
 from tracer.formats.shorten import LINE_MOST, shortened
-from tracer.model import Event, ExecFailed, Notice, ProcessEvent, ProcessExited, Session, SocketEvent
+from tracer.model import Answered, Event, ExecFailed, Notice, ProcessEvent, ProcessExited, Session, SocketEvent
 
 __all__ = ["ECS_VERSION", "SCHEMA", "Ecs"]
 
@@ -49,6 +50,7 @@ class Ecs:
             ExecFailed: processes.failed,
             ProcessExited: processes.exited,
             SocketEvent: Sockets(processes).parts,
+            Answered: Answers(processes).parts,
             Notice: self._notice,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tracer.formats.ecs_names import told_of
 from tracer.formats.ecs_process import Parts, Processes
 from tracer.formats.ecs_values import MARKS, dumps, members, quality
 from tracer.formats.text import errno_name
@@ -85,23 +86,26 @@ class Sockets:
             _calls_out,
             _calls_in,
             via,
+            names,
         ) = event
         if kind in MOVED_KINDS:
             return self._moved(event)
         owner = thread = attribution = cgroup = ""
+        raw = None
         if process is not None:
             known = self._described(process)
             owner, cgroup = known.process, known.cgroup
             thread = f',"thread":{{"id":{tid}}}}}' if tid else "}"
             attribution = _ATTRIBUTIONS[marks >> _BY_SHIFT & 3] if marks else _BY_KERNEL
-            if known.raw:
-                attribution += members({"raw": known.raw})
+            raw = known.raw
         if kind is _SOCKET_FOUND:
             attribution += ',"snapshot":true'
         if marks & MARKS:
             attribution += quality(marks)
         type_ = "ipv6" if ipv6 else "ipv4"
         if kind is _LISTEN or state == _LISTEN_STATE:
+            if raw:
+                attribution += members({"raw": raw})
             here = f'{{"ip":"{local}","port":{local_port}}}'
             return (
                 _LISTENING if kind is _LISTEN else _FOUND_LISTENING,
@@ -149,6 +153,14 @@ class Sockets:
             counted = f',"state":"{TCP_STATES[state] if state < _STATES else state}"{counted}'
         if role == _ROLE_ACCEPT:
             here, there = there, here
+        protocol = said = ""
+        if names is not None:
+            told_by = told_of(names)
+            there = f"{there[:-1]}{told_by.end}}}"
+            protocol, said, attribution = told_by.network, told_by.document, attribution + told_by.tracer
+            raw = {**(raw or {}), **told_by.raw}
+        if raw:
+            attribution += members({"raw": raw})
         named = f',"community_id":"{community}"' if community else ""
         related = f'"{local}"' if local == remote else f'"{local}","{remote}"'
         return (
@@ -156,8 +168,8 @@ class Sockets:
             owner,
             f'{thread},"source":{here},"client":{here},"destination":{there},"server":{there}'
             f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"'
-            f',"direction":"{_DIRECTIONS.get(role, "unknown")}"{named}{total}}}'
-            f',"related":{{"ip":[{related}]}}{failure}',
+            f',"direction":"{_DIRECTIONS.get(role, "unknown")}"{protocol}{named}{total}}}'
+            f',"related":{{"ip":[{related}]}}{failure}{said}',
             f'{self._netns(netns)}{cgroup},"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}'
             + _VIA[via]
             + (f',"tcp":{{{counted[1:]}}}' if counted else ""),
@@ -167,13 +179,13 @@ class Sockets:
         """The line of a flow without a connection, of another owner, or of what was moved so far."""
         kind, role, marks = event.kind, event.role, event.marks
         owner = thread = attribution = cgroup = ""
+        raw = None
         if event.process is not None:
             described = self._described(event.process)
             owner, cgroup = described.process, described.cgroup
             thread = f',"thread":{{"id":{event.tid}}}}}' if event.tid else "}"
             attribution = _BY_KERNEL
-            if described.raw:
-                attribution += members({"raw": described.raw})
+            raw = described.raw
         if marks & MARKS:
             attribution += quality(marks)
         addressed = event.transport not in _WITHOUT_ADDRESSES
@@ -202,10 +214,20 @@ class Sockets:
         here, there = ends
         if role in (_ROLE_ACCEPT, _ROLE_RECEIVED):
             here, there = there, here
+        network = f'"transport":"{event.transport}"'
+        said = ""
+        if event.names is not None:
+            told_by = told_of(event.names)
+            there = f"{there[:-1]}{told_by.end if there != '{}' else told_by.end[1:]}}}"
+            said = told_by.document
+            network += told_by.network
+            attribution += told_by.tracer
+            raw = {**(raw or {}), **told_by.raw}
+        if raw:
+            attribution += members({"raw": raw})
         duration = ""
         if kind is not _FLOW and kind is not _OWNER and event.opened and event.time > event.opened:
             duration = f',"duration":{event.time - event.opened}'
-        network = f'"transport":"{event.transport}"'
         if addressed:
             number = 6 if event.protocol == _MPTCP else event.protocol
             network += f',"type":"{"ipv6" if event.ipv6 else "ipv4"}","iana_number":"{number}"'
@@ -225,7 +247,8 @@ class Sockets:
         return (
             f"{_MOVED_AS[kind]}{duration}",
             owner,
-            f'{thread}{told},"network":{{{network},"direction":"{_DIRECTIONS.get(role, "unknown")}"{total}}}{related}',
+            f'{thread}{told},"network":{{{network},"direction":"{_DIRECTIONS.get(role, "unknown")}"{total}}}'
+            f"{related}{said}",
             f'{self._netns(event.netns)}{cgroup},"socket":{{"id":"{event.socket:x}"{_MAPPED if event.mapped else ""}}}'
             f"{flow}{attribution}{_VIA[event.via]}{tcp}",
         )

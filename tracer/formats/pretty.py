@@ -26,6 +26,7 @@ from tracer.model import (
     ATTRIBUTIONS,
     TCP_STATES,
     UNSET_ID,
+    Answered,
     Cgroup,
     Event,
     ExecFailed,
@@ -55,11 +56,13 @@ _RESET: Final = "\x1b[0m"
 _TIME: Final = 12  # HH:MM:SS.mmm
 _PID: Final = 7  # of 4,194,304 at most (PID_MAX_LIMIT)
 _WORD: Final = 9  # "listening"
+_BESIDE_NAME: Final = 60  # cells of address, port, protocols, bytes and duration of a connection over IPv4
 _DETAIL: Final = 24  # a terminal too narrow for a detail of so many cells shows the start of the line
 
 # Plain numbers: `int & Flag` would make a Flag each time.
 _ANY: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what was never told
 _WITH_PORTS: Final = frozenset({6, 17, 132, 136, 262})
+_CALLED: Final = frozenset({int(Role.ACCEPT), int(Role.RECEIVED)})
 _SNAPSHOT: Final = 1  # SOCK_SNAPSHOT of bpf/tracer.h
 _ARGS_CUT: Final = int(Flag.TRUNCATED_ARGS)
 _ARGS_FAULT: Final = int(Flag.FAULT_ARGS)
@@ -120,13 +123,36 @@ def _plural(count: int, word: str) -> str:
     return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
 
 
-def _route(event: SocketEvent) -> str:
+def _there(event: SocketEvent, remote: str, most: int | None) -> str:
+    """The other end, with its name in front of the address if this process called it by one."""
+    names = event.names
+    if names is None or not names.domain or event.role in _CALLED:
+        return remote
+    name = printable(names.domain)
+    if most is not None:
+        name = cut(name, most)
+    address = remote.removesuffix(f":{event.remote_port}")
+    return f"{name} ({address.strip('[]')}){remote[len(address) :]}"
+
+
+def _speaks(event: SocketEvent, most: int | None) -> str:
+    """What it speaks, and of who is called by what name."""
+    names = event.names
+    if names is None or not names.protocol:
+        return ""
+    if not names.domain or event.role not in _CALLED:
+        return f" {event.transport} {names.protocol}"
+    name = printable(names.domain)
+    return f" {event.transport} {names.protocol} for {name if most is None else cut(name, most)}"
+
+
+def _route(event: SocketEvent, most: int | None) -> str:
     remote = _endpoint(event.remote, event.remote_port)
     if event.role == Role.CONNECT:
-        return f"→ {remote}"
+        return f"→ {_there(event, remote, most)}{_speaks(event, most)}"
     if event.role == Role.ACCEPT:
-        return f":{event.local_port} ← {remote}"
-    return f"{_endpoint(event.local, event.local_port)} ↔ {remote}"
+        return f":{event.local_port} ← {remote}{_speaks(event, most)}"
+    return f"{_endpoint(event.local, event.local_port)} ↔ {_there(event, remote, most)}{_speaks(event, most)}"
 
 
 def _traffic(event: SocketEvent) -> str:
@@ -138,7 +164,7 @@ def _traffic(event: SocketEvent) -> str:
     return f" {human_bytes(out)} out, {human_bytes(into)} in"
 
 
-def _flow_route(event: SocketEvent) -> str:
+def _flow_route(event: SocketEvent, most: int | None) -> str:
     """Both ends of a flow without a connection, as far as they are known, and what carries it."""
     if event.transport in ("packet", "vsock"):
         return event.transport
@@ -146,10 +172,11 @@ def _flow_route(event: SocketEvent) -> str:
     remote = "?" if event.remote in _ANY else event.remote
     if ported and event.remote_port:
         remote = _endpoint(event.remote, event.remote_port)
+    speaks = _speaks(event, most) or f" {event.transport}"
     if event.role == Role.RECEIVED:
         local = f":{event.local_port}" if ported else event.local
-        return f"{local} ← {remote} {event.transport}"
-    return f"→ {remote} {event.transport}"
+        return f"{local} ← {remote}{speaks}"
+    return f"→ {_there(event, remote, most)}{speaks}"
 
 
 @lru_cache(64)
@@ -206,7 +233,7 @@ class Pretty:
             self._flow_end,
             self._owner,
             self._update,
-            self._update,
+            self._answered,
             self._running,
             self._open,
             self._update,
@@ -228,6 +255,8 @@ class Pretty:
         room = None if width is None else width - sum((_TIME, _PID, self._user, self._name, _WORD)) - 5
         self._narrow = room is not None and room < _DETAIL
         self._room = max(room, _DETAIL) if room is not None else None
+        # Behind a name comes what is most wanted: it must not fall off the end.
+        self._name_most = None if self._room is None else max(self._room - _BESIDE_NAME, _DETAIL)
         self._most = None if self._room is None else BYTES_A_CELL * (self._room + 1)
         # Bounded, and by value: a process that changes its name or user is simply another key.
         self._who = lru_cache(maxsize=4096)(self._make_who)
@@ -252,7 +281,7 @@ class Pretty:
         word, detail, style = self._details[event.kind](event)
         if event.late:
             detail += " (late)"
-        marks = event.marks if isinstance(event, SocketEvent) else event.flags
+        marks = event.marks if isinstance(event, SocketEvent | Answered) else event.flags
         if marks & _MARKED:
             detail += _marked(marks)
         process = event.process
@@ -392,17 +421,18 @@ class Pretty:
         return "exit", self._fitted(detail, extras), style
 
     def _connect(self, event: SocketEvent) -> tuple[str, str, str]:
-        remote = _route(event)  # without a role it is not known who began
+        remote = _route(event, self._name_most)  # without a role it is not known who began
         took = human_duration(event.time - event.opened) if 0 < event.opened < event.time else ""
         if event.error:
             return "connect", self._fitted(f"{remote} {_reason(event.error)}", [f" after {took}"] if took else []), _RED
         return "connect", f"{remote} in {took}" if took else remote, _CYAN
 
     def _attempt(self, event: SocketEvent) -> tuple[str, str, str]:
-        return "connect", f"→ {_endpoint(event.remote, event.remote_port)} no answer yet", _CYAN
+        remote = _endpoint(event.remote, event.remote_port)
+        return "connect", f"→ {_there(event, remote, self._name_most)} no answer yet", _CYAN
 
     def _accept(self, event: SocketEvent) -> tuple[str, str, str]:
-        return "accept", f":{event.local_port} ← {_endpoint(event.remote, event.remote_port)}", _CYAN
+        return "accept", _route(event, self._name_most), _CYAN
 
     def _listen(self, event: SocketEvent) -> tuple[str, str, str]:
         local = _endpoint(event.local, event.local_port)
@@ -415,7 +445,7 @@ class Pretty:
             if event.opened:
                 detail += f" after {human_duration(event.time - event.opened)}"
             return "close", detail, _CYAN
-        detail, style = _route(event), _CYAN
+        detail, style = _route(event, self._name_most), _CYAN
         # How it went wrong comes first: it must not be what falls off the end.
         if event.error:
             detail += f" {_reason(event.error)},"
@@ -429,26 +459,54 @@ class Pretty:
         return "close", self._fitted((detail + _traffic(event)).removesuffix(","), extras), style
 
     def _flow(self, event: SocketEvent) -> tuple[str, str, str]:
-        return "flow", _flow_route(event), _CYAN
+        return "flow", _flow_route(event, self._name_most), _CYAN
 
     def _flow_end(self, event: SocketEvent) -> tuple[str, str, str]:
         extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
-        return "end", self._fitted(_flow_route(event) + _traffic(event), extras), _CYAN
+        return "end", self._fitted(_flow_route(event, self._name_most) + _traffic(event), extras), _CYAN
 
     def _update(self, event: SocketEvent) -> tuple[str, str, str]:
-        route = _route(event) if event.role not in (Role.SENT, Role.RECEIVED) else _flow_route(event)
+        route = (
+            _route(event, self._name_most)
+            if event.role not in (Role.SENT, Role.RECEIVED)
+            else _flow_route(event, self._name_most)
+        )
         extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
         return "moved", self._fitted(route + _traffic(event), extras), _CYAN
 
+    def _answered(self, event: Answered) -> tuple[str, str, str]:
+        room = self._room
+        asked = "?"
+        if event.question is not None:
+            name, kind, class_ = event.question
+            asked = printable(name)
+            if room is not None:
+                asked = cut(asked, max(room // 2, _DETAIL))
+            asked += f" {kind}" if class_ == "IN" else f" {class_} {kind}"
+        style = _CYAN
+        if event.malformed:
+            detail, style = f"{asked}: an answer that can't be read", _RED
+        elif event.code != "NOERROR":
+            detail, style = f"{asked}: {event.code}", _RED
+        else:
+            found = list(event.addresses) or [printable(each.data) for each in event.answers if each.data]
+            detail = f"{asked} = {', '.join(found)}" if found else f"{asked}: no answer"
+            if event.cut:
+                detail += " …"
+        extras = [f" from {_endpoint(event.remote, event.remote_port)}"]
+        if event.protocol != "dns":
+            extras.insert(0, f" by {event.protocol}")
+        return "dns", self._fitted(detail, extras), style
+
     def _owner(self, event: SocketEvent) -> tuple[str, str, str]:
-        return "owner", f"{_route(event)} is used by this process now", _CYAN
+        return "owner", f"{_route(event, self._name_most)} is used by this process now", _CYAN
 
     def _open(self, event: SocketEvent) -> tuple[str, str, str]:
         if event.state == _TCP_LISTEN or event.role == Role.LISTEN:
             backlog = "" if event.marks & _NO_TOTALS else f" backlog {event.backlog}"
             return "listening", f"on {_endpoint(event.local, event.local_port)}{backlog}", _DIM
         extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
-        return "open", self._fitted(_route(event) + _traffic(event), extras), _DIM
+        return "open", self._fitted(_route(event, self._name_most) + _traffic(event), extras), _DIM
 
     def _notice(self, event: Notice, offset: int, stamp: str) -> bytes:
         text, severity = describe(event, self._session, offset)

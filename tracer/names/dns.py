@@ -18,7 +18,18 @@ from dns.rcode import Rcode
 from dns.rdatatype import RdataType
 from dns.wire import Parser
 
-__all__ = ["MESSAGE_MOST", "Answer", "Message", "Question", "parse", "rcode_name", "split", "type_name"]
+__all__ = [
+    "MESSAGE_MOST",
+    "Answer",
+    "Message",
+    "Question",
+    "class_name",
+    "data_text",
+    "parse",
+    "rcode_name",
+    "split",
+    "type_name",
+]
 
 MESSAGE_MOST: Final = 4096  # bytes looked at; more is as if the capture had cut it
 QUESTIONS_MOST: Final = 8  # mDNS asks several at once (RFC 6762, 5.3), nobody else does
@@ -34,6 +45,7 @@ _RECORD: Final = ">HHIH"
 # Numbers of record types, from IANA's registry "Domain Name System (DNS) Parameters".
 A: Final = 1
 CNAME: Final = 5
+_TXT: Final = 16
 AAAA: Final = 28
 _OPT: Final = 41
 _NAMES: Final = frozenset({2, CNAME, 12, 39})  # NS, CNAME, PTR, DNAME: all that they hold is a name
@@ -96,12 +108,35 @@ class Message(NamedTuple):
 
 
 _TYPE_NAMES: Final = {int(member): member.name.replace("_", "-") for member in RdataType}
+_CLASS_NAMES: Final = {1: "IN", 3: "CH", 4: "HS", 254: "NONE", 255: "ANY"}
 _RCODE_NAMES: Final = {int(member): member.name for member in Rcode}
 
 
 def type_name(number: int) -> str:
     """Return the name of a record type, ``AAAA`` of 28; ``TYPE4711`` of one that has none (RFC 3597, 5)."""
     return _TYPE_NAMES.get(number) or f"TYPE{number}"
+
+
+def class_name(number: int) -> str:
+    """Return the name of a class, ``IN`` of 1; ``CLASS4711`` of one that has none (RFC 3597, 5)."""
+    return _CLASS_NAMES.get(number) or f"CLASS{number}"
+
+
+def data_text(answer: Answer) -> bytes:
+    """Return what a record holds as text: a name or an address, of TXT the strings in a row, else as RFC 3597, 5."""
+    if answer.address:
+        return answer.address.encode()
+    data = answer.data
+    if answer.type in _NAMES:
+        return data
+    if answer.type != _TXT:
+        return b"\\# %d %s" % (len(data), data.hex().encode()) if data else b"\\# 0"
+    strings = []
+    at = 0
+    while at < len(data):
+        strings.append(data[at + 1 : at + 1 + data[at]])
+        at += 1 + data[at]
+    return b"".join(strings)
 
 
 def rcode_name(number: int) -> str:

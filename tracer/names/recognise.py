@@ -13,7 +13,7 @@ from tracer.names import dns, http, tls
 if TYPE_CHECKING:
     from tracer.names import quic  # else loaded only where it is wanted
 
-__all__ = ["Named", "Piece", "Recogniser"]
+__all__ = ["Flow", "Named", "Piece", "Recogniser"]
 
 PIECES_MOST: Final = 4
 BYTES_MOST: Final = 4096
@@ -30,6 +30,8 @@ _UDP: Final = "udp"
 _INITIAL_LEAST: Final = 1200
 _INITIAL_BITS: Final = 0xC0
 
+Flow = int | tuple[int, str, int, str, int]
+"""A flow by its number, or by its network namespace, transport, local port, remote address and port."""
 _Facts = dns.Message | tls.Hello | http.Request
 
 
@@ -40,7 +42,7 @@ class Piece(NamedTuple):
     ``data`` is the beginning. Of the transports ``tcp``, ``mptcp`` and ``udp`` are looked at.
     """
 
-    flow: int
+    flow: Flow
     outgoing: bool
     transport: str
     local_port: int
@@ -57,14 +59,14 @@ class Named(NamedTuple):
     end said it.
     """
 
-    flow: int
+    flow: Flow
     outgoing: bool
     protocol: str
     name: bytes
     facts: dns.Message | tls.Hello | http.Request
 
 
-def _named(key: tuple[int, bool], protocol: str, facts: _Facts) -> Named:
+def _named(key: tuple[Flow, bool], protocol: str, facts: _Facts) -> Named:
     if isinstance(facts, dns.Message):
         name = facts.questions[0].name if facts.questions else facts.answers[0].name if facts.answers else b""
     elif isinstance(facts, tls.Hello):
@@ -152,7 +154,7 @@ class Recogniser:
             from tracer.names.quic import Initials
 
             self._initials = Initials
-        self._open: dict[tuple[int, bool], _Stream | _Datagrams] = {}
+        self._open: dict[tuple[Flow, bool], _Stream | _Datagrams] = {}
         self._kept = 0  # bytes
         self.dropped = 0  # flows given up before it was known what they are, because there were too many
 
@@ -184,7 +186,7 @@ class Recogniser:
                 named += self._give_up(next(iter(self._open)))
         return named
 
-    def end(self, flow: int) -> list[Named]:
+    def end(self, flow: Flow) -> list[Named]:
         """A flow is closed: give what there is of it, and keep nothing."""
         return [named for outgoing in (True, False) for named in self._give_up((flow, outgoing))]
 
@@ -199,7 +201,7 @@ class Recogniser:
         begins = piece.data[:1] and piece.data[0] & _INITIAL_BITS == _INITIAL_BITS
         return _Datagrams(self._initials()) if begins else None
 
-    def _give_up(self, key: tuple[int, bool]) -> list[Named]:
+    def _give_up(self, key: tuple[Flow, bool]) -> list[Named]:
         state = self._open.pop(key, None)
         if state is None:
             return []

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
 from operator import itemgetter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from tracer.model import Event, ExecFailed, Kind, KindEvent, Notice, ProcessEvent, ProcessExited, SocketEvent
+from tracer.model import Answered, Event, ExecFailed, Kind, KindEvent, Notice, ProcessEvent, ProcessExited, SocketEvent
 from tracer.pipeline.flows import FlowTable
 from tracer.pipeline.ledger import Ledger, Loss
 from tracer.pipeline.moves import UPDATE_NS, MoveTable
@@ -19,6 +19,9 @@ from tracer.pipeline.turns import Confined, Found, Input, Known, Lost, Moves, St
 from tracer.pipeline.view import Filters, View
 from tracer.probes.records import FACTS, FLAGS, KIND, SLOT, START, TGID, TID, TIME, Record, decode, frames
 
+if TYPE_CHECKING:
+    from tracer.pipeline.naming import Naming
+
 __all__ = ["Engine"]
 
 PORTION: Final = 256  # records: with what is made of them about half a megabyte
@@ -26,8 +29,10 @@ PORTION: Final = 256  # records: with what is made of them about half a megabyte
 # The classes' own constructors would look at each item again; a look at an enum costs as much.
 _new = tuple.__new__
 _kind = itemgetter(0)
+_time = itemgetter(1)
 _EXEC: Final = Kind.EXEC
 _EXIT: Final = Kind.EXIT
+_PAYLOAD: Final = Kind.PAYLOAD
 
 
 class Engine:
@@ -52,7 +57,10 @@ class Engine:
         self._most = most
         self.shown = 0
         self.queued: Counter[int] = Counter()  # handed over, not yet delivered or lost
-        handlers: dict[int, Callable[[Record, bool], KindEvent]] = {
+        self._naming: Naming | None = None
+        self._heard = False  # whether there was any PAYLOAD record since the last portion
+        self._more: list[Answered] = []  # of a record that gave several events all but the first
+        handlers: dict[int, Callable[[Record, bool], KindEvent | None]] = {
             Kind.EXEC: self._executed,
             Kind.EXEC_FAILED: self._exec_failed,
             Kind.FORK: self._forked,
@@ -66,10 +74,21 @@ class Engine:
             Kind.FLOW_END: self._socket_closed,
             Kind.OWNER: self._part_found,
             Kind.TAIL: self.flows.event,
+            Kind.PAYLOAD: self._payload,
             Kind.PROCESS_FOUND: self._found_process,
             Kind.SOCKET_FOUND: self.flows.event,
         }
         self._handlers: Final = [handlers.get(kind, self.flows.event) for kind in Kind]  # the kinds are 0, 1, 2, …
+
+    def read_names(self, *, with_quic: bool) -> None:
+        """Read the names in PAYLOAD records, which are of no use before; those of QUIC only if so.
+
+        Loads the parsers, and for QUIC `cryptography`. Raises ImportError without that.
+        """
+        from tracer.pipeline.naming import Naming
+
+        self._naming = Naming(self.processes, self.flows, with_quic=with_quic)
+        self._handlers[Kind.LISTEN] = self._handlers[Kind.SOCKET_FOUND] = self._socket_told
 
     @property
     def full(self) -> bool:
@@ -132,15 +151,20 @@ class Engine:
         for data in (found.processes, found.sockets):
             records = [decode(frame, 0) for frame in frames(data)]
             self.ledger.found.update([record[KIND] for record in records])
-            events = [self._handlers[record[KIND]](record, False) for record in records]
+            events = self._whole([self._handlers[record[KIND]](record, False) for record in records])
             self.view.widen(self.processes)  # who is whose descendant shows only when all are known
             yield self._shown(events, self.view.wants_found)
 
     def _moved(self, moves: Moves) -> Iterator[list[Event]]:
         events = self.moves.take(moves)
-        while portion := list[KindEvent](islice(events, PORTION)):
+        while portion := list(islice(events, PORTION)):
+            for event in portion:
+                if self._naming is not None and event.kind is Kind.FLOW_END:
+                    self._naming.gone(
+                        event.time, (event.netns, event.transport, event.local_port, event.remote, event.remote_port)
+                    )
             self.ledger.found.update([event.kind for event in portion])
-            yield self._shown(portion)
+            yield self._shown(list[KindEvent](portion))
 
     def _learn(self, processes: bytes) -> None:
         for frame in frames(processes):
@@ -156,11 +180,23 @@ class Engine:
         released, late = order.release(None if turn.last else turn.drained_at)
         ledger.late += late
         if late:
-            yield self._shown(order.handled(released[:late], handlers, late=True))
+            yield self._shown(self._whole(order.handled(released[:late], handlers, late=True)))
         for begin in range(late, len(released), PORTION):
-            yield self._shown(order.handled(released[begin : begin + PORTION], handlers))
+            yield self._shown(self._whole(order.handled(released[begin : begin + PORTION], handlers)))
         ledger.tallies(turn.tallies)
         yield [self._loss_notice(loss, turn.now) for loss in ledger.losses(turn.now, turn.last)]
+
+    def _whole(self, made: list[KindEvent | None]) -> list[KindEvent]:
+        """The events without the gaps that records left which are told by others, and with those that share one."""
+        if not self._heard:
+            return cast("list[KindEvent]", made)
+        self._heard = False
+        events = [event for event in made if event is not None]
+        if self._more:
+            events += self._more
+            events.sort(key=_time)
+            self._more = []
+        return events
 
     def _shown(self, events: list[KindEvent], wants: Callable[[KindEvent], bool] | None = None) -> list[Event]:
         """Those that were asked for, counted; the others are counted as filtered."""
@@ -207,7 +243,25 @@ class Engine:
             ProcessExited, (_EXIT, record[TIME], late, process, record[TID], status, cpu_ns, max_rss, record[FLAGS])
         )
 
+    def _payload(self, record: Record, late: bool) -> Answered | None:
+        self._heard = True
+        answered = self._naming.heard(record, late) if self._naming is not None else []
+        if not answered:
+            self.ledger.aggregated[_PAYLOAD] += 1
+            return None
+        self._more += answered[1:]
+        self.ledger.found[_PAYLOAD] += len(answered) - 1
+        return answered[0]
+
+    def _socket_told(self, record: Record, late: bool) -> SocketEvent:
+        event = self.flows.event(record, late)
+        if self._naming is not None and not event.remote_port:
+            self._naming.serves(event.netns, event.process, event.local_port)
+        return event
+
     def _socket_closed(self, record: Record, late: bool) -> SocketEvent:
+        if self._naming is not None and self._naming.recogniser:
+            self._naming.ending(record)
         event = self.flows.event(record, late)
         self.moves.ended(event.socket)
         return event
@@ -236,7 +290,8 @@ class Engine:
             undecodable=self.order.undecodable,
             missing=self.order.missing,
             missed=turn.missed,
-            evicted={"processes": self.processes.evicted, "flows": self.flows.evicted},
+            evicted={"processes": self.processes.evicted, "flows": self.flows.evicted}
+            | (self._naming.counts() if self._naming is not None else {}),
             final=turn.last,
             uncounted=self._uncounted,
             moved=self.moves.statement(self.flows.told),

@@ -5,17 +5,21 @@ from __future__ import annotations
 import marshal
 from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tracer.model import Kind, Process, SocketEvent
+from tracer.model import Kind, Names, Process, SocketEvent
 from tracer.pipeline.community import ICMP, ICMPV6, SCTP, TCP, UDP, community_id
 from tracer.pipeline.processes import ProcessTable
 from tracer.probes.records import Record
 
-__all__ = ["Ends", "FlowTable"]
+if TYPE_CHECKING:
+    from tracer.pipeline.naming import Naming
+
+__all__ = ["Ends", "FlowTable", "address", "flow_name"]
 
 FLOWS_MOST: Final = 131_072
 YOUNG_NS: Final = 2_000_000_000  # most flows have ended by then; the others are kept in less room
+ENDED_MOST: Final = 1024
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 KINDS: Final = tuple(Kind)  # the kinds are 0, 1, 2, …: quicker than Kind(number)
 _CLOSE: Final = Kind.CLOSE
@@ -30,7 +34,7 @@ _DATAGRAM: Final = frozenset({Kind.FLOW, Kind.FLOW_END})
 
 
 @lru_cache(maxsize=8192)
-def _address(raw: bytes) -> tuple[str, bytes]:
+def address(raw: bytes) -> tuple[str, bytes]:
     """Text and shortest bytes of an address; IPv4 comes mapped into IPv6."""
     if raw.startswith(_MAPPED):
         return inet_ntop(AF_INET, raw[12:]), raw[12:]
@@ -57,6 +61,7 @@ class Ends(NamedTuple):
     protocol: int
     transport: str
     socket: int
+    names: Names | None = None
 
     def event(self, kind: Kind, time: int, flow: int, moved: tuple[int, int, int, int], via: int) -> SocketEvent:
         """An event that no record stands for; ``moved`` are bytes out and in, calls out and in."""
@@ -95,6 +100,7 @@ class Ends(NamedTuple):
             calls_out=moved[2],
             calls_in=moved[3],
             via=via,
+            names=self.names,
         )
 
 
@@ -144,12 +150,14 @@ class FlowTable:
         """Owners come from, and unknown ones go into, ``processes``."""
         self._processes = processes
         self._open: dict[int, Ends] = {}
-        self._old: dict[int, tuple[Process | None, bytes]] = {}  # those that have been open for long
+        self._old: dict[int, tuple[Process | None, Names | None, bytes]] = {}  # those that have been open for long
         self._age_at = 0
         self.counted = False  # whether the backend counts what calls move
         self.ends: Ends | None = None  # of the last event
         self.told = 0  # bytes of the parts whose end came by a record
         self.evicted = 0  # open ones that had to go because the table was full
+        self.naming: Naming | None = None  # once there is anything that flows could be named by
+        self._ended: dict[int, Names] = {}  # of those that ended last: what is still read of them has the name too
 
     def __len__(self) -> int:
         """How many flows are open."""
@@ -162,6 +170,21 @@ class FlowTable:
             return None
         return ends
 
+    def find(self, flow: int) -> Ends | None:
+        """The ends of a flow that is open."""
+        return self._open.get(flow) or self._of_old(flow)
+
+    def names_of(self, flow: int) -> Names | None:
+        """What is known of the names of a flow that is open, or has ended a moment ago."""
+        ends = self.find(flow)
+        return ends.names if ends is not None else self._ended.get(flow)
+
+    def rename(self, flow: int, names: Names) -> None:
+        """From now on an open flow has these names."""
+        ends = self._open.get(flow) or self._of_old(flow, last=True)
+        if ends is not None:
+            self._open[flow] = ends._replace(names=names)
+
     def forget(self, flow: int) -> None:
         """It has ended."""
         if self._open.pop(flow, None) is None:
@@ -172,14 +195,19 @@ class FlowTable:
         if now < self._age_at:
             return
         self._age_at = now + YOUNG_NS
-        self._old.update({flow: (ends[0], marshal.dumps(ends[1:])) for flow, ends in self._open.items()})
+        self._old.update({flow: (ends[0], ends[17], marshal.dumps(ends[1:17])) for flow, ends in self._open.items()})
         self._open.clear()
 
     def _of_old(self, flow: int, *, last: bool = False) -> Ends | None:
         kept = self._old.pop(flow, None) if last else self._old.get(flow)
         if kept is None:
             return None
-        return tuple.__new__(Ends, (kept[0], *marshal.loads(kept[1])))  # noqa: S302 - what age() has kept
+        return tuple.__new__(Ends, (kept[0], *marshal.loads(kept[2]), kept[1]))  # noqa: S302 - what age() has kept
+
+    def _has_ended(self, flow: int, names: Names) -> None:
+        self._ended[flow] = names
+        if len(self._ended) > ENDED_MOST:
+            del self._ended[next(iter(self._ended))]
 
     def event(self, record: Record, late: bool) -> SocketEvent:
         """What a socket record (struct socket_record) says, with its owner."""
@@ -227,6 +255,8 @@ class FlowTable:
         kind = KINDS[number]
         if kind is _CLOSE or error or kind is _FLOW_END:
             ends = self._open.pop(flow, None) or self._of_old(flow, last=True)
+            if ends is not None and ends[17] is not None:
+                self._has_ended(flow, ends[17])
         elif kind in _OF_THE_RECORD:
             ends = None
         else:
@@ -235,8 +265,8 @@ class FlowTable:
             # An end has the group that the socket was opened in, which may be left by now.
             where = 0 if kind in _COUNTED else cgroup
             process = self._processes.owner(tgid, start, comm, uid, time, where) if tgid else None
-            local, local_bytes = _address(local_raw)
-            remote, remote_bytes = _address(remote_raw)
+            local, local_bytes = address(local_raw)
+            remote, remote_bytes = address(remote_raw)
             ipv6 = len(local_bytes) == 16 and len(remote_bytes) == 16
             if kind is _LISTEN:
                 name = ""
@@ -244,6 +274,8 @@ class FlowTable:
                 name = community_id(local_bytes, local_port, remote_bytes, remote_port) if remote_port else ""
             else:
                 name = flow_name(local_bytes, local_port, remote_bytes, remote_port, family, protocol, type_)
+            transport = "tcp" if protocol == TCP and family != _PACKET else transport_of(family, protocol, type_)
+            naming = self.naming
             ends = tuple.__new__(
                 Ends,
                 (
@@ -262,8 +294,9 @@ class FlowTable:
                     established,
                     uid,
                     protocol,
-                    "tcp" if protocol == TCP and family != _PACKET else transport_of(family, protocol, type_),
+                    transport,
                     socket,
+                    naming.begun(record, kind, transport, remote, process) if naming is not None else None,
                 ),
             )
             if kind is _FLOW or (name and not error and kind not in _NOT_KEPT):
@@ -313,6 +346,7 @@ class FlowTable:
                 calls_out,
                 calls_in,
                 via,
+                ends[17],
             ),
         )
 

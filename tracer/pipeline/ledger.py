@@ -42,14 +42,16 @@ class Ledger:
     """attempts = delivered + aggregated + filtered + lost + in flight, by kind, since the start.
 
     The kernel side counts attempts, filtered and failed; this side counts what it filters, can't decode, delivers and
-    can't deliver, and what it holds. No term is the difference of others, so that a mistake shows as an imbalance.
+    can't deliver, what it makes part of other events, and what it holds. No term is the difference of others, so that a
+    mistake shows as an imbalance.
     """
 
     def __init__(self) -> None:
         """Nothing counted yet."""
         self.delivered: Counter[int] = Counter()
         self.filtered: Counter[int] = Counter()  # by the view; the kernel's own are in its tallies
-        self.found: Counter[int] = Counter()  # of the iterators
+        self.aggregated: Counter[int] = Counter()  # no event of their own: what they tell is in others
+        self.found: Counter[int] = Counter()  # of the iterators, and events that share a record with another
         self.sink_lost: Counter[int] = Counter()
         self.late = 0
         self.unheard = 0  # messages of unknown kinds that a backend without probes had no room for
@@ -191,7 +193,7 @@ class Ledger:
         return {
             "attempts": self._sum(kind, "attempts") + self.found[kind],
             "delivered": self.delivered[kind],
-            "aggregated": 0,
+            "aggregated": self.aggregated[kind],
             "filtered": self._sum(kind, "filtered") + self.filtered[kind],
             "lost": sum(stages.values()),
             "lost_by_stage": stages,

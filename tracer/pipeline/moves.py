@@ -109,7 +109,12 @@ class MoveTable:
 
     def _ends(self, place: int, part: _Part) -> Ends | None:
         other = self._others.get(place)
-        return other if other is not None else self._flows.known(part.flow, part.tgid)
+        if other is None:
+            return self._flows.known(part.flow, part.tgid)
+        names = self._flows.names_of(part.flow)
+        if names is not None and names is not other.names:  # it was told after that process came
+            other = self._others[place] = other._replace(names=names)
+        return other
 
     def _concluded(self, now: int) -> Iterator[SocketEvent]:
         for place in self._ending:

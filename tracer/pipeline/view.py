@@ -9,7 +9,7 @@ from fnmatch import translate
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from tracer.model import RING_KINDS, TCP_STATES, Kind, KindEvent, Process, SocketEvent
+from tracer.model import RING_KINDS, TCP_STATES, Answered, Kind, KindEvent, Process, SocketEvent
 from tracer.pipeline.processes import ProcessTable
 
 __all__ = ["Filters", "View"]
@@ -121,8 +121,10 @@ class View:
         filters = self._filters
         process: Process | None = event.process
         if process is None:
+            if filters.pids and event.kind is Kind.PAYLOAD:
+                return False  # of nobody who is known: the kernel leaves that to us
             return not (filters.uids or self._comm or self._exe) and self._is_wanted_socket(event)
-        if isinstance(event, SocketEvent):
+        if isinstance(event, SocketEvent | Answered):
             return self._is_wanted_socket(event) and self._is_wanted(process)
         if self._socket_only or (filters.netns and process.ids.netns not in filters.netns):
             return False
@@ -130,9 +132,9 @@ class View:
 
     def _is_wanted_socket(self, event: KindEvent) -> bool:
         filters = self._filters
-        if not isinstance(event, SocketEvent):
+        if not isinstance(event, SocketEvent | Answered):
             return False
-        if event.kind is Kind.SOCKET_FOUND and not self._all_found:
+        if isinstance(event, SocketEvent) and event.kind is Kind.SOCKET_FOUND and not self._all_found:
             listening = event.state == _LISTEN_STATE
             if not filters.kinds & ({Kind.LISTEN} if listening else {Kind.CONNECT, Kind.ACCEPT}):
                 return False
@@ -142,7 +144,7 @@ class View:
             return False
         return not self._networks or self._in_networks(event)
 
-    def _in_networks(self, event: SocketEvent) -> bool:
+    def _in_networks(self, event: SocketEvent | Answered) -> bool:
         addresses = [ip_address(event.local), ip_address(event.remote)]
         return any(address in network for network in self._networks for address in addresses)
 
