@@ -299,6 +299,34 @@ struct tally {
 	u64 map_full;		/* state that did not fit: what depends on it is missing */
 };
 
+/* What a packet is, where no process is known to have its socket, or even has one. */
+enum wire_kind {
+	WIRE_OWNED = 0,
+	WIRE_SOCKET = 1,	/* a socket, the kernel's or of somebody who is not known, or not yet */
+	WIRE_ARP = 2,
+	WIRE_ND = 3,		/* ICMPv6 neighbour discovery */
+	WIRE_ICMP = 4,		/* that the kernel answers or sends */
+	WIRE_RST = 5,
+	WIRE_FORWARDED = 6,
+	WIRE_FRAGMENT = 7,	/* of a packet that no socket got */
+	WIRE_OTHER = 8,
+	WIRE_KINDS = 9,
+};
+
+#define DEVICES 4096
+
+/* One per network device, mapped read-only by user space: bytes with the headers of the link. */
+struct device_bytes {
+	u32 netns;		/* inode; 0: none yet */
+	u32 index;
+	u64 out[WIRE_KINDS];
+	u64 in[WIRE_KINDS];
+	u64 more_out;		/* headers that come on top if the device cuts what it is given */
+	u64 more_in;		/* ... that were cut off where packets were put together */
+	u32 taken;
+	u32 reserved;
+};
+
 enum knob_filter {
 	FILTER_PID = 1 << 0,
 	FILTER_UID = 1 << 1,

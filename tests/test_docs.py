@@ -40,11 +40,13 @@ from tracer.model import (
 )
 from tracer.names import recognise, tls
 from tracer.pipeline import cgroups, flows, names, order, processes
-from tracer.pipeline.engine import Engine
+from tracer.pipeline.engine import Engine, _wire_notice
 from tracer.pipeline.ledger import Ledger, Loss
+from tracer.pipeline.turns import DeviceTotals
 from tracer.pipeline.view import Filters
 from tracer.probes.records import Tally
 from tracer.probes.source import Coverage
+from tracer.probes.wire import SORTS
 from tracer.sinks.output import QUEUE_MOST
 
 ROOT = Path(__file__).parent.parent
@@ -68,6 +70,8 @@ PLACEHOLDERS = {
     "tracer.confinement.opener.layers": "<layer>",
     "tracer.confinement.descriptors": "<kind>",
     "tracer.confinement.tries": "<try>",
+    "tracer.wire.out.ownerless": "<sort>",
+    "tracer.wire.in.ownerless": "<sort>",
     "tracer.ledger.by_kind": "<kind>",
     "tracer.ledger.missed.programs": "<name>",
     "tracer.ledger.missed.map_full": "<kind>",
@@ -134,6 +138,8 @@ def notices() -> Iterator[Event]:
     yield Engine._loss_notice(loss, NOW)
     change = {"state": "restarted", "backend": "netlink", "reasons": ["overrun"], "first": NOW, "last": NOW + SECOND}
     yield Notice("tracer-backend", NOW, "event", {"change": change})
+    sorts = [1] * len(SORTS)
+    yield _wire_notice(NOW, DeviceTotals(4026531840, 2, "eth0", sorts, sorts, [0, 0], [9, 9]))
     yield Notice("tracer-ledger", NOW, "metric", {"ledger": ledger()})
 
 
@@ -328,8 +334,9 @@ def test_limits_are_documented() -> None:
     cuts += [c_constant(name) for name in ("CGROUP_DEPTH", "CGROUP_BYTES")]
     tables = [processes.LIVING_MOST, processes.EXITED_MOST, flows.FLOWS_MOST, cgroups.KNOWN_MOST]
     tables.append(c_constant("sockets", "bpf/socket.bpf.h"))
+    bounds = [c_constant("OVERFLOW_BYTES", "bpf/common.bpf.h"), c_constant("DEVICES")]
     named = [recognise.FLOWS_MOST, names.ADDRESSES_MOST, names.OF_PROCESS_MOST, tls.NAME_MOST]
-    assert told == [*tables, QUEUE_MOST, LINE_MOST, *cuts, *named, c_constant("OVERFLOW_BYTES", "bpf/common.bpf.h")]
+    assert told == [*tables, QUEUE_MOST, LINE_MOST, *cuts, *named, *bounds]
     assert f"{recognise.KEPT_MOST:,} bytes" in (ROOT / "docs/design.md").read_text()
     text = " ".join(EVENTS.read_text().split())
     for number in (LINE_MOST, *cuts[1:4], cuts[5], c_constant("FAILED_ARGS") - 1):
@@ -349,7 +356,15 @@ def test_times_are_documented() -> None:
 def test_documents_are_found() -> None:
     """The documents that these tests read are there."""
     names = {path.relative_to(ROOT).as_posix() for path in DOCUMENTS}
-    assert {"README.md", "SECURITY.md", "CHANGELOG.md", "docs/design.md", "docs/events.md", "docs/live.md"} <= names
+    assert {
+        "README.md",
+        "SECURITY.md",
+        "CHANGELOG.md",
+        "docs/design.md",
+        "docs/bytes.md",
+        "docs/events.md",
+        "docs/live.md",
+    } <= names
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.name))

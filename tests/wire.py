@@ -53,6 +53,12 @@ PAYLOAD = (
     *("direction", "segment", "header_len", "data_len", "reserved", "saddr", "daddr", "comm"),
 )
 PART = ("flow", "start", "moved_out", "moved_in", "calls_out", "calls_in", "tgid", "via", "socket")
+DEVICE_BYTES = (
+    "netns",
+    "index",
+    *(f"{way}[{number}]" for way in ("out", "in") for number in range(9)),
+    *("more_out", "more_in", "taken", "reserved"),
+)
 SOCKETS = SOCKET_KINDS - {Kind.UPDATE, Kind.PAYLOAD}
 BULK = SOCKETS | {Kind.PAYLOAD}
 DEFAULTS = {

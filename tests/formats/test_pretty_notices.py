@@ -27,6 +27,21 @@ from tracer.model import Notice
         ),
         (
             notice(
+                "tracer-wire",
+                netns=4026531840,
+                wire={
+                    "interface": {"index": 2, "name": "eth0"},
+                    "out": {"owned": 1_234_567, "ownerless": {"arp": 42, "nd": 0}, "total": 1_234_609, "counted": 999},
+                    "in": {"owned": 0, "ownerless": {"arp": 0, "nd": 70}, "total": 70},
+                },
+            ),
+            (
+                "wire: eth0 in namespace 4026531840; out 1.2 MB (1.2 MB owned, 42 B arp), 999 B by its own count; "
+                "in 70 B (0 B owned, 70 B nd)"
+            ),
+        ),
+        (
+            notice(
                 "tracer-coverage",
                 coverage={"backend": "procfs", "hooks": {"a": "x"}, "polling": {"shortest_ms": 20, "longest_ms": 250}},
             ),

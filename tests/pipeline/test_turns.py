@@ -12,7 +12,21 @@ from hypothesis import strategies as st
 from tests import wire
 from tracer.model import Kind
 from tracer.pipeline.order import RingRun
-from tracer.pipeline.turns import FRAME, Found, Input, Lost, RecordingError, Start, Turn, Unheard, pack, unpack
+from tracer.pipeline.turns import (
+    FRAME,
+    Accounted,
+    DeviceTotals,
+    Found,
+    Input,
+    Lost,
+    RecordingError,
+    Start,
+    Turn,
+    Unheard,
+    pack,
+    unpack,
+)
+from tracer.probes.wire import SORTS
 
 U64 = st.integers(0, 2**64 - 1)
 S64 = st.integers(-(2**63), 2**63 - 1)
@@ -52,6 +66,20 @@ UNHEARD = st.builds(
     cpus=st.lists(st.integers(0, 65535), max_size=4),
 )
 STARTS = st.builds(Start, facts=st.dictionaries(st.text(), JSON, max_size=4))
+SUMS = st.lists(S64, min_size=len(SORTS), max_size=len(SORTS))
+BOTH = st.lists(U64, min_size=2, max_size=2)
+DEVICES = st.builds(
+    DeviceTotals,
+    netns=U64,
+    interface=U64,
+    name=st.text(max_size=15),
+    out=SUMS,
+    into=SUMS,
+    headers=BOTH,
+    counted=st.none() | BOTH,
+)
+ACCOUNTS = st.builds(Accounted, now=U64, rows=st.lists(DEVICES, max_size=3))
+DEVICE = DeviceTotals(1, 2, "eth0", [3] * len(SORTS), [4] * len(SORTS), [5, 6], [7, 8])
 LOSTS = st.builds(Lost, now=U64, since=U64, backend=st.text(), reasons=st.lists(st.text(), max_size=3))
 TURN = wire.turn(
     wire.ring_run(wire.executed(seq=0), wire.exited(seq=1)),
@@ -68,7 +96,7 @@ def taken_apart(frame: bytes) -> tuple[int, bytes]:
     return kind, frame[FRAME.size :]
 
 
-@given(st.one_of(STARTS, FOUND, TURNS, LOSTS, UNHEARD))
+@given(st.one_of(STARTS, FOUND, TURNS, LOSTS, UNHEARD, ACCOUNTS))
 def test_what_was_packed_comes_back(item: Input) -> None:
     """Every item of every sort is the same after a round trip."""
     assert unpack(*taken_apart(pack(item))) == item
@@ -91,8 +119,8 @@ def attempt(kind: int, content: bytes) -> Input | None:
 
 @pytest.mark.parametrize(
     "item",
-    [TURN, wire.found(b"abc", b"de"), wire.start(), Lost(2, 1, "core", ["dead"])],
-    ids=["turn", "found", "start", "lost"],
+    [TURN, wire.found(b"abc", b"de"), wire.start(), Lost(2, 1, "core", ["dead"]), Accounted(9, [DEVICE])],
+    ids=["turn", "found", "start", "lost", "account"],
 )
 def test_cut_frame_is_no_other_frame(item: Input) -> None:
     """Content cut at any length is refused, or differs from the item in what was cut; it never comes back as whole."""
@@ -123,7 +151,18 @@ def test_changed_turn_is_a_turn_or_refused(at: int, by: int) -> None:
 @given(st.integers(0, 255), st.binary(max_size=300))
 def test_any_bytes_are_an_item_or_refused(kind: int, content: bytes) -> None:
     """Whatever a frame holds it is an item, or RecordingError; a type that there isn't always is."""
-    assert attempt(kind, content) is None or kind <= 6
+    assert attempt(kind, content) is None or kind <= 8
+
+
+@pytest.mark.parametrize("field", DeviceTotals._fields)
+@pytest.mark.parametrize("other", ["x", [1], {"a": 1}, [1.5, 2], None, [True, 1], [[1], [2]]])
+def test_account_of_other_things_is_refused(field: str, other: Any) -> None:
+    """Totals of which a member is of another sort than it has to be are refused; only its own count may be missing."""
+    if (field, other) in (("name", "x"), ("counted", None)):
+        return
+    kind, content = taken_apart(pack(Accounted(9, [DEVICE._replace(**{field: other})])))
+    with pytest.raises(RecordingError):
+        unpack(kind, content)
 
 
 def test_record_without_length_is_refused() -> None:

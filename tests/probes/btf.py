@@ -105,7 +105,7 @@ class Btf:
         return found
 
     def leaves(self, number_or_type: int | Type, at: int = 0) -> Iterator[tuple[str, Leaf]]:
-        """The members of a struct, those of structs in it too, each by its own name; a flexible array is none."""
+        """The members of a struct, those of structs in it too, each by its own name; each number of an array."""
         outer = number_or_type if isinstance(number_or_type, Type) else self._real(number_or_type)
         for member in outer.members:
             inner = self._real(member.type)
@@ -113,11 +113,16 @@ class Btf:
             if inner.kind == STRUCT:
                 yield from self.leaves(inner, where)
             elif inner.kind == ARRAY:
-                element, _, count = inner.extra
-                assert self._real(element).about == 1, member.name
-                if count:
+                element, count = self._real(inner.extra[0]), inner.extra[2]
+                if element.about > 1:
+                    for number in range(count):
+                        yield f"{member.name}[{number}]", self._leaf(element, where + number * element.about)
+                elif count:
                     yield member.name, Leaf(where, count, "bytes")
             else:
-                assert inner.kind == INT, member.name
-                signed = inner.extra[0] >> 24 & 1
-                yield member.name, Leaf(where, inner.about, "signed" if signed else "unsigned")
+                yield member.name, self._leaf(inner, where)
+
+    @staticmethod
+    def _leaf(number: Type, at: int) -> Leaf:
+        assert number.kind == INT, number.name
+        return Leaf(at, number.about, "signed" if number.extra[0] >> 24 & 1 else "unsigned")

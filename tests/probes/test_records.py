@@ -17,6 +17,7 @@ from tracer.model import Kind
 from tracer.probes import records
 from tracer.probes.backend import OBJECTS
 from tracer.probes.records import DecodeError, Tally, decode, frames, read_tallies
+from tracer.probes.wire import DEVICE, SORTS
 
 ROOT = Path(__file__).parents[2]
 STRUCTS = {
@@ -29,10 +30,11 @@ STRUCTS = {
     "payload_record": (records.PAYLOAD, wire.PAYLOAD),
     "part": (records.PART, wire.PART),
     "moved": (records.MOVED, ("bytes", "unplaced", "filtered", "lost")),
+    "device_bytes": (DEVICE, wire.DEVICE_BYTES),
     "tally": (records.TALLY, Tally._fields),
     "knobs": (records.KNOBS, ("filters", "kinds", "preemptible", "reserved")),
 }
-ENUMS = ("kind", "ring", "record_flag", "role", "direction", "knob_filter", "via")
+ENUMS = ("kind", "ring", "record_flag", "role", "direction", "knob_filter", "wire_kind", "via")
 FORMS = {"b": "signed", "h": "signed", "i": "signed", "q": "signed", "s": "bytes"}
 RECORDS = [
     wire.executed(),
@@ -120,6 +122,10 @@ def test_enums_are_the_compiled_ones(btf: Btf) -> None:
     assert btf.enum("role") == {f"ROLE_{role.name}": role for role in model.Role}
     assert btf.enum("via") == {f"VIA_{via.name}": via for via in model.Via}
     assert btf.enum("direction") == {"DIRECTION_OUT": records.OUT, "DIRECTION_IN": records.IN}
+    assert btf.enum("wire_kind") == {
+        **{f"WIRE_{name.upper()}": number for number, name in enumerate(SORTS)},
+        "WIRE_KINDS": len(SORTS),
+    }
     assert btf.enum("ring") == {"RING_LIFECYCLE": 0, "RING_BULK": 1, "RINGS": 2}
 
 

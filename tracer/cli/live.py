@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import struct
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +24,7 @@ from tracer.cli.stream import Stream, make_format
 from tracer.cli.tell import tell
 from tracer.confine.identity import Identity
 from tracer.confine.plan import Plan
-from tracer.confine.seccomp_filter import HEARING, WORKER, on_descriptors
+from tracer.confine.seccomp_filter import ASKING, HEARING, WORKER, on_descriptors
 from tracer.model import SOCKET_KINDS, Kind
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.order import RingRun
@@ -39,6 +39,7 @@ from tracer.probes.source import Coverage, KernelFilters, Source, boottime
 from tracer.probes.unusable import UnusableError
 
 if TYPE_CHECKING:
+    from tracer.cli.account import Account
     from tracer.fallback.broker import Worker
 
 __all__ = ["BACKENDS", "HOOKS", "Live", "Options"]
@@ -73,6 +74,7 @@ class Options:
     payload: bool = True
     sandbox: Mode = Mode.BEST
     user: str | None = None
+    account_wire: bool = False
 
 
 class Live:
@@ -90,6 +92,7 @@ class Live:
         self._unprivileged: str | None = None  # why eBPF is not for this user
         self._lost = False
         self._failure: str | None = None  # what the command ends with when the backend was lost
+        self._account: Account | None = None
 
     def run(self) -> int:
         """Trace until the end that was asked for, a signal, or a closed output. Raises CommandError."""
@@ -119,8 +122,8 @@ class Live:
                 self._worker = role
                 return self._with_backend(role.ladder, steps)
             try:
-                with self._backend(name) as source:
-                    coverage = source.start()
+                with self._backend(name) as source, ExitStack() as stack:
+                    coverage = self._accounted(source, source.start(), stack)
                     status = self._session(source, coverage, steps)
             except UnusableError as error:
                 if self._ending:
@@ -142,6 +145,15 @@ class Live:
                 raise CommandError(self._failure, Exit.FAILURE)
             return status
         raise AssertionError(ladder)
+
+    def _accounted(self, source: Source, coverage: Coverage, stack: ExitStack) -> Coverage:
+        """Open the account of the wire, if it is asked for; what can't be seen then. Raises CommandError."""
+        if self._options.account_wire:
+            from tracer.cli.account import open_account
+
+            every = int(self._options.update * 1e9)
+            self._account, coverage = open_account(source, coverage, self._options.filters.netns, every, stack)
+        return coverage
 
     def _split(self, ladder: tuple[str, ...]) -> Worker | int:
         """Become a broker, which ends with a code, and its workers. Raises CommandError."""
@@ -283,6 +295,8 @@ class Live:
             calls += on_descriptors("sendto recvmsg", self._worker.files.fd)
         if source.name == "netlink":
             calls += HEARING
+        if self._account is not None:
+            calls += ASKING
         plan = Plan(self._user(tell), calls=calls)
         return Sandbox(self._options.sandbox, plan, asked_for_user=self._options.user is not None)
 
@@ -300,6 +314,11 @@ class Live:
             return
         self._feed(stream, Moves(boottime(), *moved, last))
         source.retire(engine.moves.retired)
+
+    def _feed_account(self, stream: Stream, engine: Engine, now: int | None = None) -> None:
+        """Tell what devices have carried, once that is due at ``now``, or at once."""
+        if self._account is not None and (now is None or now >= self._account.due):
+            self._feed(stream, self._account.take(engine.processes.namespaces()))
 
     def _found(self, source: Source) -> Found:
         processes, sockets = source.snapshot()
@@ -365,6 +384,7 @@ class Live:
             if turn.cut or now >= next_moves:
                 next_moves = now + MOVES_NS
                 self._feed_moves(stream, source, engine)
+            self._feed_account(stream, engine, now)
             if turn.cut:
                 next_ledger = now + LEDGER_NS
                 stream.ledger(turn)
@@ -387,6 +407,7 @@ class Live:
         return Turn(now, self._clock.offset(), drained_at, _runs(runs), tallies, cut, False, missed)
 
     def _finish(self, source: Source, engine: Engine, stream: Stream) -> Exit:
+        self._feed_account(stream, engine)  # before anything is detached
         pending = only(source.sockets(), Kind.ATTEMPT) if not stream.broken else b""
         runs, tallies, settled = source.cut()
         if not settled or engine.flows.counted:

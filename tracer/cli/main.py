@@ -95,6 +95,9 @@ def live(
     hooks: Annotated[
         str, typer.Option(help="auto, or tracepoints: those of system calls even where others do", metavar="KIND")
     ] = "auto",
+    account_wire: Annotated[
+        bool, typer.Option("--account-wire", help="count what each network device carries, and whose it is")
+    ] = False,
     fail_on_loss: FailOnLoss = False,
     no_snapshot: Annotated[bool, typer.Option("--no-snapshot", help="leave out what was there before")] = False,
     no_payload: Annotated[
@@ -141,6 +144,7 @@ def live(
         payload=not no_payload,
         sandbox=mode,
         user=user,
+        account_wire=account_wire,
     )
     raise typer.Exit(int(command.Live(asked).run()))
 

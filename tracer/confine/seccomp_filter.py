@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-__all__ = ["HEARING", "WORKER", "Check", "Rule", "SeccompError", "on_descriptors", "prepare", "rules"]
+__all__ = ["ASKING", "HEARING", "WORKER", "Check", "Rule", "SeccompError", "on_descriptors", "prepare", "rules"]
 
 FIX: Final = "install libseccomp's Python binding (Debian, Ubuntu: python3-seccomp; Fedora: python3-libseccomp)"
 
@@ -101,9 +101,14 @@ WORKER: Final = (
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
 _PR_SET_NAME, _PR_GET_NAME = 15, 16
 
-HEARING: Final = (
+ASKING: Final = (
     *rules("recvfrom"),
     Rule("sendto", (Check(4, _WHOLE, 0),)),  # without an address: to whom the socket is connected, or to the kernel
+)
+"""What the account of the wire needs beside that: to ask over the sockets that it has."""
+
+HEARING: Final = (
+    *ASKING,
     Rule("setsockopt", (Check(1, _INT, _SOL_NETLINK), Check(2, _INT, _NETLINK_ADD_MEMBERSHIP))),
     # To make every CPU send a message, this thread goes there and renames itself to what it is called.
     Rule("sched_setaffinity", (Check(0, _INT, 0),)),

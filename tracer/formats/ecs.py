@@ -96,7 +96,12 @@ class Ecs:
 
     @staticmethod
     def _notice(event: Notice, offset: int, _when: str) -> Parts:
-        fields = {"kind": event.event_kind, "category": ["process"], "type": ["info"], "action": event.action}
+        fields = {
+            "kind": event.event_kind,
+            "category": [_CATEGORIES.get(event.action, "process")],
+            "type": ["info"],
+            "action": event.action,
+        }
         body = event.body
         for name in _INTERVALS & body.keys():
             told = body[name]
@@ -121,6 +126,7 @@ def _joined(lines: list[tuple[str, ...]]) -> list[bytes]:
 
 _BLOCK: Final = 32  # lines put together at once: their memory is used again and again
 _BYTES_MOST: Final = 4  # that a character takes in UTF-8
+_CATEGORIES: Final = {"tracer-wire": "network"}
 _INTERVALS: Final = {"loss", "change"}  # notices about a time
 _TIME: Final = 1  # the position of the time in every event but notices, where it is the third
 _LATE: Final = 2  # the position of `late` in every event that can be

@@ -171,6 +171,26 @@ def _ledger(body: Mapping[str, Any], _session: Session, _offset: int) -> tuple[s
     return text, LOUD if lost or ledger.get("complete") is False or ledger.get("balanced") is False else QUIET
 
 
+def _bytes(count: int) -> str:
+    for unit, most in (("B", 1e3), ("kB", 1e6), ("MB", 1e9), ("GB", 1e12)):
+        if count < most:
+            return f"{count} B" if unit == "B" else f"{count / most * 1000:.1f} {unit}"
+    return f"{count / 1e12:.1f} TB"
+
+
+def _wire(body: Mapping[str, Any], _session: Session, _offset: int) -> tuple[str, str]:
+    wire = body.get("wire", {})
+    interface = wire.get("interface", {})
+    text = f"wire: {interface.get('name') or interface.get('index')} in namespace {body.get('netns')}"
+    for name in ("out", "in"):
+        way = wire.get(name, {})
+        kinds = {kind: count for kind, count in way.get("ownerless", {}).items() if count}
+        parts = [f"{_bytes(way.get('owned', 0))} owned", *(f"{_bytes(count)} {kind}" for kind, count in kinds.items())]
+        counted = f", {_bytes(way['counted'])} by its own count" if "counted" in way else ""
+        text += f"; {name} {_bytes(way.get('total', 0))} ({', '.join(parts)}){counted}"
+    return text, ""
+
+
 _DESCRIBE: Final[dict[str, Callable[[Mapping[str, Any], Session, int], tuple[str, str]]]] = {
     "tracer-session-start": _session_start,
     "tracer-coverage": _coverage,
@@ -178,6 +198,7 @@ _DESCRIBE: Final[dict[str, Callable[[Mapping[str, Any], Session, int], tuple[str
     "tracer-loss": _loss,
     "tracer-backend": _change,
     "tracer-ledger": _ledger,
+    "tracer-wire": _wire,
 }
 
 

@@ -15,9 +15,22 @@ from tracer.pipeline.ledger import Ledger, Loss
 from tracer.pipeline.moves import UPDATE_NS, MoveTable
 from tracer.pipeline.order import Order
 from tracer.pipeline.processes import ProcessTable
-from tracer.pipeline.turns import Confined, Found, Input, Known, Lost, Moves, Start, Turn, Unheard
+from tracer.pipeline.turns import (
+    Accounted,
+    Confined,
+    DeviceTotals,
+    Found,
+    Input,
+    Known,
+    Lost,
+    Moves,
+    Start,
+    Turn,
+    Unheard,
+)
 from tracer.pipeline.view import Filters, View
 from tracer.probes.records import FACTS, FLAGS, KIND, SLOT, START, TGID, TID, TIME, Record, decode, frames
+from tracer.probes.wire import SORTS
 
 if TYPE_CHECKING:
     from tracer.pipeline.naming import Naming
@@ -118,7 +131,12 @@ class Engine:
         if isinstance(item, Start):
             self.offset = self.processes.clock = item.facts["offset"]
             return iter([self._start(item)])
-        return iter([[self._notice(item)]])
+        return iter([self._notices(item)])
+
+    def _notices(self, item: Confined | Accounted | Lost | Unheard) -> list[Event]:
+        if isinstance(item, Accounted):
+            return [_wire_notice(item.now, row) for row in item.rows]
+        return [self._notice(item)]
 
     def _notice(self, item: Confined | Lost | Unheard) -> Notice:
         """What the backend, and not the kernel, has to say."""
@@ -312,3 +330,14 @@ class Engine:
         if loss.causes:
             body["causes"] = loss.causes
         return Notice("tracer-loss", now, "metric", {"loss": body})
+
+
+def _wire_notice(now: int, row: DeviceTotals) -> Notice:
+    interface: dict[str, Any] = {"index": row.interface} | ({"name": row.name} if row.name else {})
+    told: dict[str, Any] = {"interface": interface}
+    for at, (name, (owned, *others)) in enumerate((("out", row.out), ("in", row.into))):
+        ownerless = dict(zip(SORTS[1:], others, strict=True))
+        told[name] = {"owned": owned, "ownerless": ownerless, "total": owned + sum(others), "headers": row.headers[at]}
+        if row.counted is not None:
+            told[name]["counted"] = row.counted[at]
+    return Notice("tracer-wire", now, "metric", {"netns": row.netns, "wire": told})

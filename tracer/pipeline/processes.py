@@ -256,6 +256,10 @@ class ProcessTable:
             exited.pop(order.popleft(), None)
         self._sweep_at = len(exited) + SWEEP_EVERY
 
+    def namespaces(self) -> set[int]:
+        """The network namespaces that living processes are in, by inode, as of their last exec or fork."""
+        return {process.ids.netns for process in self._living.values()}
+
     def descendants(self, roots: set[int]) -> set[int]:
         """The pids of ``roots`` and of every living process that comes from one of them."""
         found = set(roots)

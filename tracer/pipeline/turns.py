@@ -15,10 +15,13 @@ from tracer.pipeline.order import RingRun
 from tracer.probes.perf_event import RingError, split
 from tracer.probes.records import PLACED
 from tracer.probes.source import Unheard
+from tracer.probes.wire import SORTS
 
 __all__ = [
     "MAGIC",
+    "Accounted",
     "Confined",
+    "DeviceTotals",
     "Found",
     "Input",
     "Known",
@@ -110,6 +113,29 @@ class Confined(NamedTuple):
     facts: dict[str, Any]
 
 
+class DeviceTotals(NamedTuple):
+    """What a network device has carried since the account was opened, each way: bytes by probes.wire.SORTS.
+
+    ``headers`` are what it may count on top, ``counted`` its own counter; both are (out, in). ``counted`` is None, and
+    ``name`` empty, where it can't be asked.
+    """
+
+    netns: int
+    interface: int
+    name: str
+    out: list[int]
+    into: list[int]
+    headers: list[int]
+    counted: list[int] | None
+
+
+class Accounted(NamedTuple):
+    """The devices that have carried something by ``now`` (boottime ns) since they were last told of."""
+
+    now: int
+    rows: list[DeviceTotals]
+
+
 class Lost(NamedTuple):
     """The backend has died or fallen silent: since ``since`` (boottime ns) things may be missing, nobody knows what."""
 
@@ -119,7 +145,7 @@ class Lost(NamedTuple):
     reasons: list[str]
 
 
-Input = Start | Found | Turn | Moves | Known | Confined | Lost | Unheard
+Input = Start | Found | Turn | Moves | Known | Confined | Accounted | Lost | Unheard
 
 
 def pack(item: Input) -> bytes:
@@ -150,6 +176,8 @@ def pack(item: Input) -> bytes:
         kind, content = 3, item.processes
     elif isinstance(item, Confined):
         kind, content = 4, _NOW.pack(item.now) + json.dumps(item.facts).encode()
+    elif isinstance(item, Accounted):
+        kind, content = 8, json.dumps(item._asdict()).encode()
     elif isinstance(item, Lost):
         why = {"backend": item.backend, "reasons": item.reasons}
         kind, content = 5, _LOST.pack(item.now, item.since) + json.dumps(why).encode()
@@ -223,11 +251,34 @@ def _unpack_moves(content: bytes) -> Moves:
     return Moves(now, parts, moved, unplaced, filtered, lost, bool(last))
 
 
+def _unpack_accounted(content: bytes) -> Accounted:
+    told = _object(content)
+    now, rows = told.get("now"), told.get("rows")
+    if not isinstance(now, int) or not isinstance(rows, list):
+        raise RecordingError("an account of the wire that is none")
+    return Accounted(now, [_device(row) for row in rows])
+
+
+def _device(row: object) -> DeviceTotals:
+    if isinstance(row, list) and len(row) == len(DeviceTotals._fields):
+        netns, interface, name, out, into, headers, counted = row
+        pairs = ([netns, interface], headers, [0, 0] if counted is None else counted)
+        are_pairs = all(_are_numbers(each, 2) for each in pairs)
+        if are_pairs and all(_are_numbers(each, len(SORTS)) for each in (out, into)) and isinstance(name, str):
+            return DeviceTotals(*row)
+    raise RecordingError("the totals of a device that are none")
+
+
+def _are_numbers(what: object, count: int) -> bool:
+    return isinstance(what, list) and len(what) == count and all(type(each) is int for each in what)
+
+
 _NOTICES: Final[dict[int, Callable[[bytes], Input]]] = {
     4: _unpack_confined,
     5: _unpack_lost,
     6: _unpack_unheard,
     7: _unpack_moves,
+    8: _unpack_accounted,
 }
 
 

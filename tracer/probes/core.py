@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tracer.model import MOVED_KINDS, Kind
 from tracer.probes import cgroup, libbpf
@@ -21,11 +21,15 @@ from tracer.probes.program import Descriptor, attach_at_return, fexit_refusal
 from tracer.probes.records import HEADER, START, TGID, TID
 from tracer.probes.unusable import UnusableError
 
+if TYPE_CHECKING:
+    from tracer.probes.wire import Wire
+
 __all__ = ["BTF", "HIDDEN_INIT", "HOOKS", "Core"]
 
 BTF: Final = Path("/sys/kernel/btf/vmlinux")
 HOOKS: Final = ("auto", "tracepoints")
 _RETURNS: Final = "returns"
+_KNOBS: Final = ".rodata.knobs"
 _AGAIN: Final = "again"
 _PREEMPTIBLE: Final = b"\0class_srcu_fast_notrace_t\0"
 _FINDER: Final = "find_processes"
@@ -100,7 +104,7 @@ class Core(Backend):
             never_both = {hook.program for hook in NEVER_BOTH.values()} if name == "tcp" else set()
             loaded[name] = self._load_object(
                 object_file(name),
-                knobs={".rodata.knobs": self._knobs()},
+                knobs={_KNOBS: self._knobs()},
                 optional=_OPTIONAL[name] | stand_ins | never_both,
                 disabled=never_both if self._preemptible else stand_ins,
                 share=share,
@@ -256,6 +260,19 @@ class Core(Backend):
             return libbpf.drain_iterator(self._last_look)
         except OSError as failed:
             raise BpfError(f"iterator 'find_sockets': {failed.strerror}", failed.errno or 0) from failed
+
+    def account_wire(self) -> Wire:
+        """Count what each network device carries, from now on until this is closed. Raises BpfError."""
+        from tracer.probes.wire import Wire
+
+        names = [name for name in self._maps.map_names() if not name.startswith(".")]
+        wire = Wire(object_file("wire"), {name: self._maps.map(name).fd for name in names}, {_KNOBS: self._knobs()})
+        self._stack.callback(wire.close)
+        for program, link in wire.links.items():
+            self._links.append(link)
+            self._watch.keep(program, link.fd)
+        self._attached |= wire.sections()
+        return wire
 
     def seal(self) -> None:
         """Open what sockets() reads at the end: nothing can be opened from now on."""
