@@ -78,19 +78,21 @@ int BPF_PROG(stream_gone, const struct sock *sk)
 
 	if (!s || !t)
 		return 0;
+	part = part_of_owner(s);
+	if (!part) {			/* nothing was moved, before or since */
+		bpf_map_delete_elem(MAP(tails), &key);
+		return 0;
+	}
 	fill(&r, s, KIND_TAIL);
 	read_addresses(&r, sk, TYPED);
 	if (!r.dport)
 		r.dport = s->dport;
 	read_totals(&r, sk, TYPED);
-	part = part_of_owner(s);
-	if (part)
-		read_moved(&r, part);
+	read_moved(&r, part);
 	r.state = TCP_CLOSE;
 	if (bpf_map_delete_elem(MAP(tails), &key))
 		return 0;
-	if (part)
-		part->flow = 0;
+	part->flow = 0;
 	ship(ctx, &r, s->excluded, t);
 	return 0;
 }

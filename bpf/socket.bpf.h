@@ -183,12 +183,12 @@ static __always_inline struct part *end_moved(struct socket_record *r, const str
 {
 	struct part *part = part_of_owner(s);
 
-	if (!part)
-		return NULL;
-	read_moved(r, part);
+	if (part)
+		read_moved(r, part);
 	if (FIELD(typed, sk, __sk_common.skc_flags) >> SOCK_DEAD & 1)
 		return part;
-	r->slot = s->slot;
+	if (part)
+		r->slot = s->slot;
 	bpf_map_update_elem(MAP(tails), &key, s, BPF_ANY);
 	return NULL;
 }
