@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import assert_refused
-from tests.data.make import LINES, RECORDING
+from tests.data.make import RECORDING
 from tests.live.test_confinement import DAEMON, NO_SECCOMP, WHOLE
 from tracer.cli.errors import Exit
 from tracer.confine.escapes import ESCAPES, KILLED
@@ -79,7 +79,7 @@ def test_escapes_from_inside(tmp_path: Path) -> None:
     found = json.loads(told.removeprefix("FOUND "))["answers"]
     assert set(found) == {escape.name for escape in ESCAPES if escape.error != KILLED}
     assert [name for name, answer in found.items() if answer == "succeeded"] == []
-    assert done.stdout == LINES.read_text()
+    assert done.stdout == replay("--json", "--no-sandbox").stdout
 
 
 def test_user_behind_sudo(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_strict() -> None:
     done = replay(code=NO_SECCOMP)
     assert done.returncode == Exit.OK, done.stderr
     assert "tracer: sandbox: seccomp is absent" in done.stderr
-    assert done.stdout == LINES.read_text()
+    assert done.stdout == replay("--json", "--no-sandbox").stdout
     assert replay("--sandbox-strict").returncode == (Exit.OK if WHOLE else Exit.SANDBOX)
     assert_refused(replay("--sandbox-strict", "--no-sandbox"), Exit.USAGE, "--no-sandbox", "--sandbox-strict")
 
