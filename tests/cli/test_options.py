@@ -99,7 +99,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 def test_no_filter() -> None:
     """Without any option everything is shown but the forks."""
     assert options.filters() == Filters()
-    assert options.filters().kinds == DEFAULT_KINDS == frozenset(RING_KINDS) - {Kind.FORK}
+    assert options.filters().kinds == DEFAULT_KINDS == (frozenset(RING_KINDS) | {Kind.UPDATE}) - {Kind.FORK}
 
 
 def test_filters() -> None:
@@ -128,10 +128,20 @@ def test_filters() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", sorted(set(RING_KINDS) - {Kind.ATTEMPT, Kind.CONNECT}))
+WITH = {Kind.CONNECT: Kind.ATTEMPT, Kind.FLOW: Kind.FLOW_END, Kind.CLOSE: Kind.TAIL}
+
+
+@pytest.mark.parametrize("kind", sorted({*RING_KINDS, Kind.UPDATE} - {Kind.PAYLOAD, *WITH, *WITH.values()}))
 def test_event_names(kind: Kind) -> None:
     """Each kind has the name that the ledger gives it."""
     assert options.filters(event=[kind.label]).kinds == {kind}
+
+
+@pytest.mark.parametrize("kind", [Kind.FLOW, Kind.CLOSE])
+def test_what_comes_with_another(kind: Kind) -> None:
+    """The end of a flow comes with its beginning, what is read after a close with that; neither has a name."""
+    assert options.filters(event=[kind.label]).kinds == {kind, WITH[kind]}
+    assert "give one of" in refused(options.filters, event=[WITH[kind].label])
 
 
 def test_connect_brings_its_attempts() -> None:

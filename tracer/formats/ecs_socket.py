@@ -293,7 +293,9 @@ _MOVED_AS: Final = {
     Kind.TAIL: _UPDATED,
     Kind.UPDATE: _UPDATED,
 }
+# By the byte of a record, of which all but the first bits are nobody's.
 _VIA: Final = tuple(
-    members({"via": [via.name.lower() for via in Via if bits & via and via.name]}) if bits else "" for bits in range(32)
+    members({"via": names}) if (names := [via.name.lower() for via in Via if bits & via and via.name]) else ""
+    for bits in range(256)
 )
 _STATES: Final = len(TCP_STATES)

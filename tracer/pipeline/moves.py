@@ -18,6 +18,7 @@ _IDLE_LOOK_NS: Final = 5_000_000_000
 _placed: Final = Struct("=IQ8x32sIIQ").iter_unpack  # PLACED with its counters in one
 _counts: Final = Struct("=4Q").unpack
 _NOTHING: Final = bytes(32)
+_VIAS: Final = 0xFF
 _DATAGRAM_ROLES: Final = frozenset({int(Role.SENT), int(Role.RECEIVED)})
 
 
@@ -90,7 +91,7 @@ class MoveTable:
                 part = parts[place] = _Part(flow, self._tgids.setdefault(tgid, tgid), now)
             elif part.bytes > sum(_counts(moved)[:2]):
                 continue  # caught while it was being made
-            part.moved, part.moved_at, part.via = moved, now, via
+            part.moved, part.moved_at, part.via = moved, now, via & _VIAS
             moving.pop(place, None)
             moving[place] = None
         yield from self._concluded(now)
