@@ -270,6 +270,26 @@ def test_ledger_follows_an_event_to_its_end(engine: Engine) -> None:
     assert (body["by_kind"]["exec"]["in_flight"], body["by_kind"]["exec"]["delivered"]) == (0, 1)
 
 
+@pytest.mark.parametrize("more", [0, 3])
+def test_end_of_a_held_socket_is_told_if_it_says_more(engine: Engine, more: int) -> None:
+    """What a process still read of a closed connection is an update, between the ends it had; nothing is told twice."""
+    feed(engine, wire.start(coverage={"backend": "core", "hooks": {}, "blind": [], "moved": True}))
+    closed = wire.socket(Kind.CLOSE, seq=0, time=T, moved_in=7, slot=5)
+    tail = wire.socket(Kind.TAIL, seq=1, time=T + 1, moved_in=7 + more, saddr=bytes(16), sport=0, dport=0)
+    counters = wire.tallies({(0, kind): {"attempts": 1, "emitted": 1} for kind in (Kind.CLOSE, Kind.TAIL)})
+    turn = last(closed, tail, ring=1, counters=counters)
+    told = [event for event in feed(engine, turn) if isinstance(event, SocketEvent)]
+    assert [event.kind for event in told] == [Kind.CLOSE, Kind.TAIL][: 2 if more else 1]
+    engine.delivered(Counter(int(event.kind) for event in told))
+    body = ledger(engine, turn)
+    assert body["balanced"]
+    assert body["by_kind"]["tail"]["aggregated"] == (0 if more else 1)
+    if more:
+        assert told[1].moved_in == 7 + more
+        ends = ("process", "local", "local_port", "remote", "remote_port", "community_id")
+        assert [getattr(told[1], end) for end in ends] == [getattr(told[0], end) for end in ends]
+
+
 def test_lost_at_the_sink_is_told_and_balanced(engine: Engine) -> None:
     """What could not be written is a loss notice by kind, and lost in the ledger."""
     turn = last(wire.executed(seq=0), wire.executed(seq=1), counters=counted(Kind.EXEC, 2))

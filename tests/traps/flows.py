@@ -8,8 +8,20 @@ from typing import Any
 import communityid
 import pytest
 
-from tests.tracing import ABSENT, NO_FACILITY, Event, find, value
-from tests.traps.checks import ACCEPTED, ATTEMPTED, CLOSED, FAILED, LISTENING, OPENED, Line, check_time, lines, plain
+from tests.tracing import ABSENT, NO_FACILITY, Event, find, one, value
+from tests.traps.checks import (
+    ACCEPTED,
+    ATTEMPTED,
+    CLOSED,
+    FAILED,
+    LISTENING,
+    OPENED,
+    Line,
+    check_time,
+    counts_bytes,
+    lines,
+    plain,
+)
 
 UPDATED = "connection-update"
 CHANGED = "connection-owner-changed"
@@ -25,9 +37,9 @@ NAMELESS = {"packet", "vsock"}
 
 def need_counting(events: list[Event]) -> None:
     """Skip the test where the backend that ran counts no bytes."""
-    coverage = next(event["tracer"]["coverage"] for event in events if event["event"]["action"] == "tracer-coverage")
-    if not coverage.get("moved"):
-        pytest.skip(f"{NO_FACILITY}count of what calls move, by the {coverage['backend']} backend")
+    if not counts_bytes(events):
+        backend = one(events, "tracer-coverage")["tracer"]["coverage"]["backend"]
+        pytest.skip(f"{NO_FACILITY}count of what calls move, by the {backend} backend")
 
 
 def brief(event: Event) -> dict[str, Any]:

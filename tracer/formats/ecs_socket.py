@@ -235,9 +235,6 @@ class Sockets:
             network += f',"community_id":"{event.community_id}"'
         addresses = dict.fromkeys(each for each in (event.local, event.remote) if addressed and each not in _ANY)
         related = f',"related":{{"ip":[{",".join(map(dumps, addresses))}]}}' if addresses else ""
-        tcp = ""
-        if kind is _TAIL:
-            tcp = f',"tcp":{{"bytes_sent":{event.sent},"bytes_received":{event.received}}}'
         flow = f',"flow":{{"id":"{event.flow:x}"}}' if event.flow != event.socket else ""
         told = "".join(
             f',"{side}":{end},"{role_of}":{end}'
@@ -250,7 +247,7 @@ class Sockets:
             f'{thread}{told},"network":{{{network},"direction":"{_DIRECTIONS.get(role, "unknown")}"{total}}}'
             f"{related}{said}",
             f'{self._netns(event.netns)}{cgroup},"socket":{{"id":"{event.socket:x}"{_MAPPED if event.mapped else ""}}}'
-            f"{flow}{attribution}{_VIA[event.via]}{tcp}",
+            f"{flow}{attribution}{_VIA[event.via]}",
         )
 
 
@@ -278,7 +275,6 @@ _TOLD: Final = {
 _MAPPED: Final = ',"mapped":true'
 _FLOW: Final = Kind.FLOW
 _OWNER: Final = Kind.OWNER
-_TAIL: Final = Kind.TAIL
 _ROLE_RECEIVED: Final = int(Role.RECEIVED)
 _DATAGRAM_ROLES: Final = frozenset({int(Role.SENT), int(Role.RECEIVED)})
 _SNAPSHOT: Final = 1  # SOCK_SNAPSHOT of bpf/tracer.h

@@ -71,7 +71,7 @@ class Engine:
         self.shown = 0
         self.queued: Counter[int] = Counter()  # handed over, not yet delivered or lost
         self._naming: Naming | None = None
-        self._heard = False  # whether there was any PAYLOAD record since the last portion
+        self._heard = False  # whether a record gave no event, or several, since the last portion
         self._more: list[Answered] = []  # of a record that gave several events all but the first
         handlers: dict[int, Callable[[Record, bool], KindEvent | None]] = {
             Kind.EXEC: self._executed,
@@ -86,7 +86,7 @@ class Engine:
             Kind.FLOW: self._part_found,
             Kind.FLOW_END: self._socket_closed,
             Kind.OWNER: self._part_found,
-            Kind.TAIL: self.flows.event,
+            Kind.TAIL: self._tail_ended,
             Kind.PAYLOAD: self._payload,
             Kind.PROCESS_FOUND: self._found_process,
             Kind.SOCKET_FOUND: self.flows.event,
@@ -283,6 +283,14 @@ class Engine:
         event = self.flows.event(record, late)
         self.moves.ended(event.socket)
         return event
+
+    def _tail_ended(self, record: Record, late: bool) -> SocketEvent | None:
+        event = self.flows.event(record, late)
+        if not self.flows.repeated:
+            return event
+        self.ledger.aggregated[Kind.TAIL] += 1
+        self._heard = True
+        return None
 
     def _part_found(self, record: Record, late: bool) -> SocketEvent:
         event = self.flows.event(record, late)

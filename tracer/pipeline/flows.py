@@ -27,9 +27,11 @@ _ACCEPT: Final = Kind.ACCEPT
 _LISTEN: Final = Kind.LISTEN
 _FLOW: Final = Kind.FLOW
 _FLOW_END: Final = Kind.FLOW_END
-_OF_THE_RECORD: Final = frozenset({Kind.ACCEPT, Kind.OWNER, Kind.TAIL})  # whose it is the record says better
+_OF_THE_RECORD: Final = frozenset({Kind.ACCEPT, Kind.OWNER})  # whose it is the record says better
 _NOT_KEPT: Final = frozenset({Kind.CLOSE, Kind.FLOW_END, Kind.OWNER, Kind.TAIL})
 _COUNTED: Final = frozenset({Kind.CLOSE, Kind.FLOW_END, Kind.TAIL})
+_TAIL: Final = Kind.TAIL
+_TAILS_MOST: Final = 8192  # as the kernel's map `tails`
 _DATAGRAM: Final = frozenset({Kind.FLOW, Kind.FLOW_END})
 
 
@@ -152,6 +154,8 @@ class FlowTable:
         self._open: dict[int, Ends] = {}
         self._old: dict[int, tuple[Process | None, Names | None, bytes]] = {}  # those that have been open for long
         self._age_at = 0
+        self._tails: dict[int, tuple[Ends, int]] = {}  # closed, and still held: its ends and bytes at the close
+        self.repeated = False  # the last tail says nothing that its close did not say before
         self.counted = False  # whether the backend counts what calls move
         self.ends: Ends | None = None  # of the last event
         self.told = 0  # bytes of the parts whose end came by a record
@@ -254,9 +258,10 @@ class FlowTable:
         ) = record
         kind = KINDS[number]
         if kind is _CLOSE or error or kind is _FLOW_END:
-            ends = self._open.pop(flow, None) or self._of_old(flow, last=True)
-            if ends is not None and ends[17] is not None:
-                self._has_ended(flow, ends[17])
+            ends = self._last_known(flow)
+        elif kind is _TAIL:
+            ends = self._held(flow, moved_out + moved_in)
+            local_port, remote_port = (ends[4], ends[6]) if ends is not None else (local_port, remote_port)
         elif kind in _OF_THE_RECORD:
             ends = None
         else:
@@ -302,8 +307,7 @@ class FlowTable:
             if kind is _FLOW or (name and not error and kind not in _NOT_KEPT):
                 self._keep(flow, ends)
         if kind in _COUNTED and self.counted:
-            if not slot:
-                self.told += moved_out + moved_in
+            self._count(flow, ends, slot, moved_out + moved_in)
         else:
             moved_out = moved_in = -1
         self.ends = ends
@@ -349,6 +353,28 @@ class FlowTable:
                 ends[17],
             ),
         )
+
+    def _last_known(self, flow: int) -> Ends | None:
+        """The ends of a flow that has ended now."""
+        ends = self._open.pop(flow, None) or self._of_old(flow, last=True)
+        if ends is not None and ends[17] is not None:
+            self._has_ended(flow, ends[17])
+        return ends
+
+    def _held(self, flow: int, moved: int) -> Ends | None:
+        """The ends of a connection as of its close: by now the socket has forgotten them."""
+        ends, before = self._tails.pop(flow, (None, -1))
+        self.repeated = before == moved
+        return ends
+
+    def _count(self, flow: int, ends: Ends, slot: int, moved: int) -> None:
+        """The last bytes of a part, or with a ``slot`` those of a connection that a process still holds."""
+        if not slot:
+            self.told += moved
+            return
+        if len(self._tails) >= _TAILS_MOST:
+            del self._tails[next(iter(self._tails))]
+        self._tails[flow] = ends, moved
 
     def _keep(self, flow: int, ends: Ends) -> None:
         if len(self._open) + len(self._old) >= FLOWS_MOST:

@@ -618,15 +618,23 @@ static inline uint64_t wait_gone(uint16_t one, uint16_t other)
 	return 0;
 }
 
-/* How a connection ended for one of its two processes: the bytes it sent and received, the state before CLOSE ("" where
- * several are right), the error the kernel kept, and the bounds of its life in nanoseconds. */
+/* How a connection ended for one of its two processes: the bytes that it sent, that arrived and that it took, the state
+ * before CLOSE ("" where several are right), the error the kernel kept, and the bounds of its life in nanoseconds. */
+static inline void say_close_unread(const char *label, pid_t pid, uint16_t local, uint16_t remote, size_t sent,
+				    size_t received, size_t taken, const char *state, int error, uint64_t least_ns,
+				    uint64_t most_ns)
+{
+	say("{\"what\":\"close\",\"label\":\"%s\",\"pid\":%d,\"local_port\":%u,\"remote_port\":%u"
+	    ",\"sent\":%zu,\"received\":%zu,\"taken\":%zu"
+	    ",\"state\":\"%s\",\"errno\":%d,\"least_ns\":%" PRIu64 ",\"most_ns\":%" PRIu64 "}",
+	    label, pid, local, remote, sent, received, taken, state, error, least_ns, most_ns);
+}
+
+/* The same of a process that took all that arrived. */
 static inline void say_close(const char *label, pid_t pid, uint16_t local, uint16_t remote, size_t sent,
 			     size_t received, const char *state, int error, uint64_t least_ns, uint64_t most_ns)
 {
-	say("{\"what\":\"close\",\"label\":\"%s\",\"pid\":%d,\"local_port\":%u,\"remote_port\":%u"
-	    ",\"sent\":%zu,\"received\":%zu"
-	    ",\"state\":\"%s\",\"errno\":%d,\"least_ns\":%" PRIu64 ",\"most_ns\":%" PRIu64 "}",
-	    label, pid, local, remote, sent, received, state, error, least_ns, most_ns);
+	say_close_unread(label, pid, local, remote, sent, received, received, state, error, least_ns, most_ns);
 }
 
 /* ---- programs that start themselves again ---- */

@@ -61,7 +61,7 @@ static void unread(void)
 	CHECK(getsockopt(accepted, SOL_SOCKET, SO_ERROR, &error, &length));
 	MUST(error == ECONNRESET);
 	/* The bytes arrived, though nobody took them. */
-	say_close("unread", pid, peer, port, 0, PAYLOAD, "ESTABLISHED", 0, 0, life);
+	say_close_unread("unread", pid, peer, port, 0, PAYLOAD, 0, "ESTABLISHED", 0, 0, life);
 	say_close("unread", getpid(), port, peer, PAYLOAD, 0, "ESTABLISHED", ECONNRESET, 0, life);
 	close(accepted);
 	close(listener);

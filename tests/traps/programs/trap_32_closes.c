@@ -151,7 +151,7 @@ static void linger(void)
 static void peer_reset(void)
 {
 	struct pair pair = new_pair("peer-reset", 0, 0);
-	uint64_t ending;
+	uint64_t ending, life;
 	char byte;
 
 	request(pair);
@@ -160,7 +160,12 @@ static void peer_reset(void)
 	ending = boot_ns();
 	close(pair.server);
 	MUST(recv(pair.client, &byte, 1, 0) == -1 && errno == ECONNRESET);
-	tell("peer-reset", pair, 2 * REQUEST, REPLY, "ESTABLISHED", ECONNRESET, "ESTABLISHED", 0, ending);
+	life = wait_gone(pair.local, pair.port) - pair.before;
+	say_close("peer-reset", getpid(), pair.local, pair.port, 2 * REQUEST, REPLY, "ESTABLISHED", ECONNRESET,
+		  ending - pair.opened, life);
+	say_close_unread("peer-reset", getpid(), pair.port, pair.local, REPLY, 2 * REQUEST, REQUEST, "ESTABLISHED", 0,
+			 ending - pair.established, life);
+	close(pair.listener);
 	close(pair.client);
 }
 
