@@ -3,7 +3,7 @@
 
 #include <sys/uio.h>
 
-#define LARGE (4u << 20)
+#define LARGE (16u << 20) /* more than any send buffer grows to by itself */
 
 static char large[LARGE];
 

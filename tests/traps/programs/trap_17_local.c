@@ -1,5 +1,6 @@
 /* Trap 17: sockets that never leave the machine and carry no address of a network: Unix sockets of three kinds, and
- * netlink. They share the functions that send and receive with all others. One UDP flow runs among them. */
+ * netlink. They share the functions that send and receive with all others. One UDP flow runs among them. It begins when
+ * a line comes on standard input. */
 #include "flows.h"
 
 #include <linux/netlink.h>
@@ -79,6 +80,8 @@ int main(void)
 
 	start_truth();
 	own_netns();
+	say("{\"what\":\"ready\",\"netns\":%" PRIu64 "}", namespace_inode("net"));
+	wait_go();
 	pair(SOCK_STREAM);
 	pair(SOCK_DGRAM);
 	pair(SOCK_SEQPACKET);
