@@ -42,6 +42,13 @@ def need_counting(events: list[Event]) -> None:
         pytest.skip(f"{NO_FACILITY}count of what calls move, by the {backend} backend")
 
 
+def need_names(events: list[Event]) -> None:
+    """Skip the test where the backend that ran takes no names from what flows carry."""
+    coverage = one(events, "tracer-coverage")["tracer"]["coverage"]
+    if any(spot.startswith("names from DNS") for spot in coverage["blind"]):
+        pytest.skip(f"{NO_FACILITY}names of what flows carry, by the {coverage['backend']} backend")
+
+
 def brief(event: Event) -> dict[str, Any]:
     """What a failure shows of an event: whose, which flow, how much."""
     paths = ("event.action", "process.pid", "process.name", "source", "destination", "network", "tracer")

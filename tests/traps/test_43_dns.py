@@ -7,7 +7,7 @@ import pytest
 from tests.tracing import Event, find, shorten, value
 from tests.traps.checks import Line, check_time, lines, only
 from tests.traps.conftest import MakeTrace, Run, Seen, see
-from tests.traps.flows import check_no_strangers
+from tests.traps.flows import check_no_strangers, need_names
 
 pytestmark = pytest.mark.live
 
@@ -16,7 +16,9 @@ ANSWERED = "dns-answered"
 
 @pytest.fixture(name="seen", scope="module")
 def _seen(trace: MakeTrace, run: Run) -> Seen:
-    return see(trace, run, "trap_43_dns")
+    seen = see(trace, run, "trap_43_dns")
+    need_names(seen.events)
+    return seen
 
 
 def answered(seen: Seen, line: Line) -> Event:
@@ -70,11 +72,12 @@ def test_long_name(seen: Seen) -> None:
     "kind", ["loop", "chain", "forward", "cut", "counts", "label", "rdata", "short", "empty", "noise"]
 )
 def test_bad(seen: Seen, kind: str) -> None:
-    """What is no answer resolves nothing: it is refused, or told without an address; nothing crashed or was lost."""
+    """What is no answer resolves nothing: it is ignored, or told as malformed; nothing crashed or was lost."""
     line = only(seen.truth, "bad", kind=kind)
     for event in find(seen.events, ANSWERED, line["pid"]):
         name = value(event, "dns.question.name")
         if name == line["name"]:
+            assert value(event, "tracer.dns.malformed") is True, shorten(event)
             assert not value_list(event, "dns.resolved_ip"), shorten(event)
     assert not [event for event in seen.events if "192.0.2.66" in value_list(event, "dns.resolved_ip")]
 
