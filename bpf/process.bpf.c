@@ -91,27 +91,30 @@ static __always_inline const struct kernfs_node *cgroup_of(const struct task_str
 	return node;
 }
 
-/* Writes the names of a control group and of those above it as write_path() does, at most CGROUP_BYTES. */
+/* Writes the names of a control group and of those above it as write_path() does, at most CGROUP_BYTES. The last turn
+ * only looks whether that was all. No loop that clang turns about: one that is entered in its middle, and begins
+ * right behind its end, kernels before 6.8 refuse ("back-edge", commit 10e14e9652bf). */
 static __always_inline u64 write_cgroup(char *to, const struct kernfs_node *node, u32 zero, u32 *flags)
 {
+	const struct kernfs_node *parent = kernfs_parent(node);
 	u64 done = zero;
 
-	for (int i = 0; i <= CGROUP_DEPTH; i++) {
-		const struct kernfs_node *parent = kernfs_parent(node);
+	for (int i = 0; i < CGROUP_DEPTH && parent; i++) {	/* the root has no name */
 		long n;
 
 		ONE_RANGE(done, 1023);
-		if (!parent)	/* the root has no name */
-			return done;
-		if (i == CGROUP_DEPTH || done >= CGROUP_BYTES - NAME_LEN)
+		if (done >= CGROUP_BYTES - NAME_LEN)
 			break;
 		n = bpf_probe_read_kernel_str(to + done, NAME_LEN, BPF_CORE_READ(node, name));
 		if (n <= 0 || n > NAME_LEN)
 			break;
 		done += n;
 		node = parent;
+		parent = kernfs_parent(node);
 	}
-	*flags |= FLAG_TRUNCATED_CGROUP;
+	ONE_RANGE(done, 1023);
+	if (parent)
+		*flags |= FLAG_TRUNCATED_CGROUP;
 	return done;
 }
 
