@@ -11,64 +11,28 @@
 
 LICENSE("Dual BSD/GPL");
 
-enum moved_family { NOT_OURS, STREAM, DATAGRAM };
-
-static __always_inline enum moved_family sort_of(const struct sock *sk, u16 family, const bool typed)
-{
-	if (family == AF_INET || family == AF_INET6)
-		return FIELD(typed, sk, sk_protocol) == IPPROTO_TCP ? STREAM : DATAGRAM;
-	return family == AF_PACKET || family == AF_VSOCK ? DATAGRAM : NOT_OURS;
-}
-
-/* TLS in the kernel and the like: what was read is not what the queue held, and they read in softirqs. */
-static __always_inline bool has_upper_layer(const struct sock *sk)
-{
-	return BPF_CORE_READ((const struct inet_connection_sock *)sk, icsk_ulp_ops);
-}
-
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(bytes_sent, const struct sock *sk, const int ret, const int flags)
 {
-	u16 family = sk->__sk_common.skc_family;
-	enum moved_family sort = sort_of(sk, family, TYPED);
-
 	(void)flags;
-	if (ret < 0 || sort == NOT_OURS)
-		return 0;
-	if (sort == DATAGRAM)
-		datagram_moved(ctx, sk, family, ret, true, TYPED);
-	else if (ret)
-		stream_moved(ctx, sk, ret, true, false, TYPED);
-	return 0;
+	return sent(ctx, sk, ret, TYPED);
 }
 
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(bytes_received, const struct sock *sk, const int ret, const int flags)
 {
-	u16 family = sk->__sk_common.skc_family;
-	enum moved_family sort = sort_of(sk, family, TYPED);
-
-	if (ret < 0 || sort == NOT_OURS || flags & (MSG_PEEK | MSG_ERRQUEUE))
-		return 0;
-	if (sort == DATAGRAM)
-		datagram_moved(ctx, sk, family, ret, false, TYPED);
-	else if (ret && has_upper_layer(sk))
-		stream_moved(ctx, sk, ret, false, false, TYPED);
-	return 0;
+	return received(ctx, sk, ret, flags, TYPED);
 }
 
 /* Whoever takes bytes out of a connection's receive queue comes by here in the end. */
 SEC("tp_btf/tcp_rcv_space_adjust")
 int BPF_PROG(stream_read, const struct sock *sk)
 {
-	if (!has_upper_layer(sk))
-		stream_consumed(ctx, sk, TYPED);
-	return 0;
+	return taken_out(ctx, sk, TYPED);
 }
 
 /* The last of a connection: its state is CLOSE and no file leads to it any more. */
-SEC("tp_btf/tcp_destroy_sock")
-int BPF_PROG(stream_gone, const struct sock *sk)
+static __always_inline int gone(void *ctx, const struct sock *sk, const bool typed)
 {
 	u64 key = (u64)sk;
 	struct socket_state *s = bpf_map_lookup_elem(MAP(tails), &key);
@@ -84,10 +48,10 @@ int BPF_PROG(stream_gone, const struct sock *sk)
 		return 0;
 	}
 	fill(&r, s, KIND_TAIL);
-	read_addresses(&r, sk, TYPED);
+	read_addresses(&r, sk, typed);
 	if (!r.dport)
 		r.dport = s->dport;
-	read_totals(&r, sk, TYPED);
+	read_totals(&r, sk, typed);
 	read_moved(&r, part);
 	r.state = TCP_CLOSE;
 	if (bpf_map_delete_elem(MAP(tails), &key))
@@ -97,13 +61,18 @@ int BPF_PROG(stream_gone, const struct sock *sk)
 	return 0;
 }
 
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(stream_gone, const struct sock *sk)
+{
+	return gone(ctx, sk, TYPED);
+}
 
 /* Addresses and ports of a packet; nothing of a later fragment, which has no ports. */
-static __always_inline bool read_packet(struct talk *talk, const struct sk_buff *skb, const bool out)
+static __always_inline bool read_packet(struct talk *talk, const struct sk_buff *skb, const bool out, const bool typed)
 {
-	unsigned char *head = skb->head;
-	void *network = head + skb->network_header;
-	u16 protocol = skb->protocol;
+	unsigned char *head = FIELD(typed, skb, head);
+	void *network = head + FIELD(typed, skb, network_header);
+	u16 protocol = FIELD(typed, skb, protocol);
 	struct ipv6hdr six;
 	struct iphdr four;
 	u16 ports[2];
@@ -133,7 +102,7 @@ static __always_inline bool read_packet(struct talk *talk, const struct sk_buff 
 	}
 	talk->local_port = talk->port = 0;
 	if (above == IPPROTO_UDP || above == IPPROTO_UDPLITE || above == IPPROTO_SCTP) {
-		bpf_probe_read_kernel(ports, sizeof(ports), head + skb->transport_header);
+		bpf_probe_read_kernel(ports, sizeof(ports), head + FIELD(typed, skb, transport_header));
 		talk->local_port = __builtin_bswap16(out ? ports[0] : ports[1]);
 		talk->port = __builtin_bswap16(out ? ports[1] : ports[0]);
 	}
@@ -157,46 +126,39 @@ static __always_inline bool has_part(const struct talk *talk)
 	       same_address(place->key.peer, talk->peer);
 }
 
-/* A socket that no descriptor leads to. */
-static __always_inline bool is_kernels(const struct sock *sk)
-{
-	return !BPF_CORE_READ(sk, sk_socket, file);
-}
-
 /* A datagram goes to a device, in the context of who sends it: the first device that it comes to. */
-SEC("tp_btf/net_dev_queue")
-int BPF_PROG(datagram_queued, const struct sk_buff *skb)
+static __always_inline int queued(const struct sk_buff *skb, const bool typed)
 {
-	const struct sock *sk = skb->sk;
+	const struct sock *sk = FIELD(typed, skb, sk);
 	u32 at = 1, tid = bpf_get_current_pid_tgid();
 	u16 family, protocol;
 	struct talk seen = {};
 	struct talk *talk;
 	bool again;
 
-	(void)ctx;
 	if (!sk)
 		return 0;
-	family = sk->__sk_common.skc_family;
+	family = FIELD(typed, sk, __sk_common.skc_family);
 	if (family != AF_INET && family != AF_INET6)
 		return 0;
-	protocol = sk->sk_protocol;
+	protocol = FIELD(typed, sk, sk_protocol);
 	/* A connected one tells both ends itself. */
-	if (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP || sk->__sk_common.skc_dport)
+	if (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP ||
+	    FIELD(typed, sk, __sk_common.skc_dport))
 		return 0;
 	talk = bpf_map_lookup_elem(MAP(talks), &at);
 	if (!talk)
 		return 0;
 	again = talk->tid == tid && talk->sk == (u64)sk;
 	/* What the kernel itself answers over loopback, while this task's own send has not returned. */
-	if (!again && talk->tid == tid && is_kernels(sk))
+	if (!again && talk->tid == tid && has_no_file(sk))
 		return 0;
 	if (again && (talk->local_known || has_part(talk)))
 		return 0;
-	if (!read_packet(&seen, skb, true))
+	if (!read_packet(&seen, skb, true, typed))
 		return 0;
 	/* What a tunnel adds has another protocol; of a raw socket it is the sender's to choose. */
-	if (sk->sk_type == SOCK_RAW)
+	if (FIELD(typed, sk, sk_type) == SOCK_RAW)
 		seen.protocol = protocol;
 	if (again) {
 		if (seen.protocol != talk->protocol || seen.port != talk->port || !same_address(seen.peer, talk->peer))
@@ -210,16 +172,21 @@ int BPF_PROG(datagram_queued, const struct sk_buff *skb)
 	return 0;
 }
 
+SEC("tp_btf/net_dev_queue")
+int BPF_PROG(datagram_queued, const struct sk_buff *skb)
+{
+	(void)ctx;
+	return queued(skb, TYPED);
+}
+
 /* A datagram is being read, in the context of who reads it. Most of UDP is copied in another way, and is told of by
  * a program at a cgroup (group.bpf.c). */
-SEC("tp_btf/skb_copy_datagram_iovec")
-int BPF_PROG(datagram_taken, const struct sk_buff *skb)
+static __always_inline int taken(const struct sk_buff *skb, const bool typed)
 {
-	u16 protocol = skb->protocol;
+	u16 protocol = FIELD(typed, skb, protocol);
 	struct talk *talk;
 	u32 at = 0;
 
-	(void)ctx;
 	if (protocol != __builtin_bswap16(ETH_P_IP) && protocol != __builtin_bswap16(ETH_P_IPV6))
 		return 0;
 	talk = bpf_map_lookup_elem(MAP(talks), &at);
@@ -227,9 +194,57 @@ int BPF_PROG(datagram_taken, const struct sk_buff *skb)
 		return 0;
 	talk->tid = 0;
 	talk->sk = 0;
-	if (read_packet(talk, skb, false)) {
+	if (read_packet(talk, skb, false, typed)) {
 		talk->local_known = 1;
 		talk->tid = bpf_get_current_pid_tgid();
 	}
 	return 0;
+}
+
+SEC("tp_btf/skb_copy_datagram_iovec")
+int BPF_PROG(datagram_taken, const struct sk_buff *skb)
+{
+	(void)ctx;
+	return taken(skb, TYPED);
+}
+
+/*
+ * The same at the classic tracepoints, for kernels that can preempt the programs above and skip them for others
+ * meanwhile (see `seen_to`): perf's part of a tracepoint is not preempted (7.0, commit a46023d5616e and those
+ * before it), so here these are in place of the others, not beside them. It costs a little more.
+ */
+SEC("tp/sock/sock_send_length")
+int bytes_sent_classic(struct trace_event_raw_sock_msg_length *ctx)
+{
+	return sent(ctx, ctx->sk, ctx->ret, false);
+}
+
+SEC("tp/sock/sock_recv_length")
+int bytes_received_classic(struct trace_event_raw_sock_msg_length *ctx)
+{
+	return received(ctx, ctx->sk, ctx->ret, ctx->flags, false);
+}
+
+SEC("tp/tcp/tcp_rcv_space_adjust")
+int stream_read_classic(struct trace_event_raw_tcp_event_sk *ctx)
+{
+	return taken_out(ctx, ctx->skaddr, false);
+}
+
+SEC("tp/tcp/tcp_destroy_sock")
+int stream_gone_classic(struct trace_event_raw_tcp_event_sk *ctx)
+{
+	return gone(ctx, ctx->skaddr, false);
+}
+
+SEC("tp/net/net_dev_queue")
+int datagram_queued_classic(struct trace_event_raw_net_dev_template *ctx)
+{
+	return queued(ctx->skbaddr, false);
+}
+
+SEC("tp/skb/skb_copy_datagram_iovec")
+int datagram_taken_classic(struct trace_event_raw_skb_copy_datagram_iovec *ctx)
+{
+	return taken(ctx->skbaddr, false);
 }

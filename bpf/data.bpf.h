@@ -35,11 +35,10 @@ struct {
 /* Whether it is no process that moves a connection's bytes: then they are its owner's. What sends runs in a call, or in
  * a thread of the kernel (sockmaps); what takes out of the queue also in a softirq, on whatever task that has
  * interrupted. The socket is locked by whoever takes in a call, and no more when a send has ended. */
-static __always_inline bool not_by_current(const struct sock *sk, const bool from_queue, const bool typed)
+static __always_inline bool not_by_current(const struct sock *sk, const struct socket_state *s, const bool from_queue,
+					   const bool typed)
 {
-	const struct task_struct *task = (const void *)bpf_get_current_task();
-
-	if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
+	if (s->kernels || task_flags() & PF_KTHREAD)
 		return true;
 	return from_queue && !FIELD(typed, sk, sk_lock.owned);
 }
@@ -70,7 +69,7 @@ static __noinline u32 part_of_another(void *ctx, const struct sock *sk, struct s
 	mover.established = s->established;
 	mover.role = s->role;
 	mover.sock_flags = s->sock_flags;
-	own(&mover);
+	own_by_current(&mover);
 	if (mover.excluded)
 		return 0;
 	fresh.flow = s->flow;
@@ -90,10 +89,17 @@ static __noinline u32 part_of_another(void *ctx, const struct sock *sk, struct s
 	return slot;
 }
 
-static __noinline u32 first_part_of_owner(struct socket_state *s)
+/* Of the connection with this socket, whose first bytes these are. */
+__noinline u32 first_part_of_owner(u64 key)
 {
+	struct socket_state *s = bpf_map_lookup_elem(MAP(sockets), &key);
 	struct new_part fresh = {};
 
+	if (!s) {
+		s = bpf_map_lookup_elem(MAP(tails), &key);
+		if (!s)
+			return 0;
+	}
 	fresh.flow = s->flow;
 	fresh.socket = s->flow;
 	fresh.start = s->start;
@@ -102,40 +108,40 @@ static __noinline u32 first_part_of_owner(struct socket_state *s)
 	return s->slot;
 }
 
+static __noinline void accepted_unseen(void *ctx, const struct sock *sk)
+{
+	accepted(ctx, sk, false);
+}
+
 static __always_inline void stream_moved(void *ctx, const struct sock *sk, u64 bytes, const bool out,
 					 const bool from_queue, const bool typed)
 {
 	u64 key = (u64)sk;
 	struct socket_state *s = bpf_map_lookup_elem(MAP(sockets), &key);
 	u32 tgid = bpf_get_current_pid_tgid() >> 32, slot;
-	struct part *part;
-	bool nobody;
+	bool nobody, mine;
 
 	if (!s) {
 		s = bpf_map_lookup_elem(MAP(tails), &key);
 		if (!s) {
-			account(NULL, bytes, out, 0);
+			account(0, bytes, out ? WENT_OUT : 0);
 			return;
 		}
 	}
 	if (s->excluded)
 		return;
-	nobody = not_by_current(sk, from_queue, typed);
+	nobody = not_by_current(sk, s, from_queue, typed);
 	/* Accepted in a way that isn't seen: whoever moves its first byte has it. */
 	if (s->role == ROLE_ACCEPT && !s->tgid && !nobody)
-		accepted(ctx, sk, typed);
-	if (tgid == s->tgid || nobody) {
-		part = part_of_owner(s);
-		if (part) {
-			account(part, bytes, out, nobody ? 0 : via_now());
-			return;
-		}
-		slot = first_part_of_owner(s);
-	} else {
+		accepted_unseen(ctx, sk);
+	mine = nobody || tgid == s->tgid;
+	if (!mine)
 		slot = part_of_another(ctx, sk, s, tgid);
-	}
-	part = slot ? part_at(slot - 1) : NULL;
-	account(part, bytes, out, nobody ? 0 : via_now());
+	else if (part_of_owner(s))
+		slot = s->slot;
+	else
+		slot = first_part_of_owner(address_of(sk));
+	account(slot, bytes, (out ? WENT_OUT : 0) | (nobody ? 0 : VIA_NOW));
 }
 
 /* Since when the last look more was taken out of the receive queue, whatever call did that. */
@@ -229,7 +235,10 @@ static __noinline u32 another_part(void *ctx, struct socket_state *s, const stru
 	mover.opened = bpf_ktime_get_boot_ns();
 	mover.flow = new_flow(mover.opened);
 	mover.role = out ? ROLE_SENT : ROLE_RECEIVED;
-	own(&mover);
+	if (key->tgid)
+		own_by_current(&mover);
+	else
+		mover.kernels = true;
 	if (mover.excluded)
 		return 0;
 	fresh.key = *key;
@@ -255,30 +264,30 @@ static __noinline u32 another_part(void *ctx, struct socket_state *s, const stru
 	}
 	__builtin_memcpy(r.daddr, key->peer, 16);
 	r.dport = key->port;
-	if (talk && talk->tid == (u32)mover.tid && talk->protocol == s->protocol &&
+	if (talk && talk->tid == (u32)bpf_get_current_pid_tgid() && talk->protocol == s->protocol &&
 	    talk->local_known && same_address(talk->peer, key->peer) && talk->port == key->port)
 		__builtin_memcpy(r.saddr, talk->local, 16);
 	r.slot = slot;
 	r.socket = s->flow;
 	r.protocol = s->protocol;
 	r.type = BPF_CORE_READ(sk, sk_type);
-	r.via = r.family == AF_PACKET ? VIA_PACKET : via_now();
+	r.via = mover.kernels ? 0 : r.family == AF_PACKET ? VIA_PACKET : via_now();
 	ship(ctx, &r, mover.excluded, t);
 	return slot;
 }
 
-static __noinline struct socket_state *new_socket(u64 key, u16 sport, u16 protocol, bool out)
+__noinline int new_socket(u64 key, u32 sport, u32 protocol, u32 role)
 {
 	struct socket_state s = {};
 
 	s.opened = bpf_ktime_get_boot_ns();
 	s.flow = new_flow(s.opened);
-	s.role = out ? ROLE_SENT : ROLE_RECEIVED;
+	s.role = role;
 	s.sport = sport;
 	s.protocol = protocol;
-	own(&s);
+	own(&s, (const void *)key, false);
 	remember(key, &s, KIND_FLOW);
-	return bpf_map_lookup_elem(MAP(sockets), &key);
+	return 0;
 }
 
 static __always_inline void datagram_moved(void *ctx, const struct sock *sk, u16 family, u64 bytes, const bool out,
@@ -291,36 +300,85 @@ static __always_inline void datagram_moved(void *ctx, const struct sock *sk, u16
 	struct part *part;
 	u16 sport, protocol;
 	u32 at = out, slot;
+	bool nobody;
 
 	key.sk = (u64)sk;
 	s = bpf_map_lookup_elem(MAP(sockets), &key.sk);
 	sport = family == AF_INET || family == AF_INET6 ? FIELD(typed, sk, __sk_common.skc_num) : 0;
 	protocol = family == AF_INET || family == AF_INET6 ? FIELD(typed, sk, sk_protocol) : 0;
 	/* An entry may be of a socket that had this address before. */
-	if (!s || s->role < ROLE_SENT || s->sport != sport || s->protocol != protocol)
-		s = new_socket(key.sk, sport, protocol, out);
+	if (!s || s->role < ROLE_SENT || s->sport != sport || s->protocol != protocol) {
+		new_socket(address_of(sk), sport, protocol, out ? ROLE_SENT : ROLE_RECEIVED);
+		s = bpf_map_lookup_elem(MAP(sockets), &key.sk);
+	}
 	if (s && s->excluded)
 		return;
-	key.tgid = bpf_get_current_pid_tgid() >> 32;
+	nobody = (s && s->kernels) || task_flags() & PF_KTHREAD;
+	key.tgid = nobody ? 0 : bpf_get_current_pid_tgid() >> 32;
 	talk = bpf_map_lookup_elem(MAP(talks), &at);
 	find_peer(&key, sk, talk, out, family, protocol, sport, typed);
-	part = NULL;
-	if (s && s->slot) {
-		slot = s->slot - 1;
-		part = part_at(slot);
-		place = bpf_map_lookup_elem(MAP(places), &slot);
+	slot = s ? s->slot : 0;
+	if (slot) {
+		at = slot - 1;
+		part = part_at(at);
+		place = bpf_map_lookup_elem(MAP(places), &at);
 		if (!part || !place || part->socket != s->flow || !part->flow || place->key.sk != key.sk ||
 		    place->key.tgid != key.tgid || place->key.port != key.port ||
-		    !same_address(place->key.peer, key.peer) || is_retired(slot))
-			part = NULL;
+		    !same_address(place->key.peer, key.peer) || is_retired(at))
+			slot = 0;
 	}
-	if (!part && s) {
+	if (!slot && s)
 		slot = another_part(ctx, s, &key, talk, out);
-		part = slot ? part_at(slot - 1) : NULL;
-	}
 	if (talk)
 		talk->tid = 0;
-	account(part, bytes, out, family == AF_PACKET ? VIA_PACKET : via_now());
+	account(slot, bytes, (out ? WENT_OUT : 0) | (nobody ? 0 : family == AF_PACKET ? VIA_PACKET : VIA_NOW));
+}
+
+enum moved_by { NOT_OURS, STREAM, DATAGRAM };
+
+static __always_inline enum moved_by sort_of(const struct sock *sk, u16 family, const bool typed)
+{
+	if (family == AF_INET || family == AF_INET6)
+		return FIELD(typed, sk, sk_protocol) == IPPROTO_TCP ? STREAM : DATAGRAM;
+	return family == AF_PACKET || family == AF_VSOCK ? DATAGRAM : NOT_OURS;
+}
+
+/* A call that sends has ended, whichever it was. */
+static __always_inline int sent(void *ctx, const struct sock *sk, const int ret, const bool typed)
+{
+	u16 family = FIELD(typed, sk, __sk_common.skc_family);
+	enum moved_by sort = sort_of(sk, family, typed);
+
+	if (ret < 0 || sort == NOT_OURS)
+		return 0;
+	if (sort == DATAGRAM)
+		datagram_moved(ctx, sk, family, ret, true, typed);
+	else if (ret)
+		stream_moved(ctx, sk, ret, true, false, typed);
+	return 0;
+}
+
+/* A call that receives has ended. What it took from a connection taken_out() hears of. */
+static __always_inline int received(void *ctx, const struct sock *sk, const int ret, const int flags, const bool typed)
+{
+	u16 family = FIELD(typed, sk, __sk_common.skc_family);
+	enum moved_by sort = sort_of(sk, family, typed);
+
+	if (ret < 0 || sort == NOT_OURS || flags & (MSG_PEEK | MSG_ERRQUEUE))
+		return 0;
+	if (sort == DATAGRAM)
+		datagram_moved(ctx, sk, family, ret, false, typed);
+	else if (ret && has_upper_layer(sk))
+		stream_moved(ctx, sk, ret, false, false, typed);
+	return 0;
+}
+
+/* Somebody has taken bytes out of a connection's receive queue. */
+static __always_inline int taken_out(void *ctx, const struct sock *sk, const bool typed)
+{
+	if (!has_upper_layer(sk))
+		stream_consumed(ctx, sk, typed);
+	return 0;
 }
 
 #endif /* MAKES_PARTS */

@@ -92,6 +92,7 @@ int socket_released(struct bpf_sock *ctx)
 	fill(&r, s, KIND_FLOW_END);
 	read_addresses(&r, (const struct sock *)key, false);
 	r.h.tgid = part->tgid;
+	r.h.flags = part->tgid ? 0 : FLAG_KERNEL;
 	r.h.start = part->start;
 	r.flow = part->flow;
 	r.dport = place->key.port;

@@ -247,6 +247,10 @@ struct trace_entry { int pid; };
 struct trace_event_raw_sys_exit { struct trace_entry ent; long id; long ret; };
 struct trace_event_raw_sched_process_exec { struct trace_entry ent; u32 __data_loc_filename; int old_pid; };
 struct trace_event_raw_sched_process_fork { struct trace_entry ent; int child_pid; };
+struct trace_event_raw_sock_msg_length { struct trace_entry ent; const void *sk; int ret; int flags; };
+struct trace_event_raw_tcp_event_sk { struct trace_entry ent; const void *skaddr; };
+struct trace_event_raw_net_dev_template { struct trace_entry ent; const void *skbaddr; };
+struct trace_event_raw_skb_copy_datagram_iovec { struct trace_entry ent; const void *skbaddr; };
 struct trace_event_raw_inet_sock_set_state { struct trace_entry ent; const void *skaddr; int oldstate; int newstate; };
 
 #if defined(__TARGET_ARCH_x86)

@@ -110,13 +110,31 @@ struct new_part {
 
 #ifdef MAKES_PARTS	/* an object that has nothing but functions would have them loaded as programs */
 
-/* A place whose part has ended or is retired: its number + 1, with `busy` held; 0: none was found.
- * Places are tried at random, so that nothing has to be locked, and low ones first, so that user
- * space has little to look through. A function of its own, which the verifier looks at once. */
+/* This place, + 1, with `busy` held, if its part has ended or is retired; else 0. This and the next are
+ * functions of their own, with nothing but a number to take: the verifier looks at each of them once. */
+__noinline u32 try_place(u32 slot)
+{
+	struct place *place;
+	struct part *part;
+
+	slot &= PARTS - 1;
+	part = part_at(slot);
+	place = bpf_map_lookup_elem(MAP(places), &slot);
+	if (!part || !place || (part->flow && !is_retired(slot)) || !claim(&place->busy))
+		return 0;
+	if (!part->flow || is_retired(slot))
+		return slot + 1;
+	release(&place->busy);
+	return 0;
+}
+
+/* A place, + 1, emptied and with `busy` held; 0: none was found. Places are tried at random, so that nothing has to be
+ * locked, and low ones first, so that user space has little to look through. */
 __noinline u32 free_place(void)
 {
-	u32 zero = 0, slot;
+	u32 zero = 0, slot, block, found = 0, *known;
 	u64 *limit = bpf_map_lookup_elem(MAP(parts_limit), &zero), most;
+	struct retired_block *marks;
 	struct place *place;
 	struct part *part;
 
@@ -124,40 +142,25 @@ __noinline u32 free_place(void)
 		return 0;
 	most = *limit < PARTS_FIRST ? PARTS_FIRST : *limit;
 	for (u32 i = 0; i < TRIES; i++) {
-		if (i % 4 == 3 && most < PARTS)
-			most *= 2;
-		slot = bpf_get_prandom_u32() & (most - 1) & (PARTS - 1);
-		part = part_at(slot);
-		place = bpf_map_lookup_elem(MAP(places), &slot);
-		if (!part || !place)
-			return 0;
-		if ((part->flow && !is_retired(slot)) || !claim(&place->busy))
-			continue;
-		if (!part->flow || is_retired(slot)) {
-			if (most > *limit)
-				*limit = most;
-			return slot + 1;
+		/* After every fourth twice as many. */
+		found = try_place(bpf_get_prandom_u32() & ((most << i / 4) - 1));
+		if (found) {
+			most <<= i / 4;
+			break;
 		}
-		release(&place->busy);
 	}
-	return 0;
-}
-
-/* The number of its place, + 1; 0: there was none. */
-static __noinline u32 new_part(const struct new_part *fresh)
-{
-	u32 slot = free_place(), block, *known;
-	struct retired_block *marks;
-	struct place *place;
-	struct part *part;
-
-	if (!slot)
+	if (!found)
 		return 0;
-	slot--;
+	if (most > PARTS)
+		most = PARTS;
+	if (most > *limit)
+		*limit = most;
+	slot = (found - 1) & (PARTS - 1);
 	block = slot / RETIRED_BLOCK;
 	part = part_at(slot);
 	place = bpf_map_lookup_elem(MAP(places), &slot);
-	if (!part || !place)
+	marks = bpf_map_lookup_elem(MAP(retired), &block);
+	if (!part || !place || !marks)
 		return 0;
 	if (place->keyed) {
 		known = bpf_map_lookup_elem(MAP(part_of), &place->key);
@@ -165,11 +168,26 @@ static __noinline u32 new_part(const struct new_part *fresh)
 			bpf_map_delete_elem(MAP(part_of), &place->key);
 	}
 	*(volatile u64 *)&part->flow = 0;
-	marks = bpf_map_lookup_elem(MAP(retired), &block);
-	if (marks)
-		marks->part[slot % RETIRED_BLOCK] = 0;
+	marks->part[slot % RETIRED_BLOCK] = 0;
 	part->moved_out = part->moved_in = part->calls_out = part->calls_in = 0;
 	part->via = 0;
+	return slot + 1;
+}
+
+/* The number of its place, + 1; 0: there was none. */
+static __noinline u32 new_part(const struct new_part *fresh)
+{
+	u32 slot = free_place();
+	struct place *place;
+	struct part *part;
+
+	if (!slot)
+		return 0;
+	slot--;
+	part = part_at(slot);
+	place = bpf_map_lookup_elem(MAP(places), &slot);
+	if (!part || !place)
+		return 0;
 	part->start = fresh->start;
 	part->tgid = fresh->tgid;
 	part->socket = fresh->socket;
@@ -183,11 +201,16 @@ static __noinline u32 new_part(const struct new_part *fresh)
 	return part->flow ? slot + 1 : 0;
 }
 
-#endif /* MAKES_PARTS */
+static __always_inline u32 task_flags(void)
+{
+	if (bpf_core_enum_value_exists(enum bpf_func_id___helpers, BPF_FUNC_get_current_task_btf___helpers))
+		return bpf_get_current_task_btf()->flags;
+	return BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), flags);
+}
 
 /* How the call that runs now moves bytes. The numbers of 64-bit and 32-bit calls that can't send
  * are no matter; those of sendfile(2) and splice(2) are none of the other kind that could. */
-static __always_inline u32 via_now(void)
+__noinline u32 via_now(void)
 {
 	u64 call;
 	u32 flags;
@@ -218,24 +241,42 @@ static __always_inline void add(u64 *counter, u64 amount)
 	__sync_fetch_and_add(counter, amount);
 }
 
-/* `part` NULL: there is none to add them to. */
-static __always_inline void account(struct part *part, u64 bytes, const bool out, u32 via)
+/* How account() is told the way that bytes went, beside enum via: look it up; and whether they went out. */
+#define VIA_NOW (1 << 16)
+#define WENT_OUT (1 << 17)
+
+/* `slot` is the place of the part, + 1; 0: there is none to add them to. */
+__noinline int account(u32 slot, u64 bytes, u32 how)
 {
-	u32 cpu = bpf_get_smp_processor_id();
+	u32 cpu = bpf_get_smp_processor_id(), via = (u16)how;
 	struct moved *all = bpf_map_lookup_elem(MAP(moved), &cpu);
+	struct part *part;
 
 	if (all) {
 		add(&all->bytes, bytes);
-		if (!part)
+		if (!slot)
 			add(&all->unplaced, bytes);
 	}
+	if (!slot)
+		return 0;
+	part = part_at(slot - 1);
 	if (!part)
-		return;
-	add(out ? &part->moved_out : &part->moved_in, bytes);
-	add(out ? &part->calls_out : &part->calls_in, 1);
+		return 0;
+	if (how & VIA_NOW)
+		via = via_now();
+	if (how & WENT_OUT) {
+		add(&part->moved_out, bytes);
+		add(&part->calls_out, 1);
+	} else {
+		add(&part->moved_in, bytes);
+		add(&part->calls_in, 1);
+	}
 	if ((part->via | via) != part->via)
 		part->via |= via;
+	return 0;
 }
+
+#endif /* MAKES_PARTS */
 
 #endif /* not TRACER_BCC */
 

@@ -28,7 +28,8 @@ struct socket_state {
 	u64 consumed;		/* bytes of the stream that were read, as of the last look */
 	u32 slot;		/* of the owner's part, or of the last that moved; + 1 */
 	u16 protocol;		/* of a socket without connections */
-	u16 parts;		/* of such a socket; 2: two or more, of a connection: others than its owner's */
+	u8 parts;		/* of such a socket; 2: two or more, of a connection: others than its owner's */
+	u8 kernels;		/* the kernel's own: no process is its owner, whichever is current */
 };
 
 struct {
@@ -56,7 +57,7 @@ static __always_inline u64 new_flow(u64 now)
 }
 
 /* The current task becomes the owner: only where it really is. */
-static __always_inline void own(struct socket_state *s)
+static __always_inline void own_by_current(struct socket_state *s)
 {
 	struct task_struct *leader, *task = (void *)bpf_get_current_task();
 	u64 ids = bpf_get_current_pid_tgid();
@@ -74,6 +75,31 @@ static __always_inline void own(struct socket_state *s)
 		bpf_core_read(&s->comm, sizeof(s->comm), &leader->comm);
 	}
 	s->excluded = is_excluded(s->tgid, s->start);
+}
+
+/* No descriptor leads to this socket (yet). */
+static __always_inline bool has_no_file(const struct sock *sk)
+{
+	return !BPF_CORE_READ(sk, sk_socket, file);
+}
+
+/* TLS in the kernel and the like: what was read is not what the queue held, and they read in softirqs. Of MPTCP the
+ * connections beneath have one too. */
+static __always_inline bool has_upper_layer(const struct sock *sk)
+{
+	return BPF_CORE_READ((const struct inet_connection_sock *)sk, icsk_ulp_ops);
+}
+
+/* The current task becomes the owner, unless the socket is one of the kernel's (NFS, SMB, tunnels), which it uses in its
+ * threads and in calls of any process. Those of MPTCP's connections it has made for the process that is current. */
+static __always_inline void own(struct socket_state *s, const struct sock *sk, const bool stream)
+{
+	const struct task_struct *task = (const void *)bpf_get_current_task();
+
+	if (BPF_CORE_READ(task, flags) & PF_KTHREAD || (has_no_file(sk) && !(stream && has_upper_layer(sk))))
+		s->kernels = true;
+	else
+		own_by_current(s);
 }
 
 /* The beginning of sock_common in one read; the fields lie in it where CO-RE says (the
@@ -216,6 +242,7 @@ static __always_inline void fill_at(struct socket_record *r, u64 now, const stru
 {
 	__builtin_memset(r, 0, sizeof(*r));
 	begin_at(&r->h, now, kind, RING_BULK, s->tgid, s->tid, s->start);
+	r->h.flags = s->kernels * FLAG_KERNEL;
 	r->flow = s->flow;
 	r->opened = s->opened;
 	r->established = s->established;
@@ -358,7 +385,7 @@ static __always_inline void accepted(void *ctx, const struct sock *sk, const boo
 		s.sock_flags = SOCK_ESTABLISHED;
 		s.consumed = consumed(sk, typed);
 	}
-	own(&s);
+	own_by_current(&s);
 	if (!known) {
 		remember(key, &s, KIND_ACCEPT);
 		report_at(ctx, now, &s, sk, KIND_ACCEPT, TCP_SYN_RECV, 0, typed);
@@ -402,7 +429,7 @@ static __always_inline void refused_at_once(void *ctx, const struct sock *sk, co
 	s.opened = bpf_ktime_get_boot_ns();
 	s.flow = new_flow(s.opened);
 	s.role = ROLE_CONNECT;
-	own(&s);
+	own(&s, sk, true);
 	fill(&r, &s, KIND_CONNECT);
 	read_addresses(&r, sk, false);
 	read_peer(&family, sizeof(family), address, in_user);

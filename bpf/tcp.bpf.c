@@ -22,7 +22,7 @@ static __always_inline void connect_begins(const struct sock *sk, u64 key, const
 	s.role = ROLE_CONNECT;
 	s.sock_flags = SOCK_IN_CONNECT;
 	s.dport = __builtin_bswap16(FIELD(typed, sk, __sk_common.skc_dport));
-	own(&s);
+	own(&s, sk, true);
 	remember(key, &s, KIND_CONNECT);
 }
 
@@ -35,7 +35,7 @@ static __always_inline void listen_begins(void *ctx, const struct sock *sk, u64 
 	s.opened = bpf_ktime_get_boot_ns();
 	s.flow = new_flow(s.opened);
 	s.role = ROLE_LISTEN;
-	own(&s);
+	own(&s, sk, true);
 	/* Without bind(2) the port is chosen only after this: sys_exit_listen reports then. */
 	if (!FIELD(typed, sk, __sk_common.skc_num))
 		s.sock_flags = SOCK_DEFERRED;

@@ -98,6 +98,8 @@ enum record_flag {
 	/* Of the control group in an exec record. */
 	FLAG_TRUNCATED_CGROUP = 1 << 18,	/* what is nearest to the root is missing */
 	FLAG_CGROUP_V1 = 1 << 19,	/* it is of version 1: of version 2 the process is in the root */
+	/* Only from probes. */
+	FLAG_KERNEL = 1 << 20,		/* a socket of the kernel's own: no process owns it */
 };
 
 /* Who a process is; the same in every record that describes one. */

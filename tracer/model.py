@@ -80,10 +80,12 @@ class Flag(enum.IntFlag):
     NO_PROGRAM = 1 << 17
     TRUNCATED_CGROUP = 1 << 18
     CGROUP_V1 = 1 << 19
+    KERNEL = 1 << 20
 
 
 # What a reader is told of how an owner is known, and of what is not as good as from the probes.
 ATTRIBUTIONS: Final = {Flag.BY_COOKIE: "cookie", Flag.BY_INODE: "inode"}  # without either: kernel
+NO_OWNER: Final = "kernel-socket"  # with Flag.KERNEL, where no process can be the owner
 QUALITIES: Final = {
     Flag.APPROXIMATE: "approximate",
     Flag.NO_STATUS: "no-status",

@@ -238,7 +238,7 @@ def test_additions_are_not_needed(monkeypatch: pytest.MonkeyPatch, program: str,
 @pytest.mark.live
 def test_stand_ins_where_programs_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where tracepoints can be preempted each has its stand-in at the return of a function, and no tracepoint is."""
-    monkeypatch.setattr(core, "_tracepoints_can_be_preempted", lambda: True)
+    monkeypatch.setattr(core, "_tracepoints_can_be_preempted", lambda _: True)
     fake = on_kernel(monkeypatch)
     with backend() as chosen:
         coverage = chosen.start()
@@ -254,7 +254,7 @@ def test_stand_ins_where_programs_are_skipped(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("program", sorted(AGAIN))
 def test_stand_in_that_is_refused(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     """Where one of them can't be attached the tracepoints stand in, beside the programs that they stand in for."""
-    monkeypatch.setattr(core, "_tracepoints_can_be_preempted", lambda: True)
+    monkeypatch.setattr(core, "_tracepoints_can_be_preempted", lambda _: True)
     fake = on_kernel(monkeypatch, refuses=[program])
     mine = next(returns for returns in RETURNS if program in dict(returns.again))
     with backend() as chosen:
@@ -267,7 +267,7 @@ def test_stand_in_that_is_refused(monkeypatch: pytest.MonkeyPatch, program: str)
 @pytest.mark.live
 def test_no_stand_in_at_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that loads none of them has the tracepoints beside the programs that can be skipped."""
-    monkeypatch.setattr(core, "_tracepoints_can_be_preempted", lambda: True)
+    monkeypatch.setattr(core, "_tracepoints_can_be_preempted", lambda _: True)
     fake = on_kernel(monkeypatch, unloadable=["again"])
     with backend() as chosen:
         coverage = chosen.start()

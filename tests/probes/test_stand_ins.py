@@ -49,7 +49,7 @@ def test_each_event_comes_once(monkeypatch: pytest.MonkeyPatch, *, preemptible: 
     attach = Core._attach
     if not preemptible:
         skipped = {"socket_state_change"} if skipped == FIRSTS else {"state_change_again"} & skipped
-    monkeypatch.setattr(core, "_tracepoints_can_be_preempted", lambda: preemptible)
+    monkeypatch.setattr(core, "_tracepoints_can_be_preempted", lambda _: preemptible)
     monkeypatch.setattr(
         Core, "_attach", lambda self, name, number: Nothing() if name in skipped else attach(self, name, number)
     )

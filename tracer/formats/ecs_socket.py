@@ -8,7 +8,7 @@ from tracer.formats.ecs_names import told_of
 from tracer.formats.ecs_process import Parts, Processes
 from tracer.formats.ecs_values import MARKS, dumps, members, quality
 from tracer.formats.text import errno_name
-from tracer.model import ATTRIBUTIONS, MOVED_KINDS, TCP_STATES, Flag, Kind, Role, SocketEvent, Via
+from tracer.model import ATTRIBUTIONS, MOVED_KINDS, NO_OWNER, TCP_STATES, Flag, Kind, Role, SocketEvent, Via
 
 __all__ = ["Sockets"]
 
@@ -98,6 +98,8 @@ class Sockets:
             thread = f',"thread":{{"id":{tid}}}}}' if tid else "}"
             attribution = _ATTRIBUTIONS[marks >> _BY_SHIFT & 3] if marks else _BY_KERNEL
             raw = known.raw
+        elif marks & _KERNEL:
+            attribution = _KERNELS
         if kind is _SOCKET_FOUND:
             attribution += ',"snapshot":true'
         if marks & MARKS:
@@ -186,6 +188,8 @@ class Sockets:
             thread = f',"thread":{{"id":{event.tid}}}}}' if event.tid else "}"
             attribution = _BY_KERNEL
             raw = described.raw
+        elif marks & _KERNEL:
+            attribution = _KERNELS
         if marks & MARKS:
             attribution += quality(marks)
         addressed = event.transport not in _WITHOUT_ADDRESSES
@@ -259,6 +263,8 @@ _LISTEN: Final = Kind.LISTEN
 _SOCKET_FOUND: Final = Kind.SOCKET_FOUND
 _ROLE_ACCEPT: Final = int(Role.ACCEPT)
 _BY_KERNEL: Final = ',"attribution":"kernel"'
+_KERNEL: Final = int(Flag.KERNEL)
+_KERNELS: Final = f',"attribution":"{NO_OWNER}"'
 _BY_SHIFT: Final = 12
 _APPROXIMATE: Final = int(Flag.APPROXIMATE)  # of a close: why it ended is not known
 _ATTRIBUTIONS: Final = tuple(

@@ -7,7 +7,7 @@ from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tracer.model import Kind, Names, Process, SocketEvent
+from tracer.model import Flag, Kind, Names, Process, SocketEvent
 from tracer.pipeline.community import ICMP, ICMPV6, SCTP, TCP, UDP, community_id
 from tracer.pipeline.processes import ProcessTable
 from tracer.probes.records import Record
@@ -29,6 +29,7 @@ _FLOW: Final = Kind.FLOW
 _FLOW_END: Final = Kind.FLOW_END
 _OF_THE_RECORD: Final = frozenset({Kind.ACCEPT, Kind.OWNER})  # whose it is the record says better
 _NOT_KEPT: Final = frozenset({Kind.CLOSE, Kind.FLOW_END, Kind.OWNER, Kind.TAIL})
+_STAYS: Final = int(Flag.KERNEL)
 _COUNTED: Final = frozenset({Kind.CLOSE, Kind.FLOW_END, Kind.TAIL})
 _TAIL: Final = Kind.TAIL
 _TAILS_MOST: Final = 8192  # as the kernel's map `tails`
@@ -63,6 +64,7 @@ class Ends(NamedTuple):
     protocol: int
     transport: str
     socket: int
+    marks: int = 0  # of its flags what stays true
     names: Names | None = None
 
     def event(self, kind: Kind, time: int, flow: int, moved: tuple[int, int, int, int], via: int) -> SocketEvent:
@@ -94,6 +96,7 @@ class Ends(NamedTuple):
             state=0,
             flags=0,
             uid=self.uid,
+            marks=self.marks,
             protocol=self.protocol,
             transport=self.transport,
             socket=self.socket,
@@ -199,7 +202,7 @@ class FlowTable:
         if now < self._age_at:
             return
         self._age_at = now + YOUNG_NS
-        self._old.update({flow: (ends[0], ends[17], marshal.dumps(ends[1:17])) for flow, ends in self._open.items()})
+        self._old.update({flow: (ends[0], ends[18], marshal.dumps(ends[1:18])) for flow, ends in self._open.items()})
         self._open.clear()
 
     def _of_old(self, flow: int, *, last: bool = False) -> Ends | None:
@@ -301,6 +304,7 @@ class FlowTable:
                     protocol,
                     transport,
                     socket,
+                    marks & _STAYS,
                     naming.begun(record, kind, transport, remote, process) if naming is not None else None,
                 ),
             )
@@ -350,15 +354,15 @@ class FlowTable:
                 calls_out,
                 calls_in,
                 via,
-                ends[17],
+                ends[18],
             ),
         )
 
     def _last_known(self, flow: int) -> Ends | None:
         """The ends of a flow that has ended now."""
         ends = self._open.pop(flow, None) or self._of_old(flow, last=True)
-        if ends is not None and ends[17] is not None:
-            self._has_ended(flow, ends[17])
+        if ends is not None and ends[18] is not None:
+            self._has_ended(flow, ends[18])
         return ends
 
     def _held(self, flow: int, moved: int) -> Ends | None:

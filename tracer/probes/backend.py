@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Protocol, Self
 from tracer.model import RING_KINDS
 from tracer.probes import libbpf, tracefs
 from tracer.probes.health import Watch
-from tracer.probes.hooks import NEVER_BOTH, OPTIONAL, RETURNS, STREAM, Hook, blind_spots, pairs
+from tracer.probes.hooks import COUNTS, NEVER_BOTH, OPTIONAL, RETURNS, STREAM, Hook, blind_spots, pairs
 from tracer.probes.libbpf_binding import BpfError, possible_cpus
 from tracer.probes.overflow import Overflow
 from tracer.probes.parts import Parts
@@ -43,7 +43,6 @@ _KINDS: Final = len(RING_KINDS)
 _RINGS: Final = ("lifecycle", "bulk")
 _OVERFLOW: Final = "overflow"
 _CUT_TRIES: Final = 200
-_COUNT: Final = frozenset({"bytes_sent", "stream_read"})  # without these the bytes of TCP are not counted
 _KNOBS: Final = ".rodata.knobs"
 _CIDR = struct.Struct("=I16s")
 _KEY = struct.Struct("=I")
@@ -277,7 +276,7 @@ class Backend(ABC):
             self.rings.sizes,
             self._compiled(),
             sealed=tuple(self._more_blind_sealed()),
-            moved=self._parts is not None and self._attached.keys() >= _COUNT,
+            moved=self._parts is not None and any(self._attached.keys() >= pair for pair in COUNTS),
         )
 
     def _attach_returns(self) -> set[str]:

@@ -14,7 +14,20 @@ from tracer.model import MOVED_KINDS, Kind
 from tracer.probes import cgroup, libbpf
 from tracer.probes.backend import Backend, KernelFilters, object_file
 from tracer.probes.cmdlines import with_arguments
-from tracer.probes.hooks import MOVES, NEVER_BOTH, OPTIONAL, PAYLOADS, RETURNS, STAND_INS, STREAM, Hook
+from tracer.probes.hooks import (
+    BY_RETURN,
+    CLASSIC,
+    MOVE_RETURNS,
+    MOVES,
+    NEVER_BOTH,
+    OPTIONAL,
+    PAYLOADS,
+    RETURNS,
+    STAND_INS,
+    STREAM,
+    Hook,
+)
+from tracer.probes.kernel_types import BTF, KernelTypes
 from tracer.probes.libbpf_binding import BpfError, LoadError
 from tracer.probes.parts import Parts
 from tracer.probes.program import Descriptor, attach_at_return, fexit_refusal
@@ -26,12 +39,13 @@ if TYPE_CHECKING:
 
 __all__ = ["BTF", "HIDDEN_INIT", "HOOKS", "Core"]
 
-BTF: Final = Path("/sys/kernel/btf/vmlinux")
 HOOKS: Final = ("auto", "tracepoints")
 _RETURNS: Final = "returns"
 _KNOBS: Final = ".rodata.knobs"
 _AGAIN: Final = "again"
-_PREEMPTIBLE: Final = b"\0class_srcu_fast_notrace_t\0"
+_MOVES: Final = "moves"
+_MOVING_MODULES: Final = ("af_packet", "vsock")  # of what bpf/moves.bpf.c looks at
+_PREEMPTIBLE: Final = "class_srcu_fast_notrace_t"
 _FINDER: Final = "find_processes"
 _PLAIN_FINDER: Final = "find_processes_plain"  # without arguments, for kernels that refuse the other
 _HANDS: Final = struct.Struct("=2Q")  # struct hands of bpf/tcp.bpf.c
@@ -49,6 +63,8 @@ _OPTIONAL: Final = {name: {hook.program for hook in hooks} for name, hooks in OP
 _OPTIONAL["process"].add(_FINDER)
 _OPTIONAL[_AGAIN] = set()
 _OPTIONAL.update({name: {hook.program for hook in hooks} for name, hooks in (MOVES | PAYLOADS).items()})
+_OPTIONAL["data"] |= {hook.program for hook in CLASSIC.values()}
+_OPTIONAL[_MOVES] = {program for each in MOVE_RETURNS for program, _ in each.programs}
 
 
 class Core(Backend):
@@ -80,11 +96,16 @@ class Core(Backend):
         lacking = self._lacking()
         if lacking:
             raise UnusableError(lacking, 4)
-        self._preemptible = _tracepoints_can_be_preempted()
+        types = KernelTypes(BTF)
+        self._preemptible = _tracepoints_can_be_preempted(types)
         if self._preemptible:
             self._stand_ins = {first: second for pairs in STAND_INS.values() for first, second in pairs.items()}
+        may_use_returns = self._may_use_returns()
+        self._counting = self._choose_moves(types, may_use_returns) if self._wants_moves() else {}
+        del types
         maps = self._make_maps()
-        self._load_programs({name: maps.map(name).fd for name in maps.map_names() if not name.startswith(".")})
+        share = {name: maps.map(name).fd for name in maps.map_names() if not name.startswith(".")}
+        self._load_programs(share, may_use_returns)
         if self._wants_moves():
             self._parts = Parts({name: maps.map(name) for name in ("parts", "retired", "parts_limit", "moved")})
             self._stack.callback(self._parts.close)
@@ -95,18 +116,40 @@ class Core(Backend):
         self._fill_filters()
         self._open_rings()
 
-    def _load_programs(self, share: dict[str, int]) -> None:
+    def _choose_moves(self, types: KernelTypes, may_use_returns: bool) -> dict[str, list[Hook]]:
+        """What counts bytes on this kernel, by the source that holds it.
+
+        Chosen beforehand: the kernel would look at a whole object again for each program that it refuses.
+        """
+        chosen = {name: list(hooks) for name, hooks in MOVES.items()}
+        if self._preemptible:
+            chosen["data"] = [CLASSIC[hook.program]._replace(blind=hook.blind) for hook in MOVES["data"]]
+        elif not types.has_tracepoint("sock_send_length"):
+            chosen["data"] = [hook for hook in MOVES["data"] if hook.program not in BY_RETURN]
+            if may_use_returns:
+                chosen[_MOVES] = [
+                    Hook(program, "", each.blind)
+                    for each in MOVE_RETURNS
+                    for program, function in each.programs
+                    if types.has_function(function, *_MOVING_MODULES)
+                ]
+        return chosen
+
+    def _load_programs(self, share: dict[str, int], may_use_returns: bool) -> None:
         """Load the objects side by side, since each keeps the verifier busy; one after the other if that fails."""
         loaded: dict[str, tuple[libbpf.Object, dict[str, str]]] = {}
 
         def load(name: str) -> None:
             stand_ins = {hook.program for hook in STAND_INS.get(name, {}).values()}
             never_both = {hook.program for hook in NEVER_BOTH.values()} if name == "tcp" else set()
+            left_out = never_both if self._preemptible else stand_ins
+            if name in self._counting:
+                left_out = _OPTIONAL[name] - {hook.program for hook in self._counting[name]}
             loaded[name] = self._load_object(
                 object_file(name),
                 knobs={_KNOBS: self._knobs()},
                 optional=_OPTIONAL[name] | stand_ins | never_both,
-                disabled=never_both if self._preemptible else stand_ins,
+                disabled=left_out,
                 share=share,
             )
 
@@ -114,9 +157,9 @@ class Core(Backend):
             with suppress(BpfError):  # told by the second try, alone with libbpf's log
                 load(name)
 
-        names = [*STREAM, *(MOVES if self._wants_moves() else ())]
+        names = [*STREAM, *self._counting]
         names += PAYLOADS if Kind.PAYLOAD in self._filters.kinds else ()
-        if self._may_use_returns():
+        if may_use_returns:
             names += [_RETURNS, _AGAIN] if self._preemptible else [_RETURNS]
         threads = [threading.Thread(target=try_to_load, args=(name,)) for name in names]
         for thread in threads:
@@ -128,7 +171,7 @@ class Core(Backend):
                 if name not in loaded:
                     load(name)
             except LoadError as refused:
-                if name not in (_RETURNS, _AGAIN, *PAYLOADS):
+                if name not in (_RETURNS, _AGAIN, _MOVES, *PAYLOADS):
                     raise
                 self._refused[RETURNS[0].programs[0] if name == _RETURNS else name] = str(refused)
                 continue
@@ -206,7 +249,7 @@ class Core(Backend):
         return source.attach_cgroup(program, self._cgroup.fd)
 
     def _more_hooks(self) -> list[Hook]:
-        return [hook for name, hooks in (MOVES | PAYLOADS).items() if name in self._objects for hook in hooks]
+        return [hook for name, hooks in (self._counting | PAYLOADS).items() if name in self._objects for hook in hooks]
 
     def _attach_returns(self) -> set[str]:
         """As the base, and stand-ins for them where they are needed: the tracepoints where there is nothing better."""
@@ -282,16 +325,13 @@ class Core(Backend):
         self._stack.callback(os.close, self._last_look)
 
 
-def _tracepoints_can_be_preempted() -> bool:
+def _tracepoints_can_be_preempted(types: KernelTypes) -> bool:
     """Whether a task can be preempted in a program at a tracepoint, which the kernel skips for others then.
 
     Since 7.0 (commit a46023d5616e) tracepoints hold a lock of this type, by which alone it can be told, instead of
     switching preemption off.
     """
-    try:
-        return _PREEMPTIBLE in BTF.read_bytes()
-    except OSError:
-        return False
+    return types.has(_PREEMPTIBLE)
 
 
 def _run(source: libbpf.Object, iterator: str) -> bytes:

@@ -9,7 +9,11 @@ from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 __all__ = [
+    "BY_RETURN",
+    "CLASSIC",
+    "COUNTS",
     "MOVES",
+    "MOVE_RETURNS",
     "NEVER_BOTH",
     "OPTIONAL",
     "PAYLOADS",
@@ -18,6 +22,7 @@ __all__ = [
     "STREAM",
     "UNASKED",
     "Hook",
+    "MoveReturn",
     "Returns",
     "blind_spots",
     "pairs",
@@ -147,6 +152,56 @@ MOVES: Final = {
 }
 """By the source that holds it: what counts the bytes that every call moves; attached where the kernel allows it."""
 
+CLASSIC: Final = {
+    "bytes_sent": Hook("bytes_sent_classic", "sock/sock_send_length", ""),
+    "bytes_received": Hook("bytes_received_classic", "sock/sock_recv_length", ""),
+    "stream_read": Hook("stream_read_classic", "tcp/tcp_rcv_space_adjust", ""),
+    "stream_gone": Hook("stream_gone_classic", "tcp/tcp_destroy_sock", ""),
+    "datagram_queued": Hook("datagram_queued_classic", "net/net_dev_queue", ""),
+    "datagram_taken": Hook("datagram_taken_classic", "skb/skb_copy_datagram_iovec", ""),
+}
+"""In place of these of MOVES where tracepoints can be preempted, which a sum of bytes can't make up for."""
+
+
+class MoveReturn(NamedTuple):
+    """Programs of bpf/moves.bpf.c, each with the function that it is at the return of: the kernel has one of them."""
+
+    programs: tuple[tuple[str, str], ...]
+    blind: str  # without all of them
+
+
+_MODULE: Final = " (a module that was not loaded, or that does not tell its types)"
+
+MOVE_RETURNS: Final = (
+    MoveReturn((("inet_sends", "inet_sendmsg"),), "bytes that calls send over IPv4"),
+    MoveReturn((("inet6_sends", "inet6_sendmsg"),), "bytes that calls send over IPv6"),
+    MoveReturn((("inet_sends_page", "inet_sendpage"),), "bytes that sendfile(2) and splice(2) send"),
+    MoveReturn((("inet_receives", "inet_recvmsg"),), "bytes that calls receive over IPv4, other than TCP"),
+    MoveReturn((("inet6_receives", "inet6_recvmsg"),), "bytes that calls receive over IPv6, other than TCP"),
+    MoveReturn((("packet_sends", "packet_sendmsg"),), f"bytes that packet sockets send{_MODULE}"),
+    MoveReturn((("packet_receives", "packet_recvmsg"),), f"bytes that packet sockets receive{_MODULE}"),
+    MoveReturn(
+        (("vsock_sends", "vsock_connectible_sendmsg"), ("vsock_stream_sends", "vsock_stream_sendmsg")),
+        f"bytes that vsock sockets send{_MODULE}",
+    ),
+    MoveReturn(
+        (("vsock_receives", "vsock_connectible_recvmsg"), ("vsock_stream_receives", "vsock_stream_recvmsg")),
+        f"bytes that vsock sockets receive{_MODULE}",
+    ),
+    MoveReturn((("vsock_datagram_sends", "vsock_dgram_sendmsg"),), f"bytes that vsock sockets send{_MODULE}"),
+    MoveReturn((("vsock_datagram_receives", "vsock_dgram_recvmsg"),), f"bytes that vsock sockets receive{_MODULE}"),
+)
+"""In place of BY_RETURN of MOVES where the kernel has no such tracepoints: before 6.3."""
+
+BY_RETURN: Final = ("bytes_sent", "bytes_received")
+
+COUNTS: Final = (
+    frozenset({"bytes_sent", "stream_read"}),
+    frozenset({"bytes_sent_classic", "stream_read_classic"}),
+    frozenset({"inet_sends", "stream_read"}),
+)
+"""Without any of these pairs the bytes of TCP are not counted."""
+
 PAYLOADS: Final = {
     "names": (
         Hook("payload_out", "", "names from DNS, TLS, HTTP and QUIC"),
@@ -173,11 +228,22 @@ def blind_spots(attached: Collection[str]) -> list[str]:
             found += returns.blind
             if "exit_execve" in returns.replaces and _release() < _KILLED_SEEN_SINCE:
                 found.append(_KILLED)
-    more = (*MOVES.values(), *PAYLOADS.values())
-    found += [hook.blind for hooks in more for hook in hooks if hook.program not in attached]
+    found += _blind_to_bytes(attached)
+    found += [hook.blind for hooks in PAYLOADS.values() for hook in hooks if hook.program not in attached]
     if "datagram_came" in attached:
         found.append(UNASKED)  # else all that are received over UDP are among the blind spots
     return [*dict.fromkeys(found)]
+
+
+def _blind_to_bytes(attached: Collection[str]) -> list[str]:
+    returns = [(each.blind, any(program in attached for program, _ in each.programs)) for each in MOVE_RETURNS]
+    by_return = any(there for _, there in returns)
+    found = []
+    for hook in (hook for hooks in MOVES.values() for hook in hooks):
+        program = CLASSIC[hook.program].program if hook.program in CLASSIC else hook.program
+        if not {hook.program, program} & {*attached} and not (by_return and hook.program in BY_RETURN):
+            found.append(hook.blind)
+    return found + [blind for blind, there in returns if by_return and not there]
 
 
 def pairs(stand_ins: Mapping[str, Hook]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
