@@ -50,9 +50,23 @@ FIELDS = {
     "container.id": "keyword",
     "container.runtime": "keyword",
     "destination.bytes": "long",
+    "destination.domain": "keyword",
     "destination.ip": "ip",
     "destination.packets": "long",
     "destination.port": "long",
+    "dns.answers.class": "keyword",
+    "dns.answers.data": "keyword",
+    "dns.answers.name": "keyword",
+    "dns.answers.ttl": "long",
+    "dns.answers.type": "keyword",
+    "dns.header_flags": "keyword[]",
+    "dns.id": "keyword",
+    "dns.question.class": "keyword",
+    "dns.question.name": "keyword",
+    "dns.question.type": "keyword",
+    "dns.resolved_ip": "ip[]",
+    "dns.response_code": "keyword",
+    "dns.type": "keyword",
     "ecs.version": "keyword",
     "error.code": "keyword",
     "event.action": "keyword",
@@ -69,11 +83,14 @@ FIELDS = {
     "host.name": "keyword",
     "host.os.kernel": "keyword",
     "host.os.type": "keyword",
+    "http.request.method": "keyword",
+    "http.version": "keyword",
     "network.bytes": "long",
     "network.community_id": "keyword",
     "network.direction": "keyword",
     "network.iana_number": "keyword",
     "network.packets": "long",
+    "network.protocol": "keyword",
     "network.transport": "keyword",
     "network.type": "keyword",
     "orchestrator.resource.id": "keyword",
@@ -104,6 +121,7 @@ FIELDS = {
     "process.working_directory": "keyword",
     "related.ip": "ip[]",
     "server.bytes": "long",
+    "server.domain": "keyword",
     "server.ip": "ip",
     "server.packets": "long",
     "server.port": "long",
@@ -111,6 +129,8 @@ FIELDS = {
     "source.ip": "ip",
     "source.packets": "long",
     "source.port": "long",
+    "tls.client.server_name": "keyword",
+    "url.domain": "keyword",
 }
 # The values of ECS 9.4.0 that we use, and the types that it expects for a category.
 KINDS = {"event", "state", "metric"}
@@ -168,6 +188,9 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         assert value or path.startswith("tracer."), f"{path} is empty"
         for name, part in value.items():
             yield from leaves(part, f"{path}.{name}" if path else name)
+    elif isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        for part in value:
+            yield from leaves(part, path)
     else:
         yield path, value
 

@@ -4,15 +4,18 @@ from typing import Any
 
 from tracer.model import (
     TCP_STATES,
+    Answered,
     ExecFailed,
     Host,
     Image,
     Kind,
+    Names,
     Notice,
     Parent,
     Process,
     ProcessEvent,
     ProcessExited,
+    Resource,
     Role,
     Session,
     SocketEvent,
@@ -94,3 +97,63 @@ def exited(status: int, flags: int = 0) -> ProcessExited:
 def notice(action: str, **body: Any) -> Notice:
     """A notice with this body."""
     return Notice(action, NOW, "event", body)
+
+
+KNOWN = Names(
+    domain=b"example.org",
+    source="dns",
+    how="process",
+    asked=(b"example.org", b"cdn.example"),
+    ambiguous=True,
+    protocol="tls",
+    hello=True,
+    server_name=b"www.example.org",
+    offered=(b"h2", b"http/1.1"),
+    version=0x0304,
+    ech=True,
+    cut=True,
+    malformed=True,
+)
+SAID = Names(
+    domain=b"example.org",
+    source="http",
+    protocol="http",
+    host=b"example.org",
+    method=b"GET",
+    http="1.1",
+    malformed=True,
+)
+
+
+def answered(**changes: Any) -> Answered:
+    """An answer of DNS to an ordinary question."""
+    fields: dict[str, Any] = {
+        "kind": Kind.PAYLOAD,
+        "time": NOW,
+        "late": False,
+        "process": process(),
+        "tid": 0,
+        "flow": 5,
+        "local": "10.0.0.1",
+        "local_port": 40000,
+        "remote": "10.0.0.53",
+        "remote_port": 53,
+        "ipv6": False,
+        "community_id": "1:x",
+        "netns": 1,
+        "transport": "udp",
+        "number": 17,
+        "protocol": "dns",
+        "id": 4711,
+        "code": "NOERROR",
+        "header_flags": ("RD", "RA"),
+        "question": (b"www.example.org", "A", "IN"),
+        "answers": (
+            Resource(b"www.example.org", "CNAME", "IN", 60, b"example.org"),
+            Resource(b"example.org", "A", "IN", 300, b"93.184.215.14"),
+        ),
+        "addresses": ("93.184.215.14",),
+        "cut": False,
+        "malformed": False,
+    }
+    return Answered(**(fields | changes))

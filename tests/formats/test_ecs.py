@@ -32,6 +32,7 @@ from tracer.model import (
     ExecFailed,
     Flag,
     Kind,
+    Names,
     Notice,
     Process,
     ProcessEvent,
@@ -75,6 +76,17 @@ def corpus() -> list[Event]:
             moved = {"moved_out": 7, "moved_in": 11, "calls_out": 1, "calls_in": 3, "via": 31}
             flow = {"transport": transport, "protocol": protocol, "socket": 5, "role": Role.SENT}
             found.append(events.socket(kind, **flow, **moved))
+        for names in (events.KNOWN, events.SAID, Names(protocol="dns"), Names(domain=b"\xff.example", source="http")):
+            for role in (Role.CONNECT, Role.ACCEPT, Role.RECEIVED):
+                found.append(events.socket(kind, role=role, names=names))
+                found.append(events.socket(kind, role=role, names=names, transport="packet", protocol=0, socket=5))
+    for late in (False, True):
+        for owner in (full_process(), bare_process(), None):
+            found.append(events.answered(process=owner, late=late))
+            found.append(events.answered(process=owner, late=late, cut=True, flow=0))
+        found.append(events.answered(code="NXDOMAIN", answers=(), addresses=(), protocol="mdns", community_id=""))
+        found.append(events.answered(malformed=True, question=None, answers=(), header_flags=(), ipv6=True))
+        found.append(events.answered(question=(b"\xff\\..example", "TYPE4711", "CLASS9")))
     return found
 
 
@@ -90,7 +102,7 @@ def test_fields_are_those_of_ecs(event: Event) -> None:
 def test_every_kind_of_event_is_rendered() -> None:
     """The corpus has every kind and every action, so that nothing escapes the test above."""
     kinds = {event.kind for event in CORPUS if not isinstance(event, Notice)}
-    assert kinds == set(Kind) - {Kind.PAYLOAD}
+    assert kinds == set(Kind)
     assert {shown(event)["event"]["action"] for event in CORPUS} == {
         "process-executed",
         "process-exec-failed",
@@ -105,6 +117,7 @@ def test_every_kind_of_event_is_rendered() -> None:
         "connection-open",
         "connection-update",
         "connection-owner-changed",
+        "dns-answered",
         "socket-listening",
         "tracer-coverage",
         "tracer-session-start",
@@ -375,6 +388,80 @@ def test_listener() -> None:
     assert document["server"] == {"ip": "10.0.0.1", "port": 40_000}
     assert document["tracer"]["listen"] == {"backlog": 511}
     assert not {"destination", "client"} & document.keys()
+
+
+def test_names_of_a_flow() -> None:
+    """What is known of a flow's names is told of who was called, whichever end this is, each fact in its place."""
+    for kind in (Kind.CONNECT, Kind.CLOSE, Kind.UPDATE, Kind.OWNER, Kind.TAIL):
+        document = shown(events.socket(kind, names=events.KNOWN))
+        assert document["destination"]["domain"] == document["server"]["domain"] == "example.org"
+        assert "domain" not in document["source"]
+        assert document["destination"]["ip"] == "93.184.215.14"
+        assert document["network"]["protocol"] == "tls"
+        assert document["tls"] == {"client": {"server_name": "www.example.org"}}
+        assert document["tracer"]["name"] == {
+            "from": "dns",
+            "how": "process",
+            "asked": ["example.org", "cdn.example"],
+            "ambiguous": True,
+        }
+        assert document["tracer"]["tls"] == {
+            "offered_version": "1.3",
+            "offered_protocols": ["h2", "http/1.1"],
+            "ech": True,
+            "cut": True,
+            "malformed": True,
+        }
+        called = shown(events.socket(kind, role=Role.ACCEPT, names=events.SAID))
+        assert called["destination"]["domain"] == "example.org"
+        assert called["destination"]["ip"] == "10.0.0.1"
+        assert "domain" not in called["source"]
+        assert called["url"] == {"domain": "example.org"}
+        assert called["http"] == {"version": "1.1", "request": {"method": "GET"}}
+        assert called["tracer"]["name"] == {"from": "http"}
+        assert called["tracer"]["http"] == {"malformed": True}
+
+
+def test_an_answer_of_dns() -> None:
+    """Question, answers, addresses and code of an answer, the way it came, and who asked."""
+    document = shown(events.answered())
+    assert document["event"] == {
+        "kind": "event",
+        "category": ["network"],
+        "type": ["protocol", "info"],
+        "action": "dns-answered",
+        "outcome": "success",
+        "sequence": 7,
+    }
+    assert document["dns"] == {
+        "type": "answer",
+        "id": "4711",
+        "response_code": "NOERROR",
+        "header_flags": ["RD", "RA"],
+        "question": {"name": "www.example.org", "type": "A", "class": "IN"},
+        "answers": [
+            {"name": "www.example.org", "type": "CNAME", "class": "IN", "ttl": 60, "data": "example.org"},
+            {"name": "example.org", "type": "A", "class": "IN", "ttl": 300, "data": "93.184.215.14"},
+        ],
+        "resolved_ip": ["93.184.215.14"],
+    }
+    assert document["source"] == document["client"] == {"ip": "10.0.0.1", "port": 40000}
+    assert document["destination"] == document["server"] == {"ip": "10.0.0.53", "port": 53}
+    assert document["network"] == {
+        "transport": "udp",
+        "type": "ipv4",
+        "iana_number": "17",
+        "protocol": "dns",
+        "direction": "egress",
+        "community_id": "1:x",
+    }
+    assert document["related"]["ip"] == ["10.0.0.1", "10.0.0.53", "93.184.215.14"]
+    assert document["process"]["pid"] == 4242
+    assert document["tracer"]["socket"] == {"id": "5"}
+    for changes in ({"code": "NXDOMAIN"}, {"malformed": True}):
+        assert shown(events.answered(**changes))["event"]["outcome"] == "failure"
+    assert shown(events.answered(malformed=True))["tracer"]["dns"] == {"malformed": True}
+    assert shown(events.answered(cut=True))["tracer"]["truncated"] == ["dns.answers"]
 
 
 def test_late_is_marked() -> None:

@@ -16,15 +16,18 @@ from tests.formats.ecs_lines import (
 )
 from tests.formats.events import NOW
 from tracer.model import (
+    Answered,
     Event,
     ExecFailed,
     Flag,
     Image,
     Kind,
+    Names,
     Notice,
     Parent,
     ProcessEvent,
     ProcessExited,
+    Resource,
 )
 from tracer.pipeline import whose
 
@@ -44,7 +47,7 @@ HOSTILE = {
     "empty": b"\0",
     "plain": b"x",
 }
-SHAPES = ["exec", "found", "failed", "exited", "connect"]
+SHAPES = ["exec", "found", "failed", "exited", "connect", "named", "answered"]
 
 
 def filled(unit: bytes, size: int) -> bytes:
@@ -69,6 +72,16 @@ def hostile(shape: str, unit: bytes) -> Event:
         return ProcessExited(Kind.EXIT, NOW, True, process, 5, 9, 1, 1, 0)
     if shape == "connect":
         return events.socket(Kind.CLOSE, process=process, late=True)
+    text = filled(unit, 1024)
+    if shape == "named":
+        said: dict[str, Any] = {"hello": True, "server_name": text, "offered": (text[:255],) * 16}
+        names = Names(domain=text, source="dns", how="netns", asked=(text,) * 17, protocol="tls", **said)
+        return events.socket(Kind.CLOSE, process=process, late=True, names=names)
+    if shape == "answered":
+        answers = (Resource(text[:1009], "TXT", "IN", 1, text[:256]),) * 64
+        addresses = tuple(f"192.0.2.{number}" for number in range(64))
+        question = (text[:1009], "TXT", "IN")
+        return events.answered(process=process, late=True, question=question, answers=answers, addresses=addresses)
     return ProcessEvent(Kind.EXEC if shape == "exec" else Kind.PROCESS_FOUND, NOW, True, process, 5)
 
 
@@ -142,6 +155,8 @@ def test_any_bytes_are_told_and_kept(shape: str, texts: dict[str, bytes], args: 
     event = hostile(shape, b"x")
     assert not isinstance(event, Notice)
     event = event._replace(process=process)
+    if isinstance(event, Answered):
+        event = event._replace(answers=event.answers[:1])  # so short that nothing is cut
     if isinstance(event, ExecFailed):
         event = event._replace(requested=texts["file"] or b"x", args=joined + b"\0")
     document = shown(event)

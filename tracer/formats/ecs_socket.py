@@ -173,7 +173,7 @@ class Sockets:
             f',"direction":"{_DIRECTIONS.get(role, "unknown")}"{protocol}{named}{total}}}'
             f',"related":{{"ip":[{related}]}}{failure}{said}',
             f'{self._netns(netns)}{cgroup},"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}'
-            + _VIA[via]
+            + _VIA[via & 31]
             + (f',"tcp":{{{counted[1:]}}}' if counted else ""),
         )
 

@@ -9,7 +9,8 @@ import orjson
 __all__ = ["LINE_MOST", "shortened"]
 
 LINE_MOST: Final = 32_000  # bytes: Fluent Bit stops following a file at a line over 32 KiB
-_LIST_MOST: Final = 12_000  # bytes of an argument list, escaped
+_LIST_MOST: Final = 12_000  # bytes of a list, such as the arguments, escaped
+_LISTS: Final = {"tracer.name.asked": 2_000, "tracer.tls.offered_protocols": 2_000}  # of which a line may have several
 _TEXT_MOST: Final = 1_500  # bytes of any other text, escaped
 _LINE_TEXT_MOST: Final = 6_000  # bytes of the command line, escaped
 _dumps = orjson.dumps
@@ -42,7 +43,7 @@ def _walk(value: Any, path: str, cut: set[str]) -> Any:
             if path != "tracer.raw"
         }
     if isinstance(value, list):
-        shorter: Any = _cut_list(value, _LIST_MOST)
+        shorter: Any = _cut_list(value, _LISTS.get(path, _LIST_MOST))
     elif isinstance(value, str):
         shorter = _cut(value, _LINE_TEXT_MOST if path.endswith("command_line") else _TEXT_MOST)
     else:
