@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from scripts.bytes.errors import BytesError
 
-SOURCES = Path(__file__).with_name("traffic")
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = Path("scripts/bytes/traffic")
+SHARED = Path("tests/traps/programs")  # what the trap programs share
 _WITHIN_S = 300  # the generator ends itself sooner
 _MISSING = 77  # as in traffic/ends.c
 
@@ -53,13 +55,16 @@ class Ran(NamedTuple):
     failed: str = ""
 
 
-def compile_generator(target: Path, machine: str = "") -> None:
-    """Compile it, static, for `machine`, by default this one. Raises BytesError with the compiler's message."""
-    # A guest has it compiled, and not the tests.
-    from tests.traps.compiling import PROGRAMS, CompileError, compile_program, compiler
+def compile_generator(target: Path, machine: str = "", tree: Path = ROOT) -> None:
+    """Compile that of a source tree, static, for `machine`, by default this one.
 
-    first, *others = sorted(SOURCES.glob("*.c"))
-    extra = ("-O2", "-Werror", f"-I{PROGRAMS}", *map(str, others))
+    Raises BytesError with the compiler's message.
+    """
+    # A guest has it compiled, and not the tests.
+    from tests.traps.compiling import CompileError, compile_program, compiler
+
+    first, *others = sorted((tree / SOURCES).glob("*.c"))
+    extra = ("-O2", "-Werror", f"-I{tree / SHARED}", *map(str, others))
     try:
         compile_program(first, target, compiler(machine), *extra, machine=machine)
     except CompileError as error:

@@ -56,7 +56,7 @@ def write(root: Path, new: Results, matrix: Matrix) -> None:
 
 def page(results: Results) -> str:
     """The page, whole."""
-    parts = (_kernels(results), _failures(results), _missing(results), _cost(results))
+    parts = (_kernels(results), _failures(results), _missing(results), _not_here(results), _cost(results))
     lines = [_INTRODUCTION, *_traps(results), "", *(line for part in parts for line in part)]
     return "\n".join(lines) + "\n"
 
@@ -73,6 +73,8 @@ def _traps(results: Results) -> Iterator[str]:
     for trap in sorted([*ran, *coming]):
         yield _row([str(trap), results.titles.get(trap, ""), *(cell(column, trap) for column in columns)])
     yield _row(["", "1,009 short connections, each with its process", *(column.attribution for column in columns)])
+    if any(column.bytes for column in columns):
+        yield _row(["", "bytes of every flow, and of every device", *(column.bytes or "-" for column in columns)])
     sandbox = "the sandbox: every escape of `tracer doctor --prove` refused as it should be on this kernel"
     yield _row(["", sandbox, *(column.sandbox for column in columns)])
 
@@ -121,6 +123,22 @@ def _missing(results: Results) -> Iterator[str]:
     yield _row(["---"] * 3)
     for (trap, reason), names in sorted(found.items()):
         yield _row([str(trap), ", ".join(names), reason])
+    yield ""
+
+
+def _not_here(results: Results) -> Iterator[str]:
+    found: dict[tuple[str, str], list[str]] = {}
+    for column in results.columns:
+        for row, reason in column.not_here.items():
+            found.setdefault((row, reason), []).append(" ".join(headings(column)))
+    if not found:
+        return
+    yield "## Traffic that kernels do not have\n"
+    yield "Rows of `make check-bytes` that can't be there, and what the generator got instead:\n"
+    yield _row(["row", "where", "what the kernel answered"])
+    yield _row(["---"] * 3)
+    for (row, reason), names in sorted(found.items()):
+        yield _row([f"`{row}`", ", ".join(names), f"`{reason}`"])
     yield ""
 
 

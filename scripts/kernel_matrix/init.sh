@@ -16,7 +16,7 @@ for name in /sys/class/virtio-ports/*/name; do
     [ "$(cat "$name")" != results ] || port=/dev/$(basename "$(dirname "$name")")
 done
 if [ -n "$port" ]; then
-    /opt/tracer/guest --results "$port" --generator /opt/tracer/storm "$@"
+    /opt/tracer/guest --results "$port" --generator /opt/tracer/storm --traffic /opt/tracer/traffic "$@"
 else
     echo "init: there is no port for the results"
 fi

@@ -1,4 +1,4 @@
-"""Makes the disk with what is tested: our wheel, the guest script, and the generator of the attribution check."""
+"""Makes the disk with what is tested: our wheel, the guest script, and the generators of the checks."""
 
 import hashlib
 import os
@@ -9,6 +9,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from scripts.bytes.errors import BytesError
+from scripts.bytes.generator import compile_generator
 from scripts.kernel_matrix.cache import Cache
 from scripts.kernel_matrix.disks import make_disk
 from scripts.kernel_matrix.errors import MatrixError
@@ -20,12 +22,13 @@ LABEL = "program"
 INIT = Path(__file__).with_name("init.sh")
 GUEST = Path("vagrant/guest")
 STORM = Path("scripts/attribution/storm.c")
+BYTES = Path("scripts/bytes")
 _BUILD_S = 600
 
 # All that the disk depends on, relative to the source tree.
 _SOURCES = (
     *("tracer", "bpf", "tests/__init__.py", "tests/conftest.py", "tests/tracing.py", "tests/traps"),
-    *("scripts/attribution", "scripts/build_bpf.py", "scripts/build_corpus.py", "hatch_build.py"),
+    *("scripts/attribution", "scripts/bytes", "scripts/build_bpf.py", "scripts/build_corpus.py", "hatch_build.py"),
     *("vagrant/guest", "pyproject.toml", "README.md", "LICENSE"),
 )
 _MADE = ("__pycache__", "objects")  # the wheel makes its own objects
@@ -83,6 +86,14 @@ def build_storm(tree: Path, target: Path, machine: str) -> None:
         raise MatrixError(str(error)) from error
 
 
+def build_traffic(tree: Path, target: Path, machine: str) -> None:
+    """Compile the generator of the check of bytes, static. Raises MatrixError with the compiler's message."""
+    try:
+        compile_generator(target, machine, tree)
+    except BytesError as error:
+        raise MatrixError(str(error)) from error
+
+
 def make_program(cache: Cache, tree: Path, arch: str) -> Path:
     """The disk with the programs of a source tree, for an architecture.
 
@@ -99,9 +110,11 @@ def make_program(cache: Cache, tree: Path, arch: str) -> Path:
             shutil.rmtree(wheels)
             compile_python(root / "python", "/opt/tracer/python")
             (root / "scripts").mkdir()
-            shutil.copytree(tree / STORM.parent, root / STORM.parent, ignore=shutil.ignore_patterns("__pycache__"))
+            for check in (STORM.parent, BYTES):
+                shutil.copytree(tree / check, root / check, ignore=shutil.ignore_patterns("__pycache__", "traffic"))
             compile_python(root / "scripts", "/opt/tracer/scripts")
             build_storm(tree, root / "storm", machine)
+            build_traffic(tree, root / "traffic", machine)
             for source, name in ((INIT, "init"), (tree / GUEST, "guest")):
                 shutil.copy(source, root / name)
                 (root / name).chmod(0o755)

@@ -57,8 +57,8 @@ class Progress:
             return f"Linux {line['kernel']} is ready"
         if kind == "sandbox":
             return f"sandbox proved, Landlock ABI {line['proof']['landlock_abi']}"
-        if kind == "attribution":
-            return f"attribution {'exact' if line['passed'] else 'not exact'}, {line['seconds']:.0f} s"
+        if kind in ("attribution", "bytes"):
+            return f"{kind} {'exact' if line['passed'] else 'not exact'}, {line['seconds']:.0f} s"
         return f"{kind}: {line.get('step', '')}" if kind == "error" else None
 
     def _clock(self) -> str:

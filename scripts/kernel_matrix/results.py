@@ -1,6 +1,6 @@
 """Judges what the guests reported: per kernel and backend a column of traps, and all that is not as it must be."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +12,10 @@ OK, FAIL, NONE, LOST, COMING, ABSENT = "ok", "FAIL", "none", "lost", "coming", "
 # What the self-test says of the traps that would disturb the user's own machine; guests run them all.
 NOT_ON_HOST = "disturbs the machine"
 HOST = "host"
+CHECKS = ("attribution", "bytes", "sandbox")
+COUNTING = frozenset({"core"})  # backends that count bytes by flow
+_NOT_HERE = "not here: "
+_SHOWN_ROWS = 8
 
 Line = dict[str, Any]
 
@@ -29,7 +33,8 @@ class Row:
 class Column:
     """One kernel with one backend. `problems` says everything that is not as it must be, a text each.
 
-    `crashes` are the reasons of runs that were lost before this one.
+    `crashes` are the reasons of runs that were lost before this one, `not_here` by row of the check of bytes what the
+    kernel lacks.
     """
 
     kernel: str
@@ -46,6 +51,8 @@ class Column:
     crashes: list[str] = field(default_factory=list)
     rows: dict[int, Row] = field(default_factory=dict)
     attribution: str = ""
+    bytes: str = ""
+    not_here: dict[str, str] = field(default_factory=dict)
     sandbox: str = ""
     hooks: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
@@ -79,10 +86,8 @@ def judge(
             coverage = line["selftest"].get("coverage", {})
             column.hooks, column.refused = dict(coverage.get("hooks", {})), dict(coverage.get("refused", {}))
             column.blind = list(coverage.get("blind", []))
-        elif line.get("guest") == "attribution":
-            _attribution(column, line)
-        elif line.get("guest") == "sandbox":
-            _sandbox(column, line)
+        elif line.get("guest") in _READ:
+            _READ[line["guest"]](column, line)
         elif line.get("guest") == "error":
             errors.append(f"{line['step']}: {line['message']}")
     if column.lost:
@@ -92,8 +97,8 @@ def judge(
     _absent(column, wanted, errors)
     for error in errors:
         column.problems.append(error)
-    for check in ("attribution", "sandbox") if attribution else ():
-        if not getattr(column, check):
+    for check in CHECKS if attribution else ():
+        if not getattr(column, check) and (check != "bytes" or column.backend in COUNTING):
             setattr(column, check, LOST if column.lost else FAIL)
             if not column.lost and not errors:
                 column.problems.append(f"the check of {'the ' * (check == 'sandbox')}{check} gave no result")
@@ -142,6 +147,20 @@ def _attribution(column: Column, line: Line) -> None:
         column.problems.append("; ".join(["attribution", *texts, *report.get("problems", [])]))
 
 
+def _bytes(column: Column, line: Line) -> None:
+    column.bytes = OK if line["passed"] else FAIL
+    report = line["report"]
+    rows = report.get("rows", [])
+    column.not_here = {
+        row["row"]: row["verdict"].removeprefix(_NOT_HERE) for row in rows if row["verdict"].startswith(_NOT_HERE)
+    }
+    if not line["passed"]:
+        wrong = [f"{row['row']}: {'; '.join(row['problems'][:2])}" for row in rows if row["problems"]]
+        more = [f"and {len(wrong) - _SHOWN_ROWS} rows more"] if len(wrong) > _SHOWN_ROWS else []
+        texts = ["bytes", *wrong[:_SHOWN_ROWS], *more, *report.get("problems", [])]
+        column.problems.append("\n".join(texts))
+
+
 def _sandbox(column: Column, line: Line) -> None:
     """Each escape must be refused by its layer, and strict run or not, as it should on kernels with this Landlock."""
     proof, strict = line["proof"], line["strict"]
@@ -167,6 +186,13 @@ def _sandbox(column: Column, line: Line) -> None:
     column.sandbox = FAIL if wrong else OK
     if wrong:
         column.problems.append(f"sandbox: {'; '.join(wrong)}")
+
+
+_READ: Mapping[str, Callable[[Column, Line], None]] = {
+    "attribution": _attribution,
+    "bytes": _bytes,
+    "sandbox": _sandbox,
+}
 
 
 def _absent(column: Column, wanted: Sequence[int], errors: list[str]) -> None:

@@ -8,6 +8,7 @@ CELLS = 100
 _GAP = 1
 _TITLE_MOST = 46
 ATTRIBUTION = "attribution of short connections"
+BYTES = "bytes of every flow and device"
 SANDBOX = "sandbox, each layer tried"
 _SHOWN = {ABSENT: "", COMING: "…"}
 _MESSAGE_LINES = 12  # of one problem, on the terminal
@@ -47,6 +48,8 @@ def table(results: Results) -> Iterator[str]:
         yield _line(label, [cell(column, trap) for column in columns], widths, title)
     if any(column.attribution for column in columns):
         yield _line(f"    {ATTRIBUTION}", [column.attribution for column in columns], widths, title)
+    if any(column.bytes for column in columns):
+        yield _line(f"    {BYTES}", [column.bytes for column in columns], widths, title)
     if any(column.sandbox for column in columns):
         yield _line(f"    {SANDBOX}", [column.sandbox for column in columns], widths, title)
     if coming:

@@ -32,12 +32,21 @@ def sandbox(**changed: Any) -> Line:
     return {"guest": "sandbox", "proof": proof | changed.pop("proof", {}), "strict": strict | changed}
 
 
+def counted(*problems: str) -> Line:
+    """What a guest says of its check of bytes: one row, with these problems, and one that can't be there."""
+    row = {"row": "udp", "verdict": "WRONG" if problems else "exact", "problems": list(problems)}
+    absent = {"row": "sctp", "verdict": "not here: socket: EPROTONOSUPPORT", "problems": []}
+    report = {"passed": not problems, "rows": [row, absent], "problems": []}
+    return {"guest": "bytes", "backend": "core", "passed": not problems, "report": report, "seconds": 9.0}
+
+
 def ending(**coverage: Any) -> list[Line]:
     """The lines after the rows."""
     told = {"hooks": {"process_exec": "tp_btf/sched_process_exec"}, "refused": {}, "blind": [], **coverage}
     return [
         {"selftest": {"kernel": "6.1.0", "coverage": told}},
         {"guest": "attribution", "backend": "core", "passed": True, "report": {}, "seconds": 9.0},
+        counted(),
         sandbox(),
         {"guest": "end", "code": 0},
     ]

@@ -93,8 +93,9 @@ def test_attribution(tmp_path: Path, mode: str) -> None:
     generator = tmp_path / "generator"
     generator.write_text("#!/bin/sh\nexit 3\n")
     generator.chmod(0o755)
-    code, lines = run(tmp_path, "--processes", "101", "--generator", str(generator), mode=mode)
+    generators = ("--generator", str(generator), "--traffic", str(generator))
+    code, lines = run(tmp_path, "--processes", "101", *generators, mode=mode)
     assert code == 1
-    assert [line["step"] for line in lines if line.get("guest") == "error"][-1] == "attribution"
+    assert [line["step"] for line in lines if line.get("guest") == "error"][-2:] == ["attribution", "bytes"]
     told = [line for line in lines if line.get("guest") == "sandbox"]
     assert told == [{"guest": "sandbox", "proof": {"strict": False}, "strict": {"code": 6, "lines": 0}}]

@@ -6,7 +6,7 @@ import pytest
 
 from scripts.kernel_matrix.config import Kernel, Missing
 from scripts.kernel_matrix.results import Line, Results, capabilities, check_capabilities, from_json
-from tests.scripts.kernel_matrix.columns import NO_CLOCK, REASON, TITLES, ending, judged, sandbox, trap
+from tests.scripts.kernel_matrix.columns import NO_CLOCK, REASON, TITLES, counted, ending, judged, sandbox, trap
 
 
 def test_all_passed() -> None:
@@ -26,6 +26,17 @@ def test_failure() -> None:
         "trap 1: test_success[x]: assert 1 == 2\nlast line",
         "hook refused: exit_connect: -EINVAL: R1",
     ]
+
+
+def test_wrong_bytes() -> None:
+    """Each wrong row of the check of bytes is told with its problems; what a kernel lacks is kept, and no problem."""
+    column = judged([trap(1), trap(4), *ending()])
+    assert (column.bytes, column.not_here) == ("ok", {"sctp": "socket: EPROTONOSUPPORT"})
+    lines = [line for line in ending() if line.get("guest") != "bytes"]
+    column = judged([trap(1), trap(4), *lines, counted("sent 7 bytes, told 8")])
+    assert (column.bytes, column.problems) == ("FAIL", ["bytes\nudp: sent 7 bytes, told 8"])
+    column = judged([trap(1), trap(4), *lines])
+    assert (column.bytes, column.problems) == ("FAIL", ["the check of bytes gave no result"])
 
 
 def test_refused_hooks_alone() -> None:
@@ -120,10 +131,10 @@ def test_attribution() -> None:
         "passed": False,
         "report": {"rows": rows, "problems": ["2 lost"]},
     }
-    column = judged([trap(1), trap(4), wrong, sandbox()])
+    column = judged([trap(1), trap(4), wrong, counted(), sandbox()])
     assert column.attribution == "FAIL"
     assert column.problems == ["attribution; exec: recall 0.500000, precision 1.000000; 2 lost"]
-    assert judged([trap(1), trap(4), sandbox()]).problems == ["the check of attribution gave no result"]
+    assert judged([trap(1), trap(4), counted(), sandbox()]).problems == ["the check of attribution gave no result"]
     assert judged([trap(1), trap(4)], attribution=False).problems == []
 
 
