@@ -21,6 +21,7 @@ from scripts.bytes.report import Report, as_json, as_text
 from scripts.bytes.stream import Stream, read_stream
 from scripts.bytes.wire import OPTIONS, Carried, Tail, between, wire_problems
 
+ROOM = ("--buffer", "64M")  # whatever else this machine does meanwhile, it must not push anything out
 _SETTLE_S = 0.2  # of the links: the kernel still says things to itself about their addresses
 
 
@@ -57,7 +58,7 @@ def measure(
     begin = time.monotonic()
     with joined() as network:
         time.sleep(_SETTLE_S)
-        with tracing(output, [*options, *(OPTIONS if account_wire else ())]):
+        with tracing(output, [*ROOM, *options, *(OPTIONS if account_wire else ())]):
             wanted = [row for row in rows if not names or row.name in names]
             done = list(
                 _accounted(generator, wanted, network, output) if account_wire else _run(generator, wanted, network)

@@ -69,7 +69,8 @@ def read_stream(lines: Iterable[bytes]) -> Stream:
         record = json.loads(line)
         boot = record["host"]["boot"]["id"]
         ledger = record["tracer"].get("ledger", {})
-        if "network" in record and "destination" in record:
+        # What was moved before the start is nobody's account.
+        if "network" in record and "destination" in record and not record["tracer"].get("snapshot"):
             key, told = _flow_of(record)
             own = record["tracer"]
             which = key.entity, own.get("flow", own["socket"])["id"]
