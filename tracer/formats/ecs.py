@@ -10,7 +10,7 @@ from typing import Any, Final
 from tracer.formats.ecs_names import Answers
 from tracer.formats.ecs_process import Parts, Processes
 from tracer.formats.ecs_socket import Sockets
-from tracer.formats.ecs_values import dumps, members, stamp
+from tracer.formats.ecs_values import dumps, members, second_of, stamp
 from tracer.formats.shorten import LINE_MOST, shortened
 from tracer.model import Answered, Event, ExecFailed, Notice, ProcessEvent, ProcessExited, Session, SocketEvent
 
@@ -68,16 +68,21 @@ class Ecs:
         for place, event in enumerate(events):
             places[event[0]].append(place)
         fixed, late, end = f",{self._tracer},", f',{self._tracer},"late":true,', self._end
+        since, second = second_of(events[0][_TIME] + offset) if events else (0, "")
+        since -= offset
         for alike in places.values():
             parts = self._parts[type(events[alike[0]])]
             for place in alike:
                 event = events[place]
-                when = stamp(event[_TIME] + offset)
+                rest = event[_TIME] - since
+                if not 0 <= rest < 1_000_000_000:
+                    since, second = second_of(event[_TIME] + offset)
+                    since -= offset
+                    rest = event[_TIME] - since
+                when = f"{second}{str(rest).zfill(9)}Z"  # as stamp() does, without a call
                 told, owner, document, tracer = parts(event, offset, when)
                 found[place] = (
-                    f'{{"@timestamp":"{when}","event":{{',
-                    told,
-                    f',"sequence":{sequence + place}}}',
+                    f'{{"@timestamp":"{when}","event":{{{told},"sequence":{sequence + place}}}',
                     owner,
                     document,
                     late if event[_LATE] is True else fixed,

@@ -12,7 +12,7 @@ import orjson
 
 from tracer.model import QUALITIES
 
-__all__ = ["MARKS", "dumps", "keep_raw", "members", "quality", "quoted", "signal_name", "stamp", "text"]
+__all__ = ["MARKS", "dumps", "keep_raw", "members", "quality", "quoted", "second_of", "signal_name", "stamp", "text"]
 
 MARKS: Final = int(sum(QUALITIES))  # the flags of which quality() tells
 
@@ -34,14 +34,19 @@ class _Second:
 _second = _Second()
 
 
-def stamp(ns: int) -> str:
-    """A wall-clock time in ns since 1970 as RFC 3339 in UTC."""
-    rest = ns - _second.begin
-    if not 0 <= rest < 1_000_000_000:
-        seconds, rest = divmod(ns, 1_000_000_000)
+def second_of(ns: int) -> tuple[int, str]:
+    """The second that a wall-clock time (ns since 1970) is in: when it began, and how it is told up to its dot."""
+    if not 0 <= ns - _second.begin < 1_000_000_000:
+        seconds = ns // 1_000_000_000
         _second.begin = seconds * 1_000_000_000
         _second.text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(seconds))
-    return f"{_second.text}{str(rest).zfill(9)}Z"  # quicker than a format that pads
+    return _second.begin, _second.text
+
+
+def stamp(ns: int) -> str:
+    """A wall-clock time in ns since 1970 as RFC 3339 in UTC."""
+    begin, told = second_of(ns)
+    return f"{told}{str(ns - begin).zfill(9)}Z"  # quicker than a format that pads
 
 
 def text(raw: bytes) -> str:
