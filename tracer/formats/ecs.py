@@ -44,7 +44,7 @@ class Ecs:
         constant = members({"host": told, "agent": agent, "ecs": {"version": ECS_VERSION}})
         self._tracer = f'"tracer":{{"schema":{SCHEMA},"backend":{dumps(session.backend)}'
         self._end = f"}}{constant}}}\n"
-        processes = Processes(session)
+        processes = Processes(session, self._tracer)
         self._parts: Final[dict[type, Callable[[Any, int, str], Parts]]] = {
             ProcessEvent: processes.started,
             ExecFailed: processes.failed,
@@ -67,7 +67,7 @@ class Ecs:
         places: defaultdict[int | str, list[int]] = defaultdict(list)
         for place, event in enumerate(events):
             places[event[0]].append(place)
-        fixed, late, end = f",{self._tracer},", f',{self._tracer},"late":true,', self._end
+        end = self._end
         since, second = second_of(events[0][_TIME] + offset) if events else (0, "")
         since -= offset
         for alike in places.values():
@@ -80,13 +80,11 @@ class Ecs:
                     since -= offset
                     rest = event[_TIME] - since
                 when = f"{second}{str(rest).zfill(9)}Z"  # as stamp() does, without a call
-                told, owner, document, tracer = parts(event, offset, when)
+                told, owner, document = parts(event, offset, when)
                 found[place] = (
                     f'{{"@timestamp":"{when}","event":{{{told},"sequence":{sequence + place}}}',
                     owner,
                     document,
-                    late if event[_LATE] is True else fixed,
-                    tracer,
                     end,
                 )
         blocks: list[bytes] = []
@@ -99,8 +97,7 @@ class Ecs:
         """Nothing: each line stands for itself."""
         return b""
 
-    @staticmethod
-    def _notice(event: Notice, offset: int, _when: str) -> Parts:
+    def _notice(self, event: Notice, offset: int, _when: str) -> Parts:
         fields = {
             "kind": event.event_kind,
             "category": [_CATEGORIES.get(event.action, "process")],
@@ -112,7 +109,7 @@ class Ecs:
             told = body[name]
             ends = {end: stamp(told[end] + offset) for end in ("first", "last") if end in told}
             body = {name: {**told, **ends}}
-        return dumps(fields)[1:-1], "", "", dumps(body)[1:-1]
+        return dumps(fields)[1:-1], "", f",{self._tracer},{dumps(body)[1:-1]}"
 
 
 def _joined(lines: list[tuple[str, ...]]) -> list[bytes]:
@@ -134,4 +131,3 @@ _BYTES_MOST: Final = 4  # that a character takes in UTF-8
 _CATEGORIES: Final = {"tracer-wire": "network"}
 _INTERVALS: Final = {"loss", "change"}  # notices about a time
 _TIME: Final = 1  # the position of the time in every event but notices, where it is the third
-_LATE: Final = 2  # the position of `late` in every event that can be

@@ -82,6 +82,8 @@ class Answers:
         """Who asked is described by ``processes``."""
         self._described = processes.described
         self._netns = processes.netns
+        self._told = processes.told
+        self._told_late = processes.told_late
 
     def parts(self, event: Answered, _offset: int, _when: str) -> Parts:
         """The line of an answer."""
@@ -124,6 +126,7 @@ class Answers:
             own["raw"] = raw
         outcome = "success" if event.code == "NOERROR" and not event.malformed else "failure"
         socket = f',"socket":{{"id":"{event.flow:x}"}}' if event.flow else ""
+        inexact = quality(event.marks) if event.marks & MARKS else ""
         return (
             f'{_ANSWERED}"{outcome}"',
             owner,
@@ -131,9 +134,8 @@ class Answers:
             f',"network":{{"transport":"{event.transport}","type":"{"ipv6" if event.ipv6 else "ipv4"}"'
             f',"iana_number":"{event.number}","protocol":"{event.protocol}"'
             f',"direction":"{"unknown" if event.protocol == "mdns" else "egress"}"{community}}}'
-            f',"related":{{"ip":{addresses}}},"dns":{dumps(dns)}',
-            f"{self._netns(event.netns)}{cgroup}{socket}{attribution}{members(own)}"
-            + (quality(event.marks) if event.marks & MARKS else ""),
+            f',"related":{{"ip":{addresses}}},"dns":{dumps(dns)}{self._told_late if event.late else self._told}'
+            f",{self._netns(event.netns)}{cgroup}{socket}{attribution}{members(own)}{inexact}",
         )
 
 

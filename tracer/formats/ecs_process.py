@@ -68,8 +68,9 @@ _CUT_FLAGS: Final = int(sum(_CUT_NAMES))
 
 
 # What makes a line: JSON members of `event`, then of the document: its process (not closed, behind a comma) and what
-# follows, and of `tracer`. The process is a part of its own because it is long and kept: it is copied only once.
-Parts = tuple[str, str, str, str]
+# follows, `tracer` included (not closed). The process is a part of its own because it is long and kept: it is copied
+# only once.
+Parts = tuple[str, str, str]
 
 
 class Described(NamedTuple):
@@ -98,8 +99,13 @@ _Alike = tuple[str, str, str, str, str, str, str, str, str, dict[str, str]]
 class Processes:
     """Renders process events, and the part of any event that describes a process."""
 
-    def __init__(self, session: Session) -> None:
-        """Names of users, groups and namespaces, and the page size, are the session's."""
+    def __init__(self, session: Session, tracer: str) -> None:
+        """Names of users, groups and namespaces, and the page size, are the session's.
+
+        ``tracer`` is the beginning of that member, as far as all lines have it in common.
+        """
+        self.told = f",{tracer}"  # what stands before its other members
+        self.told_late = f',{tracer},"late":true'
         self._page = session.host.page_size
         self._users = {uid: dumps({"id": str(uid), "name": name}) for uid, name in session.users.items()}
         self._groups = {gid: dumps({"id": str(gid), "name": name}) for gid, name in session.groups.items()}
@@ -205,8 +211,8 @@ class Processes:
 
     def started(self, event: ProcessEvent, _offset: int, _when: str) -> Parts:
         """A process was executed, forked, or found running."""
-        kind, _, _, process, tid, flags = event
-        known = self.described(process)
+        kind, _, late, process, tid, flags = event
+        known = process.rendered or self.described(process)
         image = process.image
         shown = told = more = ""
         if image is not None:
@@ -218,8 +224,8 @@ class Processes:
         return (
             _STARTED[kind],
             known.process,
-            f',"thread":{{"id":{tid}}}{shown}}}',
-            f"{known.own}{told}}}{known.rest}{more}",
+            f',"thread":{{"id":{tid}}}{shown}}}{self.told_late if late else self.told}'
+            f",{known.own}{told}}}{known.rest}{more}",
         )
 
     def failed(self, event: ExecFailed, _offset: int, _when: str) -> Parts:
@@ -251,14 +257,14 @@ class Processes:
         return (
             _FAILED,
             known.process,
-            f',"thread":{{"id":{event.tid}}}}}{error}',
-            f"{known.own}}}{known.rest}{members(more)}",
+            f',"thread":{{"id":{event.tid}}}}}{error}{self.told_late if event.late else self.told}'
+            f",{known.own}}}{known.rest}{members(more)}",
         )
 
     def exited(self, event: ProcessExited, _offset: int, when: str) -> Parts:
         """A process ended."""
-        _, time, _, process, tid, status, cpu_ns, max_rss, flags = event
-        known = self.described(process)
+        _, time, late, process, tid, status, cpu_ns, max_rss, flags = event
+        known = process.rendered or self.described(process)
         signal = status & 0x7F
         code, ended, counted = status >> 8 & 0xFF, "", ""
         if signal:
@@ -280,8 +286,8 @@ class Processes:
         return (
             f'{_EXITED}{outcome},"duration":{time - process.start}',
             known.process,
-            f',"thread":{{"id":{tid}}},"end":"{when}"{exit_code}}}',
-            f"{known.own}{exit_status}{counted}{ended}}}{known.rest}{more}",
+            f',"thread":{{"id":{tid}}},"end":"{when}"{exit_code}}}{self.told_late if late else self.told}'
+            f",{known.own}{exit_status}{counted}{ended}}}{known.rest}{more}",
         )
 
 

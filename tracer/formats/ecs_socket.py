@@ -46,6 +46,8 @@ class Sockets:
     def __init__(self, processes: Processes) -> None:
         """The owner is described by ``processes``."""
         self._described = processes.described
+        self._told = processes.told
+        self._told_late = processes.told_late
         self._netns = processes.netns
 
     def parts(self, event: SocketEvent, _offset: int, _when: str) -> Parts:
@@ -53,7 +55,7 @@ class Sockets:
         (
             kind,
             when,
-            _late,
+            late,
             process,
             tid,
             flow,
@@ -93,7 +95,7 @@ class Sockets:
         owner = thread = attribution = cgroup = ""
         raw = None
         if process is not None:
-            known = self._described(process)
+            known = process.rendered or self._described(process)
             owner, cgroup = known.process, known.cgroup
             thread = f',"thread":{{"id":{tid}}}}}' if tid else "}"
             attribution = _ATTRIBUTIONS[marks >> _BY_SHIFT & 3] if marks else _BY_KERNEL
@@ -109,13 +111,14 @@ class Sockets:
             if raw:
                 attribution += members({"raw": raw})
             here = f'{{"ip":"{local}","port":{local_port}}}'
+            waiting = "" if marks & _NO_TOTALS else f',"listen":{{"backlog":{backlog}}}'
             return (
                 _LISTENING if kind is _LISTEN else _FOUND_LISTENING,
                 owner,
                 f'{thread},"source":{here},"server":{here}'
-                f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"}}',
-                f'{self._netns(netns)}{cgroup},"socket":{{"id":"{flow:x}"}}{attribution}'
-                + ("" if marks & _NO_TOTALS else f',"listen":{{"backlog":{backlog}}}'),
+                f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"}}'
+                f"{self._told_late if late else self._told},{self._netns(netns)}{cgroup}"
+                f',"socket":{{"id":"{flow:x}"}}{attribution}{waiting}',
             )
         rtt = f',"rtt_us":{rtt_us}' if rtt_us else ""
         duration = failure = ""
@@ -163,18 +166,19 @@ class Sockets:
             raw = {**(raw or {}), **told_by.raw}
         if raw:
             attribution += members({"raw": raw})
+        if counted:
+            counted = f',"tcp":{{{counted[1:]}}}'
         named = f',"community_id":"{community}"' if community else ""
         related = f'"{local}"' if local == remote else f'"{local}","{remote}"'
+        ends = f',"source":{here},"client":{here},"destination":{there},"server":{there}'
         return (
             f"{told}{duration}",
             owner,
-            f'{thread},"source":{here},"client":{here},"destination":{there},"server":{there}'
-            f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"'
+            f'{thread}{ends},"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"'
             f',"direction":"{_DIRECTIONS.get(role, "unknown")}"{protocol}{named}{total}}}'
-            f',"related":{{"ip":[{related}]}}{failure}{said}',
-            f'{self._netns(netns)}{cgroup},"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}'
-            + _VIA[via & 31]
-            + (f',"tcp":{{{counted[1:]}}}' if counted else ""),
+            f',"related":{{"ip":[{related}]}}{failure}{said}'
+            f"{self._told_late if late else self._told},{self._netns(netns)}{cgroup}"
+            f',"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}{_VIA[via]}{counted}',
         )
 
     def _moved(self, event: SocketEvent) -> Parts:
@@ -249,8 +253,8 @@ class Sockets:
             f"{_MOVED_AS[kind]}{duration}",
             owner,
             f'{thread}{told},"network":{{{network},"direction":"{_DIRECTIONS.get(role, "unknown")}"{total}}}'
-            f"{related}{said}",
-            f'{self._netns(event.netns)}{cgroup},"socket":{{"id":"{event.socket:x}"{_MAPPED if event.mapped else ""}}}'
+            f"{related}{said}{self._told_late if event.late else self._told}"
+            f',{self._netns(event.netns)}{cgroup},"socket":{{"id":"{event.socket:x}"{_MAPPED if event.mapped else ""}}}'
             f"{flow}{attribution}{_VIA[event.via]}",
         )
 
