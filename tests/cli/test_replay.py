@@ -11,7 +11,7 @@ import pytest
 
 from tests.data import make
 from tests.tracing import Trace
-from tracer.model import Kind
+from tracer.cli import options
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 60
@@ -22,12 +22,14 @@ DID = {
     "process-exec-failed": 1,
     "process-exited": 5,
     "socket-listening": 1,
-    "connection-opened": 1,
+    "connection-opened": 3,  # with two flows of datagrams
     "connection-accepted": 1,
-    "connection-closed": 2,
+    "connection-closed": 4,
+    "connection-update": 1,  # what the client read after it had shut down
     "connection-failed": 2,
     "tracer-coverage": 1,
     "tracer-session-start": 1,
+    "tracer-confinement": 1,
     "tracer-ledger": 1,
 }
 
@@ -90,4 +92,4 @@ def test_recorded_filters_are_applied_again(tmp_path: Path) -> None:
 
 
 def _names() -> list[str]:
-    return [kind.label for kind in Kind if kind < Kind.PROCESS_FOUND and kind != Kind.ATTEMPT]
+    return [*options._EVENTS]

@@ -34,6 +34,11 @@ except OSError:
 child = subprocess.Popen(["/bin/sleep", "60"])
 child.send_signal(signal.SIGKILL)
 child.wait()
+with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as other:
+    one.bind(("127.0.0.1", 8081))
+    for _ in range(3):
+        other.sendto(b"y" * 101, ("127.0.0.1", 8081))
+        one.recvfrom(200)
 with socket.create_server(("127.0.0.1", 8080)) as server:
     with socket.create_connection(("127.0.0.1", 8080)) as client:
         accepted, _ = server.accept()
@@ -118,7 +123,7 @@ def record() -> bytes:
         with subprocess.Popen(TREE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as tree:
             assert tree.stdout is not None
             assert tree.stdout.readline() == "ready\n"
-            events = "exec,exec-failed,fork,exit,connect,accept,listen,close"
+            events = "exec,exec-failed,fork,exit,connect,accept,listen,close,flow,update,owner,dns"
             (pid,) = Path(f"/proc/{tree.pid}/task/{tree.pid}/children").read_text().split()
             options = ("--pid", pid, "--children", "--no-snapshot", "--event", events, "--record", str(raw))
             with Trace(*options):
