@@ -51,9 +51,11 @@ class MoveTable:
         self._update = update_ns
         self._parts: dict[int, _Part] = {}
         self._moving: dict[int, None] = {}  # moved since they were told of
-        self._others: dict[int, Ends] = {}  # by place: parts of connections that are not their owners'
-        self._places: dict[int, list[int]] = {}  # by socket: the parts that a record has told of
-        self._ending: list[int] = []
+        self._others: dict[int, tuple[int, Ends]] = {}  # by place: parts of connections that are not their owners'
+        # By socket: the parts that a record has told of, each a place and a flow. A place may be another part's already
+        # when its records are read, and still be the one's before where it was looked at.
+        self._places: dict[int, list[tuple[int, int]]] = {}
+        self._ending: list[tuple[int, int]] = []
         self._gone = 0  # bytes of parts that were retired, and their places taken by others
         self._tgids: dict[int, int] = {}  # one object for each number
         self._last: Moves | None = None
@@ -64,9 +66,9 @@ class MoveTable:
         """A record has told of a new part."""
         if not slot:
             return
-        self._places.setdefault(event.socket, []).append(slot - 1)
+        self._places.setdefault(event.socket, []).append((slot - 1, event.flow))
         if event.kind is Kind.OWNER:
-            self._others[slot - 1] = ends
+            self._others[slot - 1] = event.flow, ends
 
     def ended(self, socket: int) -> None:
         """A socket is closed: the parts that its own last record did not tell of end with it."""
@@ -103,24 +105,29 @@ class MoveTable:
     def _drop(self, place: int, part: _Part) -> None:
         """The place is another's: its end was told by a record, or it was retired here."""
         self._moving.pop(place, None)
-        self._others.pop(place, None)
+        self._forget(place, part)
         del self._parts[place]
         if part.told_at < 0:
             self._gone += part.bytes
 
     def _ends(self, place: int, part: _Part) -> Ends | None:
-        other = self._others.get(place)
-        if other is None:
+        flow, other = self._others.get(place, (0, None))
+        if other is None or flow != part.flow:
             return self._flows.known(part.flow, part.tgid)
         names = self._flows.names_of(part.flow)
         if names is not None and names is not other.names:  # it was told after that process came
-            other = self._others[place] = other._replace(names=names)
+            other = other._replace(names=names)
+            self._others[place] = flow, other
         return other
 
+    def _forget(self, place: int, part: _Part) -> None:
+        if self._others.get(place, (0, None))[0] == part.flow:
+            del self._others[place]
+
     def _concluded(self, now: int) -> Iterator[SocketEvent]:
-        for place in self._ending:
+        for place, flow in self._ending:
             part = self._parts.get(place)
-            if part is None or part.told_at < 0:
+            if part is None or part.told_at < 0 or part.flow != flow:
                 continue
             ends = self._ends(place, part)
             if ends is not None and ends.role in _DATAGRAM_ROLES:
@@ -163,14 +170,14 @@ class MoveTable:
             self._flows.forget(part.flow)
             self._retire(place, part)
             others = self._places.get(ends.socket)
-            if others is not None and place in others:
-                others.remove(place)
+            if others is not None and (place, part.flow) in others:
+                others.remove((place, part.flow))
                 if not others:
                     del self._places[ends.socket]
 
     def _retire(self, place: int, part: _Part) -> None:
         self._moving.pop(place, None)
-        self._others.pop(place, None)
+        self._forget(place, part)
         part.told_at = -1
         self.retired.append(place)
 
