@@ -317,16 +317,25 @@ static __always_inline bool may_begin_http(u8 letter)
 static __always_inline u32 worth(struct __sk_buff *skb, const struct packet *p)
 {
 	u8 first[8] = {};
-	u32 have = p->length, last = 0;
+	u32 have, last = 0;
+	long error;
 
-	if (have >= 8) {
-		if (bpf_skb_load_bytes(skb, p->header, first, 8))
-			return 0;
+	/* By sizes that are constants: the verifier of 5.10 does not see that what there is is not nothing. */
+	if (p->length >= 8) {
+		have = 8;
+		error = bpf_skb_load_bytes(skb, p->header, first, 8);
+	} else if (p->length >= 6) {
+		have = 6;
+		error = bpf_skb_load_bytes(skb, p->header, first, 6);
+	} else if (p->length >= 4) {
+		have = 4;
+		error = bpf_skb_load_bytes(skb, p->header, first, 4);
 	} else {
-		have &= 7;
-		if (!have || bpf_skb_load_bytes(skb, p->header, first, have))
-			return 0;
+		have = 1;
+		error = bpf_skb_load_bytes(skb, p->header, first, 1);
 	}
+	if (error)
+		return 0;
 	if (first[0] == 0x16) {	/* handshake, of any version, and in it a ClientHello */
 		u32 record = (u32)first[3] << 8 | first[4];
 
