@@ -15,7 +15,20 @@ from typing import Any
 
 import pytest
 
-from tests.formats.events import NOW, OFFSET, SECOND, SESSION, executed, failed, image, process, socket
+from tests.formats.events import (
+    KNOWN,
+    NOW,
+    OFFSET,
+    SAID,
+    SECOND,
+    SESSION,
+    answered,
+    executed,
+    failed,
+    image,
+    process,
+    socket,
+)
 from tracer.cli import facts, live
 from tracer.cli.coverage import coverage_record
 from tracer.cli.errors import Exit
@@ -39,7 +52,7 @@ from tracer.model import (
     Role,
 )
 from tracer.names import recognise, tls
-from tracer.pipeline import cgroups, flows, names, order, processes
+from tracer.pipeline import cgroups, flows, names, naming, order, processes
 from tracer.pipeline.engine import Engine, _wire_notice
 from tracer.pipeline.ledger import Ledger, Loss
 from tracer.pipeline.turns import DeviceTotals
@@ -167,6 +180,10 @@ def events() -> Iterator[Event]:
     yield socket(Kind.FLOW_END, **datagrams, **moved)
     yield socket(Kind.OWNER)
     yield socket(Kind.TAIL, **moved)
+    yield socket(Kind.CLOSE, names=KNOWN)
+    yield socket(Kind.CLOSE, names=SAID)
+    yield answered()
+    yield answered(code="NXDOMAIN", malformed=True)
     yield ProcessExited(Kind.EXIT, NOW, False, process(), 4242, 0, 0, 0, int(Flag.NO_STATUS | Flag.APPROXIMATE))
     yield socket(Kind.CONNECT, state=SYN_SENT, error=111)
     yield socket(Kind.CLOSE, marks=int(Flag.BY_INODE | Flag.NO_TOTALS))
@@ -193,6 +210,9 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         placeholder = PLACEHOLDERS.get(path)
         for name, part in value.items():
             yield from leaves(part, f"{path}.{placeholder or name}".removeprefix("."))
+    elif isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        for part in value:
+            yield from leaves(part, path)
     else:
         yield path, value
 
@@ -261,7 +281,7 @@ def test_actions_are_documented() -> None:
 
 def test_no_action_is_left_out_here() -> None:
     """Every action that is written anywhere in the program is among the events of this test."""
-    pattern = re.compile(r'"((?:process|connection|socket|tracer)-[a-z-]+)"')
+    pattern = re.compile(r'"((?:process|connection|socket|dns|tracer)-[a-z-]+)"')
     written = {action for path in (ROOT / "tracer").rglob("*.py") for action in pattern.findall(path.read_text())}
     assert written == {line["event"]["action"] for line in rendered()}
 
@@ -335,7 +355,7 @@ def test_limits_are_documented() -> None:
     tables = [processes.LIVING_MOST, processes.EXITED_MOST, flows.FLOWS_MOST, cgroups.KNOWN_MOST]
     tables.append(c_constant("sockets", "bpf/socket.bpf.h"))
     bounds = [c_constant("OVERFLOW_BYTES", "bpf/common.bpf.h"), c_constant("DEVICES")]
-    named = [recognise.FLOWS_MOST, names.ADDRESSES_MOST, names.OF_PROCESS_MOST, tls.NAME_MOST]
+    named = [recognise.FLOWS_MOST, naming.WAITING_MOST, names.ADDRESSES_MOST, names.OF_PROCESS_MOST, tls.NAME_MOST]
     assert told == [*tables, QUEUE_MOST, LINE_MOST, *cuts, *named, *bounds]
     assert f"{recognise.KEPT_MOST:,} bytes" in (ROOT / "docs/design.md").read_text()
     text = " ".join(EVENTS.read_text().split())

@@ -7,7 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.formats.events import NOW, OFFSET, SECOND, SESSION, executed, exited, failed, image, notice, process, socket
+from tests.formats.events import (
+    NOW,
+    OFFSET,
+    SECOND,
+    SESSION,
+    answered,
+    executed,
+    exited,
+    failed,
+    image,
+    notice,
+    process,
+    socket,
+)
 from tracer.formats.pretty import Pretty
 from tracer.formats.text import width
 from tracer.model import (
@@ -17,10 +30,12 @@ from tracer.model import (
     ExecFailed,
     Flag,
     Kind,
+    Names,
     Notice,
     Parent,
     ProcessEvent,
     ProcessExited,
+    Resource,
     Role,
 )
 from tracer.pipeline import whose
@@ -51,6 +66,8 @@ EVERY: list[Event] = [
     exited(139),
     *(socket(kind, remote="2001:db8:85a3:1234:5678:8a2e:370:7334") for kind in Kind if 4 <= kind <= 8),
     socket(Kind.SOCKET_FOUND, process=None, role=Role.NONE),
+    socket(Kind.CLOSE, names=Names(domain=b"long." * 50, source="tls", protocol="tls")),
+    answered(question=(b"long." * 50, "A", "IN")),
     notice("tracer-session-start", session={"uid": 0}),
     notice("tracer-coverage", coverage={"hooks": {"on_exec": "tp_btf"}, "blind": ["much"] * 40}),
     notice("tracer-loss", loss={"kind": "connect", "stage": "emit", "count": 5, "first": 1, "last": 2, "cpus": [0]}),
@@ -393,3 +410,93 @@ def test_any_number_is_rendered(large: int, other: int, small: int) -> None:
     ]
     for event in events:
         assert pretty.render(event, OFFSET, 1).count(b"\n") == 1
+
+
+def test_names_of_flows() -> None:
+    """Whom a flow goes to is told by name and address, and what it speaks; of who is called, by what name."""
+    only = Names(domain=b"example.org", source="dns", how="process", asked=(b"example.org",))
+    tls = Names(domain=b"example.org", source="tls", protocol="tls", hello=True, server_name=b"example.org")
+    quic = Names(domain=b"example.org", source="quic", protocol="quic")
+    datagrams = {"transport": "udp", "protocol": 17}
+    for event, shown in (
+        (socket(Kind.CONNECT, names=only), "connect → example.org (93.184.215.14):443 in 12.3 ms"),
+        (
+            socket(Kind.CONNECT, names=only, error=111),
+            "connect → example.org (93.184.215.14):443 refused (ECONNREFUSED) after 12.3 ms",
+        ),
+        (socket(Kind.ATTEMPT, names=only), "connect → example.org (93.184.215.14):443 no answer yet"),
+        (socket(Kind.CONNECT, names=only, remote="2001:db8::1"), "connect → example.org (2001:db8::1):443 in 12.3 ms"),
+        (
+            socket(Kind.CLOSE, names=tls, opened=NOW - 840_000_000),
+            "close → example.org (93.184.215.14):443 tcp tls 12.3 kB out, 1.1 MB in, 0.84 s",
+        ),
+        (
+            socket(Kind.CLOSE, names=tls, role=Role.ACCEPT, local_port=443),
+            "close :443 ← 93.184.215.14:443 tcp tls for example.org 12.3 kB out, 1.1 MB in, 12.3 ms",
+        ),
+        (
+            socket(Kind.UPDATE, names=tls, moved_out=7, moved_in=11),
+            "moved → example.org (93.184.215.14):443 tcp tls 7 B out, 11 B in, 12.3 ms",
+        ),
+        (
+            socket(Kind.FLOW, names=quic, role=Role.SENT, **datagrams),
+            "flow → example.org (93.184.215.14):443 udp quic",
+        ),
+        (
+            socket(Kind.FLOW_END, names=quic, role=Role.RECEIVED, local_port=443, moved_out=1, moved_in=2, **datagrams),
+            "end :443 ← 93.184.215.14:443 udp quic for example.org 1 B out, 2 B in, 12.3 ms",
+        ),
+        (socket(Kind.FLOW, names=only, role=Role.SENT, **datagrams), "flow → example.org (93.184.215.14):443 udp"),
+    ):
+        assert detail(event) == shown
+
+
+def test_answers_of_dns() -> None:
+    """An answer is told with the question, what came of it, and from whom."""
+    cname = Resource(b"www.example.org", "CNAME", "IN", 60, b"example.org")
+    for event, shown in (
+        (answered(), "dns www.example.org A = 93.184.215.14 from 10.0.0.53:53"),
+        (
+            answered(addresses=("192.0.2.1", "192.0.2.2")),
+            "dns www.example.org A = 192.0.2.1, 192.0.2.2 from 10.0.0.53:53",
+        ),
+        (answered(addresses=(), answers=(cname,)), "dns www.example.org A = example.org from 10.0.0.53:53"),
+        (answered(addresses=(), answers=()), "dns www.example.org A: no answer from 10.0.0.53:53"),
+        (answered(code="NXDOMAIN", answers=()), "dns www.example.org A: NXDOMAIN from 10.0.0.53:53"),
+        (answered(malformed=True, question=None), "dns ?: an answer that can't be read from 10.0.0.53:53"),
+        (
+            answered(question=(b"x", "TXT", "CH"), protocol="llmnr"),
+            "dns x CH TXT = 93.184.215.14 by llmnr from 10.0.0.53:53",
+        ),
+        (answered(cut=True), "dns www.example.org A = 93.184.215.14 … from 10.0.0.53:53"),
+    ):
+        assert detail(event) == shown
+
+
+@pytest.mark.parametrize("name", [b"example.org", b"a-rather-long-name." * 12 + b"example.org", "漢字".encode() * 40])
+@pytest.mark.parametrize("cells", [100, 120, 160])
+def test_bytes_survive_a_long_name(name: bytes, cells: int) -> None:
+    """A name leaves room for what was moved: it is cut, and its address left out, before that falls off the end."""
+    names = Names(domain=name, source="tls", protocol="tls")
+    for role in (Role.CONNECT, Role.ACCEPT):
+        shown = line(socket(Kind.CLOSE, names=names, role=role, local_port=443), cells)
+        assert role == Role.ACCEPT or " tls " in shown
+        assert "12.3 kB out, 1.1 MB in" in shown, shown
+        assert width(shown) <= cells
+    assert f"{name.decode()} (93.184.215.14):443" in line(socket(Kind.CLOSE, names=names))
+
+
+@given(hostile, hostile, st.sampled_from([None, 20, 80, 100, 133]))
+def test_hostile_names_of_flows(domain: bytes, data: bytes, cells: int | None) -> None:
+    """No name that somebody asked for, said or answered drives the terminal or leaves its line."""
+    names = Names(domain=domain, source="tls", protocol="tls")
+    resources = (Resource(domain, "TXT", "IN", 1, data),)
+    for event in (
+        socket(Kind.CLOSE, names=names),
+        socket(Kind.CLOSE, names=names, role=Role.ACCEPT),
+        socket(Kind.FLOW, names=names, role=Role.SENT, transport="udp", protocol=17),
+        answered(question=(domain, "TXT", "IN"), answers=resources, addresses=()),
+    ):
+        shown = line(event, cells)
+        assert not [char for char in shown if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}], shown
+        assert cells is None or width(shown) <= cells

@@ -56,7 +56,7 @@ _RESET: Final = "\x1b[0m"
 _TIME: Final = 12  # HH:MM:SS.mmm
 _PID: Final = 7  # of 4,194,304 at most (PID_MAX_LIMIT)
 _WORD: Final = 9  # "listening"
-_BESIDE_NAME: Final = 60  # cells of address, port, protocols, bytes and duration of a connection over IPv4
+_NAME_LEAST: Final = 8  # cells of a name, however little room there is
 _DETAIL: Final = 24  # a terminal too narrow for a detail of so many cells shows the start of the line
 
 # Plain numbers: `int & Flag` would make a Flag each time.
@@ -123,8 +123,8 @@ def _plural(count: int, word: str) -> str:
     return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
 
 
-def _there(event: SocketEvent, remote: str, most: int | None) -> str:
-    """The other end, with its name in front of the address if this process called it by one."""
+def _there(event: SocketEvent, remote: str, brief: int, most: int | None) -> str:
+    """The other end, with its name if this process called it by one."""
     names = event.names
     if names is None or not names.domain or event.role in _CALLED:
         return remote
@@ -132,27 +132,31 @@ def _there(event: SocketEvent, remote: str, most: int | None) -> str:
     if most is not None:
         name = cut(name, most)
     address = remote.removesuffix(f":{event.remote_port}")
-    return f"{name} ({address.strip('[]')}){remote[len(address) :]}"
+    port = remote[len(address) :]
+    return f"{name}{port}" if brief > 1 else f"{name} ({address.strip('[]')}){port}"
 
 
-def _speaks(event: SocketEvent, most: int | None) -> str:
+def _speaks(event: SocketEvent, brief: int, most: int | None) -> str:
     """What it speaks, and of who is called by what name."""
     names = event.names
-    if names is None or not names.protocol:
+    if names is None or not names.protocol or brief > 2:
         return ""
+    speaks = f" {names.protocol}" if brief else f" {event.transport} {names.protocol}"
     if not names.domain or event.role not in _CALLED:
-        return f" {event.transport} {names.protocol}"
+        return speaks
     name = printable(names.domain)
-    return f" {event.transport} {names.protocol} for {name if most is None else cut(name, most)}"
+    return f"{speaks} for {name if most is None else cut(name, most)}"
 
 
-def _route(event: SocketEvent, most: int | None) -> str:
+def _route(event: SocketEvent, brief: int = 0, most: int | None = None) -> str:
+    """Both ends; ``brief`` leaves out the transport (1), the address behind a name of ``most`` cells (2), all (3)."""
     remote = _endpoint(event.remote, event.remote_port)
+    speaks = _speaks(event, brief, most)
     if event.role == Role.CONNECT:
-        return f"→ {_there(event, remote, most)}{_speaks(event, most)}"
+        return f"→ {_there(event, remote, brief, most)}{speaks}"
     if event.role == Role.ACCEPT:
-        return f":{event.local_port} ← {remote}{_speaks(event, most)}"
-    return f"{_endpoint(event.local, event.local_port)} ↔ {_there(event, remote, most)}{_speaks(event, most)}"
+        return f":{event.local_port} ← {remote}{speaks}"
+    return f"{_endpoint(event.local, event.local_port)} ↔ {_there(event, remote, brief, most)}{speaks}"
 
 
 def _traffic(event: SocketEvent) -> str:
@@ -164,19 +168,19 @@ def _traffic(event: SocketEvent) -> str:
     return f" {human_bytes(out)} out, {human_bytes(into)} in"
 
 
-def _flow_route(event: SocketEvent, most: int | None) -> str:
-    """Both ends of a flow without a connection, as far as they are known, and what carries it."""
+def _flow_route(event: SocketEvent, brief: int = 0, most: int | None = None) -> str:
+    """Both ends of a flow without a connection, as far as they are known, and what carries it; else as _route()."""
     if event.transport in ("packet", "vsock"):
         return event.transport
     ported = event.protocol in _WITH_PORTS
     remote = "?" if event.remote in _ANY else event.remote
     if ported and event.remote_port:
         remote = _endpoint(event.remote, event.remote_port)
-    speaks = _speaks(event, most) or f" {event.transport}"
+    speaks = _speaks(event, brief, most) or f" {event.transport}"
     if event.role == Role.RECEIVED:
         local = f":{event.local_port}" if ported else event.local
         return f"{local} ← {remote}{speaks}"
-    return f"→ {_there(event, remote, most)}{speaks}"
+    return f"→ {_there(event, remote, brief, most)}{speaks}"
 
 
 @lru_cache(64)
@@ -255,8 +259,6 @@ class Pretty:
         room = None if width is None else width - sum((_TIME, _PID, self._user, self._name, _WORD)) - 5
         self._narrow = room is not None and room < _DETAIL
         self._room = max(room, _DETAIL) if room is not None else None
-        # Behind a name comes what is most wanted: it must not fall off the end.
-        self._name_most = None if self._room is None else max(self._room - _BESIDE_NAME, _DETAIL)
         self._most = None if self._room is None else BYTES_A_CELL * (self._room + 1)
         # Bounded, and by value: a process that changes its name or user is simply another key.
         self._who = lru_cache(maxsize=4096)(self._make_who)
@@ -420,19 +422,33 @@ class Pretty:
             extras.append(f", peak {human_bytes(event.max_rss * self._session.host.page_size)}")
         return "exit", self._fitted(detail, extras), style
 
+    def _routed(self, event: SocketEvent, tail: str, route: Callable[..., str] = _route) -> str:
+        """Both ends of a flow and what follows, which is most wanted: names are told in as much room as that leaves."""
+        text = route(event) + tail
+        room = self._room
+        if room is None or event.names is None or width(text) <= room:
+            return text
+        for brief in (1, 2):
+            text = route(event, brief) + tail
+            if width(text) <= room:
+                return text
+        most = width(printable(event.names.domain)) - (width(text) - room)
+        if event.role in _CALLED and most < _NAME_LEAST:
+            return route(event, 3) + tail
+        return route(event, 2, max(most, _NAME_LEAST)) + tail
+
     def _connect(self, event: SocketEvent) -> tuple[str, str, str]:
-        remote = _route(event, self._name_most)  # without a role it is not known who began
         took = human_duration(event.time - event.opened) if 0 < event.opened < event.time else ""
         if event.error:
-            return "connect", self._fitted(f"{remote} {_reason(event.error)}", [f" after {took}"] if took else []), _RED
-        return "connect", f"{remote} in {took}" if took else remote, _CYAN
+            extras = [f" after {took}"] if took else []
+            return "connect", self._fitted(self._routed(event, f" {_reason(event.error)}"), extras), _RED
+        return "connect", self._routed(event, f" in {took}" if took else ""), _CYAN
 
     def _attempt(self, event: SocketEvent) -> tuple[str, str, str]:
-        remote = _endpoint(event.remote, event.remote_port)
-        return "connect", f"→ {_there(event, remote, self._name_most)} no answer yet", _CYAN
+        return "connect", self._routed(event, " no answer yet"), _CYAN
 
     def _accept(self, event: SocketEvent) -> tuple[str, str, str]:
-        return "accept", _route(event, self._name_most), _CYAN
+        return "accept", self._routed(event, ""), _CYAN
 
     def _listen(self, event: SocketEvent) -> tuple[str, str, str]:
         local = _endpoint(event.local, event.local_port)
@@ -445,34 +461,31 @@ class Pretty:
             if event.opened:
                 detail += f" after {human_duration(event.time - event.opened)}"
             return "close", detail, _CYAN
-        detail, style = _route(event, self._name_most), _CYAN
+        tail, style = "", _CYAN
         # How it went wrong comes first: it must not be what falls off the end.
         if event.error:
-            detail += f" {_reason(event.error)},"
+            tail = f" {_reason(event.error)},"
             style = _RED
         elif event.state not in _ORDERLY and not event.marks & _APPROXIMATE:
             state = TCP_STATES[event.state] if event.state < len(TCP_STATES) else event.state
-            detail += f" cut off in {state},"
+            tail = f" cut off in {state},"
         extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
         if event.retransmits:
             extras.append(f", {_plural(event.retransmits, 'retransmit')}")
-        return "close", self._fitted((detail + _traffic(event)).removesuffix(","), extras), style
+        tail = (tail + _traffic(event)).removesuffix(",")
+        return "close", self._fitted(self._routed(event, tail), extras), style
 
     def _flow(self, event: SocketEvent) -> tuple[str, str, str]:
-        return "flow", _flow_route(event, self._name_most), _CYAN
+        return "flow", self._routed(event, "", _flow_route), _CYAN
 
     def _flow_end(self, event: SocketEvent) -> tuple[str, str, str]:
         extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
-        return "end", self._fitted(_flow_route(event, self._name_most) + _traffic(event), extras), _CYAN
+        return "end", self._fitted(self._routed(event, _traffic(event), _flow_route), extras), _CYAN
 
     def _update(self, event: SocketEvent) -> tuple[str, str, str]:
-        route = (
-            _route(event, self._name_most)
-            if event.role not in (Role.SENT, Role.RECEIVED)
-            else _flow_route(event, self._name_most)
-        )
+        route = _flow_route if event.role in (Role.SENT, Role.RECEIVED) else _route
         extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
-        return "moved", self._fitted(route + _traffic(event), extras), _CYAN
+        return "moved", self._fitted(self._routed(event, _traffic(event), route), extras), _CYAN
 
     def _answered(self, event: Answered) -> tuple[str, str, str]:
         room = self._room
@@ -499,14 +512,14 @@ class Pretty:
         return "dns", self._fitted(detail, extras), style
 
     def _owner(self, event: SocketEvent) -> tuple[str, str, str]:
-        return "owner", f"{_route(event, self._name_most)} is used by this process now", _CYAN
+        return "owner", self._routed(event, " is used by this process now"), _CYAN
 
     def _open(self, event: SocketEvent) -> tuple[str, str, str]:
         if event.state == _TCP_LISTEN or event.role == Role.LISTEN:
             backlog = "" if event.marks & _NO_TOTALS else f" backlog {event.backlog}"
             return "listening", f"on {_endpoint(event.local, event.local_port)}{backlog}", _DIM
         extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
-        return "open", self._fitted(_route(event, self._name_most) + _traffic(event), extras), _DIM
+        return "open", self._fitted(self._routed(event, _traffic(event)), extras), _DIM
 
     def _notice(self, event: Notice, offset: int, stamp: str) -> bytes:
         text, severity = describe(event, self._session, offset)

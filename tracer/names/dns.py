@@ -123,7 +123,10 @@ def class_name(number: int) -> str:
 
 
 def data_text(answer: Answer) -> bytes:
-    """Return what a record holds as text: a name or an address, of TXT the strings in a row, else as RFC 3597, 5."""
+    """Return what a record holds as text: a name or an address, of TXT the strings in a row, else as RFC 3597, 5.
+
+    A backslash in a string has another one before it, as in a name.
+    """
     if answer.address:
         return answer.address.encode()
     data = answer.data
@@ -134,7 +137,7 @@ def data_text(answer: Answer) -> bytes:
     strings = []
     at = 0
     while at < len(data):
-        strings.append(data[at + 1 : at + 1 + data[at]])
+        strings.append(data[at + 1 : at + 1 + data[at]].replace(b"\\", b"\\\\"))
         at += 1 + data[at]
     return b"".join(strings)
 
