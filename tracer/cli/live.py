@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import struct
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -122,7 +123,9 @@ class Live:
                 self._worker = role
                 return self._with_backend(role.ladder, steps)
             try:
-                with self._backend(name) as source, ExitStack() as stack:
+                with ExitStack() as stack:
+                    with _parsers_loading(name == "core" and Kind.PAYLOAD in self._kernel_filters().kinds):
+                        source = stack.enter_context(self._backend(name))
                     coverage = self._accounted(source, source.start(), stack)
                     status = self._session(source, coverage, steps)
             except UnusableError as error:
@@ -437,6 +440,24 @@ class Live:
             missed = source.missed()
         now = boottime()
         return Turn(now, self._clock.offset(), now, _runs(runs), tallies, True, True, missed)
+
+
+@contextmanager
+def _parsers_loading(wanted: bool) -> Iterator[None]:
+    """Load what reads names, if that is wanted, beside what is done within: while the kernel looks at the probes."""
+    thread = threading.Thread(target=_load_parsers)
+    if wanted:
+        thread.start()
+    try:
+        yield
+    finally:
+        if wanted:
+            thread.join()  # before anything forks, and before there is nothing more to be loaded from
+
+
+def _load_parsers() -> None:
+    with suppress(ImportError):  # told when they are asked for
+        pass
 
 
 def _runs(runs: list[Run]) -> list[RingRun]:

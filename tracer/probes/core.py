@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -45,6 +46,7 @@ _KNOBS: Final = ".rodata.knobs"
 _AGAIN: Final = "again"
 _MOVES: Final = "moves"
 _MOVING_MODULES: Final = ("af_packet", "vsock")  # of what bpf/moves.bpf.c looks at
+_LONGEST: Final = ("data", "process", "tcp")  # to load
 _PREEMPTIBLE: Final = "class_srcu_fast_notrace_t"
 _FINDER: Final = "find_processes"
 _PLAIN_FINDER: Final = "find_processes_plain"  # without arguments, for kernels that refuse the other
@@ -161,7 +163,19 @@ class Core(Backend):
         names += PAYLOADS if Kind.PAYLOAD in self._filters.kinds else ()
         if may_use_returns:
             names += [_RETURNS, _AGAIN] if self._preemptible else [_RETURNS]
-        threads = [threading.Thread(target=try_to_load, args=(name,)) for name in names]
+        waiting = deque(sorted(names, key=lambda name: _LONGEST.index(name) if name in _LONGEST else len(_LONGEST)))
+
+        def load_some() -> None:
+            while True:
+                try:
+                    name = waiting.popleft()
+                except IndexError:
+                    return
+                try_to_load(name)
+
+        # No more at once than there are processors, the longest first: else that would go on alone when all others are
+        # done, and each holds the kernel's types in memory meanwhile.
+        threads = [threading.Thread(target=load_some) for _ in range(min(len(names), len(os.sched_getaffinity(0))))]
         for thread in threads:
             thread.start()
         for thread in threads:
