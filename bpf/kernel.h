@@ -232,6 +232,9 @@ struct sk_buff {
 struct iphdr { u8 protocol; u16 frag_off; u32 saddr; u32 daddr; };
 struct ipv6hdr { u8 nexthdr; struct in6_addr saddr; struct in6_addr daddr; };
 
+struct io_kiocb { u8 opcode; };
+struct io_accept { u32 file_slot; };	/* what the request begins with */
+#define IORING_OP_ACCEPT 13
 struct bpf_map { char name[16]; };
 struct seq_file;
 struct bpf_iter_meta { struct seq_file *seq; u64 session_id; u64 seq_num; };
@@ -247,6 +250,7 @@ struct trace_entry { int pid; };
 struct trace_event_raw_sys_exit { struct trace_entry ent; long id; long ret; };
 struct trace_event_raw_sched_process_exec { struct trace_entry ent; u32 __data_loc_filename; int old_pid; };
 struct trace_event_raw_sched_process_fork { struct trace_entry ent; int child_pid; };
+struct trace_event_raw_io_uring_complete { struct trace_entry ent; void *req; int res; };
 struct trace_event_raw_sock_msg_length { struct trace_entry ent; const void *sk; int ret; int flags; };
 struct trace_event_raw_tcp_event_sk { struct trace_entry ent; const void *skaddr; };
 struct trace_event_raw_net_dev_template { struct trace_entry ent; const void *skbaddr; };

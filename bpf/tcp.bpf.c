@@ -269,6 +269,27 @@ int state_change_stand_in(struct trace_event_raw_inet_sock_set_state *ctx)
 	return changed(ctx, ctx->skaddr, ctx->oldstate, ctx->newstate, SECOND, false);
 }
 
+/* A request of io_uring has ended, in a thread of the process whose ring it is, which has its descriptors. Without
+ * descriptors (direct ones; file_slot) and for all but the last of a multishot accept (5.19+, without the
+ * request) nothing leads to the socket: the owner is who moves its first byte. */
+SEC("tp/io_uring/io_uring_complete")
+int ring_accepted(struct trace_event_raw_io_uring_complete *ctx)
+{
+	const void *req;
+	struct sock *sk;
+
+	if (!bpf_core_field_exists(ctx->req) || !bpf_core_field_exists(((struct io_accept *)0)->file_slot))
+		return 0;
+	req = ctx->req;
+	if (ctx->res < 0 || !req || BPF_CORE_READ((const struct io_kiocb *)req, opcode) != IORING_OP_ACCEPT ||
+	    BPF_CORE_READ((const struct io_accept *)req, file_slot))
+		return 0;
+	sk = tcp_of(file_of(ctx->res), false);
+	if (sk)
+		accepted(ctx, sk, false);
+	return 0;
+}
+
 /* The sockets that are open, in one pass over the descriptors of all processes and so over
  * all network namespaces. */
 SEC("iter/task_file")

@@ -35,6 +35,14 @@ def test_how_the_owner_is_known(marks: int, wanted: str) -> None:
         assert "attribution" not in shown(event._replace(process=None))["tracer"]
 
 
+def test_sockets_of_the_kernel() -> None:
+    """That nobody can be the owner is told in its place, in every kind of event; an owner that is known is believed."""
+    for kind in (Kind.CONNECT, Kind.LISTEN, Kind.CLOSE, Kind.FLOW, Kind.FLOW_END, Kind.UPDATE):
+        event = socket(kind, marks=int(Flag.KERNEL))
+        assert shown(event._replace(process=None))["tracer"]["attribution"] == "kernel-socket"
+        assert shown(event)["tracer"]["attribution"] == "kernel"
+
+
 def test_quality_of_processes() -> None:
     """Approximate times are marked; an unknown status is no status, no code and no outcome, and so are unknown sums."""
     started = executed(image(b"sh"))._replace(flags=LOOKED)

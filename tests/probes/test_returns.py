@@ -16,7 +16,7 @@ from tracer.probes import core, hooks, libbpf, tracefs
 from tracer.probes.backend import Coverage, object_file
 from tracer.probes.core import Core
 from tracer.probes.health import Watch
-from tracer.probes.hooks import MOVES, OPTIONAL, PAYLOADS, RETURNS, STREAM, UNASKED, blind_spots
+from tracer.probes.hooks import MOVES, OPTIONAL, PAYLOADS, RETURNS, RING, STREAM, UNASKED, blind_spots
 from tracer.probes.libbpf_binding import BpfError, LoadError
 from tracer.probes.privileges import Privileges
 from tracer.probes.program import attach_at_return, fexit_refusal
@@ -100,6 +100,14 @@ def test_killed_execs_on_older_kernels(monkeypatch: pytest.MonkeyPatch, release:
     monkeypatch.setattr(os, "uname", lambda: type(real)((*real[:2], release, *real[3:])))
     assert any("seccomp killed" in each for each in blind_spots(HOOKS))
     assert not any("seccomp killed" in each for each in blind_spots(MAIN | MORE | ALWAYS))
+
+
+def test_accepts_of_rings() -> None:
+    """With the tracepoint of io_uring what is left of its accepts is less, and said in place of all of them."""
+    without, beside = blind_spots(HOOKS), blind_spots(HOOKS | {RING.program})
+    (gone,) = set(without) - set(beside)
+    assert "accepted a connection through io_uring" in gone
+    assert set(beside) - set(without) == {RING.blind}
 
 
 # The choice.

@@ -24,6 +24,7 @@ from tracer.probes.hooks import (
     OPTIONAL,
     PAYLOADS,
     RETURNS,
+    RING,
     STAND_INS,
     STREAM,
     Hook,
@@ -63,6 +64,7 @@ _OPTIONAL: Final = {name: {hook.program for hook in hooks} for name, hooks in OP
     - {RETURNS[0].programs[0]}
 }
 _OPTIONAL["process"].add(_FINDER)
+_OPTIONAL["tcp"].add(RING.program)
 _OPTIONAL[_AGAIN] = set()
 _OPTIONAL.update({name: {hook.program for hook in hooks} for name, hooks in (MOVES | PAYLOADS).items()})
 _OPTIONAL["data"] |= {hook.program for hook in CLASSIC.values()}
@@ -103,6 +105,7 @@ class Core(Backend):
         if self._preemptible:
             self._stand_ins = {first: second for pairs in STAND_INS.values() for first, second in pairs.items()}
         may_use_returns = self._may_use_returns()
+        self._ring = not may_use_returns and types.has("trace_event_raw_io_uring_complete")
         self._counting = self._choose_moves(types, may_use_returns) if self._wants_moves() else {}
         del types
         maps = self._make_maps()
@@ -145,6 +148,8 @@ class Core(Backend):
             stand_ins = {hook.program for hook in STAND_INS.get(name, {}).values()}
             never_both = {hook.program for hook in NEVER_BOTH.values()} if name == "tcp" else set()
             left_out = never_both if self._preemptible else stand_ins
+            if name == "tcp" and not self._ring:
+                left_out = left_out | {RING.program}
             if name in self._counting:
                 left_out = _OPTIONAL[name] - {hook.program for hook in self._counting[name]}
             loaded[name] = self._load_object(
@@ -263,7 +268,8 @@ class Core(Backend):
         return source.attach_cgroup(program, self._cgroup.fd)
 
     def _more_hooks(self) -> list[Hook]:
-        return [hook for name, hooks in (self._counting | PAYLOADS).items() if name in self._objects for hook in hooks]
+        found = [hook for name, hooks in (self._counting | PAYLOADS).items() if name in self._objects for hook in hooks]
+        return [RING, *found] if self._ring else found
 
     def _attach_returns(self) -> set[str]:
         """As the base, and stand-ins for them where they are needed: the tracepoints where there is nothing better."""

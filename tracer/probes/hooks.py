@@ -18,6 +18,7 @@ __all__ = [
     "OPTIONAL",
     "PAYLOADS",
     "RETURNS",
+    "RING",
     "STAND_INS",
     "STREAM",
     "UNASKED",
@@ -73,6 +74,16 @@ NEVER_BOTH: Final = {"socket_state_change": Hook("state_change_again", "", "")}
 """The second program of one of STREAM where tracepoints can't be preempted: the kernel never skips both."""
 
 
+_BY_RING: Final = "who accepted a connection through io_uring"
+
+RING: Final = Hook(
+    "ring_accepted",
+    "io_uring/io_uring_complete",
+    f"{_BY_RING} by a multishot accept, or without a descriptor, until bytes are moved",
+)
+"""In place of the first of RETURNS, for one of the things that the tracepoints of system calls don't see."""
+
+
 class Returns(NamedTuple):
     """Programs at the return of kernel functions (fexit, bpf/returns.bpf.c), and the tracepoints they replace."""
 
@@ -102,7 +113,7 @@ RETURNS: Final = (
         (),
         (
             "who accepted a connection by a 32-bit system call",
-            "who accepted a connection through io_uring",
+            _BY_RING,
         ),
         again=(("accept_again", "inet_csk_accept"),),
     ),
@@ -225,7 +236,9 @@ def blind_spots(attached: Collection[str]) -> list[str]:
             found += [blind for program, blind in returns.more if program not in attached]
             found += returns.unlike if not set(returns.replaces) <= set(attached) else ()
         else:
-            found += returns.blind
+            found += [
+                RING.blind if blind == _BY_RING and RING.program in attached else blind for blind in returns.blind
+            ]
             if "exit_execve" in returns.replaces and _release() < _KILLED_SEEN_SINCE:
                 found.append(_KILLED)
     found += _blind_to_bytes(attached)
