@@ -94,17 +94,22 @@ TRIES: Final = 3
 
 
 def see_by_softirq(trace: MakeTrace, run: Run, name: str, whole: Callable[[Seen], bool]) -> Seen:
-    """As see(), for programs with connections that a softirq ends at a time of its own.
+    """As see(), for programs with connections that a softirq ends at a time of its own."""
+    return again_by_softirq(lambda: see(trace, run, name), whole)
+
+
+def again_by_softirq(watch: Callable[[], Seen], whole: Callable[[Seen], bool]) -> Seen:
+    """What was watched, again where a softirq may have ended a connection unseen.
 
     Where the kernel hides process 1 from BPF, such an end is told by nobody if it interrupts that process, which the
     coverage record says. So there, and only there, a stream that is not ``whole`` is taken again, twice at most.
     """
-    seen = see(trace, run, name)
+    seen = watch()
     for _ in range(TRIES - 1):
         blind = one(seen.events, "tracer-coverage")["tracer"]["coverage"]["blind"]
         if whole(seen) or not any(spot.startswith("process 1,") for spot in blind):
             break
-        seen = see(trace, run, name)
+        seen = watch()
     return seen
 
 
