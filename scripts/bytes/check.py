@@ -108,7 +108,7 @@ def _place(kept: Path | None) -> Iterator[Path]:
 
 
 def _end(number: int, _frame: object) -> NoReturn:
-    # As Ctrl-C: what was begun is ended on the way out.
+    # What was begun is ended, and waited for, on the way out: at a KeyboardInterrupt subprocess would not wait.
     sys.exit(128 + number)
 
 
@@ -126,15 +126,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = [
         part for name in ("backend", "hooks") if (value := getattr(options, name)) for part in (f"--{name}", value)
     ]
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
     try:
         with _place(options.keep) as directory:
             report = measure(directory, asked, options.row, options.generator, account_wire=options.account_wire)
     except (CheckError, BytesError, OSError) as error:
         print(f"check-bytes: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     print(json.dumps(as_json(report)) if options.json else as_text(report))
     return 0 if report.passed else 1
 

@@ -70,7 +70,7 @@ def read_stream(lines: Iterable[bytes]) -> Stream:
         boot = record["host"]["boot"]["id"]
         ledger = record["tracer"].get("ledger", {})
         # What was moved before the start is nobody's account.
-        if "network" in record and "destination" in record and not record["tracer"].get("snapshot"):
+        if record["event"]["action"].startswith("connection-") and not record["tracer"].get("snapshot"):
             key, told = _flow_of(record)
             own = record["tracer"]
             which = key.entity, own.get("flow", own["socket"])["id"]
@@ -87,7 +87,7 @@ def read_stream(lines: Iterable[bytes]) -> Stream:
 def _flow_of(record: dict[str, Any]) -> tuple[Key, Told]:
     network, own = record["network"], record["tracer"]
     # The source is who began; where that is not known it is this end.
-    here, there = record["source"], record["destination"]
+    here, there = record.get("source", {}), record.get("destination", {})  # what has no address may have neither
     if network["direction"] == "ingress":
         here, there = there, here
     key = _key(
