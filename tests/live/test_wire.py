@@ -93,17 +93,17 @@ def routed() -> Iterator[Routed]:
         yield found
 
 
-def told(output: Path) -> tuple[dict[tuple[int, str], dict[str, Any]], list[str]]:
-    """What the tracer has said of each device last, by namespace and name, and what it can't see."""
-    devices, blind = {}, []
+def told(output: Path) -> tuple[dict[tuple[int, str], dict[str, Any]], dict[str, Any]]:
+    """What the tracer has said of each device last, by namespace and name, and its coverage record."""
+    devices, coverage = {}, {}
     for line in output.read_text().splitlines():
         record = json.loads(line)
         if record["event"]["action"] == "tracer-wire":
             wire = record["tracer"]["wire"]
             devices[record["tracer"]["netns"], wire["interface"].get("name", "")] = wire
         if record["event"]["action"] == "tracer-coverage":
-            blind = record["tracer"]["coverage"]["blind"]
-    return devices, blind
+            coverage = record["tracer"]["coverage"]
+    return devices, coverage
 
 
 @pytest.mark.parametrize("options", [("--sandbox-strict",), ("--no-sandbox",)], ids=["confined", "not confined"])
@@ -114,7 +114,8 @@ def test_every_byte_has_its_place(tmp_path: Path, routed: Routed, options: tuple
     output = tmp_path / "events"
     with tracing(output, (*ACCOUNT, *options)):
         routed.carry()
-    devices, _ = told(output)
+    devices, coverage = told(output)
+    assert any("network devices" in each for each in coverage["costs"])
     near, far = devices[routed.near.inode, "near0"], devices[routed.far.inode, "far0"]
     into, out = devices[routed.router.inode, "to-near0"], devices[routed.router.inode, "to-far0"]
     for device in (near, far, into, out):
@@ -149,10 +150,10 @@ def test_a_namespace_made_later_is_not_asked(tmp_path: Path) -> None:
         late.run("ip", "link", "set", "lo", "up")
         late.run("sh", "-ec", f"{sys.executable} -c 'import socket; socket.socket().connect_ex((\"127.0.0.1\", 9))'")
         inode = late.inode
-    devices, blind = told(output)
+    devices, coverage = told(output)
     assert devices[inode, ""]["out"]["total"] > 0
     assert "counted" not in devices[inode, ""]["out"]
-    assert any("made later" in each for each in blind)
+    assert any("made later" in each for each in coverage["blind"])
 
 
 def test_no_namespace_is_kept_alive(tmp_path: Path) -> None:
@@ -174,6 +175,6 @@ def test_other_backends_say_that_they_do_not(tmp_path: Path) -> None:
     output = tmp_path / "events"
     with tracing(output, ("--backend", "procfs", "--account-wire")):
         pass
-    devices, blind = told(output)
+    devices, coverage = told(output)
     assert not devices
-    assert any("--account-wire" in each for each in blind)
+    assert any("--account-wire" in each for each in coverage["blind"])

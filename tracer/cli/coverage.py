@@ -29,6 +29,9 @@ def old_groups(path: str = "/proc/self/cgroup") -> bool:
     return any(_CONTROLLERS & set(line.split(":")[1].split(",")) for line in lines if line.count(":") > 1)
 
 
+_AT_DEVICES: Final = "packet_comes"  # of bpf/wire.bpf.c
+
+
 def coverage_record(coverage: Coverage, filters: Filters, steps: dict[str, str], *, snapshot: bool) -> dict[str, Any]:
     """What goes under tracer.coverage. ``steps`` tells of better backends why they were not used."""
     found: dict[str, Any] = {
@@ -46,8 +49,13 @@ def coverage_record(coverage: Coverage, filters: Filters, steps: dict[str, str],
         "pid": coverage.own_pid,
     }
     taxing = sum(section.startswith("tp/syscalls/") for section in coverage.hooks.values())
-    if taxing:
-        found["costs"] = [f"{taxing} tracepoints of system calls: every call on the machine takes some 30 ns longer"]
+    costs = (
+        [f"{taxing} tracepoints of system calls: every call on the machine takes some 30 ns longer"] if taxing else []
+    )
+    if _AT_DEVICES in coverage.hooks:
+        costs.append("programs at network devices: a packet that goes takes some 0.4 µs longer, one that comes 0.7 µs")
+    if costs:
+        found["costs"] = costs
     if coverage.moved:
         found["moved"] = True
     if coverage.refused:
