@@ -43,74 +43,118 @@ static __always_inline bool not_by_current(const struct sock *sk, const struct s
 	return from_queue && !FIELD(typed, sk, sk_lock.owned);
 }
 
-/* A process that is not the owner moves bytes of a connection: a part of its own. */
-static __noinline u32 part_of_another(void *ctx, const struct sock *sk, struct socket_state *s, u32 tgid)
+/*
+ * What calls each other here, with what it calls in turn, has 512 bytes of stack, and a record takes half of that
+ * (each has its own since 6.13 only). So parts are made by one function, and told of by another.
+ */
+
+/* The record is of what the current process does. */
+static __always_inline void own_record(struct socket_record *r)
+{
+	struct task_struct *leader = BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), group_leader);
+	u64 ids = bpf_get_current_pid_tgid();
+
+	r->h.tgid = ids >> 32;
+	r->h.tid = ids;
+	r->h.start = boot_start(leader);
+	r->uid = bpf_get_current_uid_gid();
+	r->cgroup = bpf_get_current_cgroup_id();
+	bpf_core_read(&r->comm, sizeof(r->comm), &leader->comm);
+}
+
+/* A process that is not the owner has moved the first bytes of a connection. */
+static __noinline int tell_of_another(void *ctx, const struct sock *sk, const struct socket_state *s, u32 slot)
 {
 	struct tally *t = tally_of(KIND_OWNER);
-	struct socket_state mover = {};
-	struct new_part fresh = {};
 	struct socket_record r;
-	struct part *part;
-	u32 *known, slot;
 
 	if (!t)
 		return 0;
-	fresh.key.sk = (u64)sk;
-	fresh.key.tgid = tgid;
-	known = bpf_map_lookup_elem(MAP(part_of), &fresh.key);
-	if (known) {
-		slot = *known;
-		part = part_at(slot);
-		if (part && part->flow == s->flow && part->tgid == tgid && !is_retired(slot))
-			return slot + 1;
-	}
-	mover.flow = s->flow;
-	mover.opened = s->opened;
-	mover.established = s->established;
-	mover.role = s->role;
-	mover.sock_flags = s->sock_flags;
-	own_by_current(&mover);
-	if (mover.excluded)
-		return 0;
-	fresh.flow = s->flow;
-	fresh.socket = s->flow;
-	fresh.start = mover.start;
-	fresh.tgid = tgid;
-	fresh.keyed = 1;
-	slot = new_part(&fresh);
 	if (!slot)
 		count(&t->map_full);
-	s->parts = 2;
-	fill(&r, &mover, KIND_OWNER);
+	fill(&r, s, KIND_OWNER);
+	own_record(&r);
 	read_addresses(&r, sk, false);
 	r.slot = slot;
 	r.state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	ship(ctx, &r, mover.excluded, t);
+	ship(ctx, &r, false, t);
+	return 0;
+}
+
+/* A process that is not the owner moves bytes of a connection: a part of its own. */
+static __always_inline u32 part_of_another(void *ctx, const struct sock *sk, struct socket_state *s, u32 tgid)
+{
+	struct part_key key = {};
+	u64 start;
+	u32 slot;
+
+	key.sk = (u64)sk;
+	key.tgid = tgid;
+	slot = known_part(&key, s->flow);
+	if (slot)
+		return slot;
+	start = current_start();
+	if (is_excluded(tgid, start))
+		return 0;
+	slot = new_part(&key, s->flow, s->flow, start, true);
+	s->parts = 2;
+	tell_of_another(ctx, sk, s, slot);
 	return slot;
 }
 
 /* Of the connection with this socket, whose first bytes these are. */
-__noinline u32 first_part_of_owner(u64 key)
+__noinline u32 first_part_of_owner(u64 sk)
 {
-	struct socket_state *s = bpf_map_lookup_elem(MAP(sockets), &key);
-	struct new_part fresh = {};
+	struct socket_state *s = bpf_map_lookup_elem(MAP(sockets), &sk);
+	struct part_key key = {};
 
 	if (!s) {
-		s = bpf_map_lookup_elem(MAP(tails), &key);
+		s = bpf_map_lookup_elem(MAP(tails), &sk);
 		if (!s)
 			return 0;
 	}
-	fresh.flow = s->flow;
-	fresh.socket = s->flow;
-	fresh.start = s->start;
-	fresh.tgid = s->tgid;
-	s->slot = new_part(&fresh);
+	key.tgid = s->tgid;
+	s->slot = new_part(&key, s->flow, s->flow, s->start, false);
 	return s->slot;
 }
 
-static __noinline void accepted_unseen(void *ctx, const struct sock *sk)
+/* The current process is the owner of the connection with this socket, which nobody was so far. */
+__noinline int take_over(u64 sk)
 {
-	accepted(ctx, sk, false);
+	struct socket_state *known = bpf_map_lookup_elem(MAP(sockets), &sk), s = {};
+
+	if (!known)
+		return 0;
+	own_by_current(&s);
+	known->start = s.start;
+	known->cgroup = s.cgroup;
+	known->tid = s.tid;
+	known->uid = s.uid;
+	known->excluded = s.excluded;
+	__builtin_memcpy(known->comm, s.comm, COMM_LEN);
+	*(volatile u32 *)&known->tgid = s.tgid;	/* the last, as in accepted() */
+	return 0;
+}
+
+static __noinline int tell_of_accept(void *ctx, const struct sock *sk, struct socket_state *s)
+{
+	report(ctx, s, sk, KIND_ACCEPT, TCP_SYN_RECV, 0, false);
+	return 0;
+}
+
+static __noinline int tell_of_close(void *ctx, const struct sock *sk, const struct socket_state *s)
+{
+	report_last(ctx, s, sk, (u64)sk, s->state_at_close, s->error, false);
+	return 0;
+}
+
+/* As accepted(). */
+static __always_inline void accepted_unseen(void *ctx, const struct sock *sk, struct socket_state *s)
+{
+	take_over(address_of(sk));
+	tell_of_accept(ctx, sk, s);
+	if (*(volatile u8 *)&s->sock_flags & SOCK_CLOSED)
+		tell_of_close(ctx, sk, s);
 }
 
 static __always_inline void stream_moved(void *ctx, const struct sock *sk, u64 bytes, const bool out,
@@ -133,7 +177,7 @@ static __always_inline void stream_moved(void *ctx, const struct sock *sk, u64 b
 	nobody = not_by_current(sk, s, from_queue, typed);
 	/* Accepted in a way that isn't seen: whoever moves its first byte has it. */
 	if (s->role == ROLE_ACCEPT && !s->tgid && !nobody)
-		accepted_unseen(ctx, sk);
+		accepted_unseen(ctx, sk, s);
 	mine = nobody || tgid == s->tgid;
 	if (!mine)
 		slot = part_of_another(ctx, sk, s, tgid);
@@ -210,52 +254,37 @@ by_talk:
 	((u64 *)key->peer)[1] = ((u64 *)talk->peer)[1];
 }
 
-static __noinline u32 another_part(void *ctx, struct socket_state *s, const struct part_key *key,
-				   const struct talk *talk, const bool out)
-{
-	struct tally *t = tally_of(KIND_FLOW);
-	const struct sock *sk = (const void *)key->sk;
-	struct socket_state mover = {};
-	struct new_part fresh = {};
-	struct socket_record r;
-	struct part *part;
-	u32 *known, slot;
+/* What a socket without a connection begins to move, to or from another peer or by another process. */
+struct beginning {
+	u64 flow;
+	u64 opened;
+	u32 slot;
+	u32 out;
+};
 
-	known = bpf_map_lookup_elem(MAP(part_of), key);
-	if (known) {
-		slot = *known;
-		part = part_at(slot);
-		if (part && part->socket == s->flow && part->tgid == key->tgid && !is_retired(slot)) {
-			s->slot = slot + 1;
-			return slot + 1;
-		}
-	}
+static __noinline int tell_of_part(void *ctx, const struct socket_state *s, const struct part_key *key,
+				   const struct talk *talk, const struct beginning *begun)
+{
+	const struct sock *sk = (const void *)key->sk;
+	struct tally *t = tally_of(KIND_FLOW);
+	struct socket_record r;
+
 	if (!t)
 		return 0;
-	mover.opened = bpf_ktime_get_boot_ns();
-	mover.flow = new_flow(mover.opened);
-	mover.role = out ? ROLE_SENT : ROLE_RECEIVED;
-	if (key->tgid)
-		own_by_current(&mover);
-	else
-		mover.kernels = true;
-	if (mover.excluded)
-		return 0;
-	fresh.key = *key;
-	fresh.flow = mover.flow;
-	fresh.socket = s->flow;
-	fresh.start = mover.start;
-	fresh.tgid = mover.tgid;
-	fresh.keyed = 1;
-	slot = new_part(&fresh);
-	if (slot) {
-		s->slot = slot;
-		if (s->parts < 2)
-			s->parts++;
-	} else {
+	if (!begun->slot)
 		count(&t->map_full);
+	fill_at(&r, begun->opened, s, KIND_FLOW);
+	if (key->tgid) {
+		own_record(&r);
+		r.h.flags = 0;
+	} else {
+		r.h.flags = FLAG_KERNEL;
+		r.h.tgid = r.h.tid = r.uid = 0;
+		r.h.start = r.cgroup = 0;
 	}
-	fill_at(&r, mover.opened, &mover, KIND_FLOW);
+	r.flow = begun->flow;
+	r.opened = begun->opened;
+	r.role = begun->out ? ROLE_SENT : ROLE_RECEIVED;
 	read_addresses(&r, sk, false);
 	/* What is no address of the network's has none of its own here. */
 	if (r.family == AF_PACKET || r.family == AF_VSOCK) {
@@ -267,13 +296,42 @@ static __noinline u32 another_part(void *ctx, struct socket_state *s, const stru
 	if (talk && talk->tid == (u32)bpf_get_current_pid_tgid() && talk->protocol == s->protocol &&
 	    talk->local_known && same_address(talk->peer, key->peer) && talk->port == key->port)
 		__builtin_memcpy(r.saddr, talk->local, 16);
-	r.slot = slot;
-	r.socket = s->flow;
+	r.slot = begun->slot;
 	r.protocol = s->protocol;
 	r.type = BPF_CORE_READ(sk, sk_type);
-	r.via = mover.kernels ? 0 : r.family == AF_PACKET ? VIA_PACKET : via_now();
-	ship(ctx, &r, mover.excluded, t);
-	return slot;
+	r.via = !key->tgid ? 0 : r.family == AF_PACKET ? VIA_PACKET : via_now();
+	ship(ctx, &r, false, t);
+	return 0;
+}
+
+static __always_inline u32 another_part(void *ctx, struct socket_state *s, const struct part_key *key,
+					const struct talk *talk, const bool out)
+{
+	struct beginning begun = {};
+	u64 start = 0;
+	u32 slot;
+
+	slot = known_part(key, s->flow);
+	if (slot) {
+		s->slot = slot;
+		return slot;
+	}
+	if (key->tgid) {
+		start = current_start();
+		if (is_excluded(key->tgid, start))
+			return 0;
+	}
+	begun.opened = bpf_ktime_get_boot_ns();
+	begun.flow = new_flow(begun.opened);
+	begun.out = out;
+	begun.slot = new_part(key, begun.flow, s->flow, start, true);
+	if (begun.slot) {
+		s->slot = begun.slot;
+		if (s->parts < 2)
+			s->parts++;
+	}
+	tell_of_part(ctx, s, key, talk, &begun);
+	return begun.slot;
 }
 
 __noinline int new_socket(u64 key, u32 sport, u32 protocol, u32 role)

@@ -98,16 +98,6 @@ static __always_inline struct part *part_at(u32 slot)
 	return bpf_map_lookup_elem(MAP(parts), &slot);
 }
 
-/* A part that is to be made; its number of the place, + 1, is what comes of it. */
-struct new_part {
-	struct part_key key;
-	u64 flow;
-	u64 socket;
-	u64 start;
-	u32 tgid;
-	u32 keyed;
-};
-
 #ifdef MAKES_PARTS	/* an object that has nothing but functions would have them loaded as programs */
 
 /* This place, + 1, with `busy` held, if its part has ended or is retired; else 0. This and the next are
@@ -174,8 +164,8 @@ __noinline u32 free_place(void)
 	return slot + 1;
 }
 
-/* The number of its place, + 1; 0: there was none. */
-static __noinline u32 new_part(const struct new_part *fresh)
+/* A part that is new; the number of its place, + 1; 0: there was none. `keyed`: it is found by its key. */
+static __noinline u32 new_part(const struct part_key *key, u64 flow, u64 socket, u64 start, u32 keyed)
 {
 	u32 slot = free_place();
 	struct place *place;
@@ -188,17 +178,37 @@ static __noinline u32 new_part(const struct new_part *fresh)
 	place = bpf_map_lookup_elem(MAP(places), &slot);
 	if (!part || !place)
 		return 0;
-	part->start = fresh->start;
-	part->tgid = fresh->tgid;
-	part->socket = fresh->socket;
-	place->key = fresh->key;
-	place->keyed = fresh->keyed;
-	if (!fresh->keyed || !bpf_map_update_elem(MAP(part_of), &fresh->key, &slot, BPF_ANY)) {
+	part->start = start;
+	part->tgid = key->tgid;
+	part->socket = socket;
+	place->key = *key;
+	place->keyed = keyed;
+	if (!keyed || !bpf_map_update_elem(MAP(part_of), key, &slot, BPF_ANY)) {
 		/* The last: now it is seen. */
-		*(volatile u64 *)&part->flow = fresh->flow;
+		*(volatile u64 *)&part->flow = flow;
 	}
 	release(&place->busy);
 	return part->flow ? slot + 1 : 0;
+}
+
+/* The part with this key of a socket, or of a connection, that it has already: the number of its place, + 1. */
+static __noinline u32 known_part(const struct part_key *key, u64 socket)
+{
+	u32 *known = bpf_map_lookup_elem(MAP(part_of), key), slot;
+	struct part *part;
+
+	if (!known)
+		return 0;
+	slot = *known;
+	part = part_at(slot);
+	if (!part || !part->flow || part->socket != socket || part->tgid != key->tgid || is_retired(slot))
+		return 0;
+	return slot + 1;
+}
+
+static __always_inline u64 current_start(void)
+{
+	return boot_start(BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), group_leader));
 }
 
 static __always_inline u32 task_flags(void)

@@ -180,6 +180,7 @@ static __always_inline u64 describe(struct slot *slot, struct task_struct *task,
 		r->cgroup_len = n;
 		off += n;
 	}
+	ONE_RANGE(off, 16383);	/* 6.1 and older also go on with what the condition has left out */
 	return off;
 }
 
