@@ -431,6 +431,22 @@ static __always_inline int received(void *ctx, const struct sock *sk, const int 
 	return 0;
 }
 
+/* The same for what has no connections of TCP. */
+static __always_inline int message_sent(void *ctx, const struct sock *sk, const int ret, const bool typed)
+{
+	if (ret >= 0)
+		datagram_moved(ctx, sk, FIELD(typed, sk, __sk_common.skc_family), ret, true, typed);
+	return 0;
+}
+
+static __always_inline int message_received(void *ctx, const struct sock *sk, const int ret, const int flags,
+					    const bool typed)
+{
+	if (ret >= 0 && !(flags & (MSG_PEEK | MSG_ERRQUEUE)))
+		datagram_moved(ctx, sk, FIELD(typed, sk, __sk_common.skc_family), ret, false, typed);
+	return 0;
+}
+
 /* Somebody has taken bytes out of a connection's receive queue. */
 static __always_inline int taken_out(void *ctx, const struct sock *sk, const bool typed)
 {

@@ -12,31 +12,32 @@
 
 LICENSE("Dual BSD/GPL");
 
-#define SENDS(name, function)								\
+/* `end` is what to do when a call has ended: packet and vsock sockets have no connections of TCP. */
+#define SENDS(name, function, end)							\
 SEC("fexit/" function)									\
 int BPF_PROG(name, struct socket *sock, void *message, unsigned long size, int ret)	\
 {											\
 	(void)message;									\
 	(void)size;									\
 	SAFE_TO_DETACH;									\
-	return sock->sk ? sent(ctx, sock->sk, ret, TYPED) : 0;				\
+	return sock->sk ? end(ctx, sock->sk, ret, TYPED) : 0;				\
 }
 
-#define RECEIVES(name, function)							\
+#define RECEIVES(name, function, end)							\
 SEC("fexit/" function)									\
 int BPF_PROG(name, struct socket *sock, void *message, unsigned long size, int flags, int ret)	\
 {											\
 	(void)message;									\
 	(void)size;									\
 	SAFE_TO_DETACH;									\
-	return sock->sk ? received(ctx, sock->sk, ret, flags, TYPED) : 0;		\
+	return sock->sk ? end(ctx, sock->sk, ret, flags, TYPED) : 0;			\
 }
 
 /* TCP, UDP, SCTP, MPTCP, ICMP and raw IP. */
-SENDS(inet_sends, "inet_sendmsg")
-SENDS(inet6_sends, "inet6_sendmsg")
-RECEIVES(inet_receives, "inet_recvmsg")
-RECEIVES(inet6_receives, "inet6_recvmsg")
+SENDS(inet_sends, "inet_sendmsg", sent)
+SENDS(inet6_sends, "inet6_sendmsg", sent)
+RECEIVES(inet_receives, "inet_recvmsg", received)
+RECEIVES(inet6_receives, "inet6_recvmsg", received)
 
 /* sendfile(2) and splice(2), until they went through sendmsg as well (6.5, commit dc97391e6610). What
  * has no such operation of its own sends by inet_sendmsg() from in here. */
@@ -60,14 +61,14 @@ int BPF_PROG(inet_sends_page, struct socket *sock, void *page, int offset, unsig
 	return sent(ctx, sk, ret, TYPED);
 }
 
-SENDS(packet_sends, "packet_sendmsg")
-RECEIVES(packet_receives, "packet_recvmsg")
+SENDS(packet_sends, "packet_sendmsg", message_sent)
+RECEIVES(packet_receives, "packet_recvmsg", message_received)
 
 /* In a module, as a rule: where it tells its types (5.11) and is loaded when this is. Streams were one
  * with sequenced packets from 5.14 on (commit a9e29e5511b9). */
-SENDS(vsock_sends, "vsock_connectible_sendmsg")
-RECEIVES(vsock_receives, "vsock_connectible_recvmsg")
-SENDS(vsock_stream_sends, "vsock_stream_sendmsg")
-RECEIVES(vsock_stream_receives, "vsock_stream_recvmsg")
-SENDS(vsock_datagram_sends, "vsock_dgram_sendmsg")
-RECEIVES(vsock_datagram_receives, "vsock_dgram_recvmsg")
+SENDS(vsock_sends, "vsock_connectible_sendmsg", message_sent)
+RECEIVES(vsock_receives, "vsock_connectible_recvmsg", message_received)
+SENDS(vsock_stream_sends, "vsock_stream_sendmsg", message_sent)
+RECEIVES(vsock_stream_receives, "vsock_stream_recvmsg", message_received)
+SENDS(vsock_datagram_sends, "vsock_dgram_sendmsg", message_sent)
+RECEIVES(vsock_datagram_receives, "vsock_dgram_recvmsg", message_received)
