@@ -38,6 +38,7 @@ SENDS(inet_sends, "inet_sendmsg", sent)
 SENDS(inet6_sends, "inet6_sendmsg", sent)
 RECEIVES(inet_receives, "inet_recvmsg", received)
 RECEIVES(inet6_receives, "inet6_recvmsg", received)
+RECEIVES(raw6_receives, "sock_common_recvmsg", received)	/* raw IPv6 */
 
 /* sendfile(2) and splice(2), until they went through sendmsg as well (6.5, commit dc97391e6610). What
  * has no such operation of its own sends by inet_sendmsg() from in here. */

@@ -189,6 +189,7 @@ MOVE_RETURNS: Final = (
     MoveReturn((("inet_sends_page", "inet_sendpage"),), "bytes that sendfile(2) and splice(2) send"),
     MoveReturn((("inet_receives", "inet_recvmsg"),), "bytes that calls receive over IPv4, other than TCP"),
     MoveReturn((("inet6_receives", "inet6_recvmsg"),), "bytes that calls receive over IPv6, other than TCP"),
+    MoveReturn((("raw6_receives", "sock_common_recvmsg"),), "bytes that raw IPv6 sockets receive"),
     MoveReturn((("packet_sends", "packet_sendmsg"),), f"bytes that packet sockets send{_MODULE}"),
     MoveReturn((("packet_receives", "packet_recvmsg"),), f"bytes that packet sockets receive{_MODULE}"),
     MoveReturn(
