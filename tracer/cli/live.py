@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import signal
 import struct
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tracer.cli import backends, facts
+from tracer.cli import backends, facts, reading
 from tracer.cli.absent import absent
 from tracer.cli.backends import BACKENDS, BROKERED, EBPF, LADDER
 from tracer.cli.clock import Clock
@@ -33,7 +32,6 @@ from tracer.pipeline.turns import Confined, Found, Input, Known, Moves, Start, T
 from tracer.pipeline.view import Filters
 from tracer.probes.canary import CALLS
 from tracer.probes.core import HOOKS
-from tracer.probes.hooks import PAYLOADS
 from tracer.probes.records import only, without
 from tracer.probes.rings import Run
 from tracer.probes.source import Coverage, KernelFilters, Source, boottime
@@ -52,7 +50,6 @@ _IDLE_MS: Final = 100.0
 _HOLDING_MS: Final = 20.0
 _CLOSURE_TURNS: Final = 8
 _TIME = struct.Struct("=Q").unpack_from
-_TAKES: Final = frozenset(hook.program for hooks in PAYLOADS.values() for hook in hooks)
 _NAMED: Final = SOCKET_KINDS - {Kind.LISTEN}  # events with the name of who is talked to
 
 
@@ -124,7 +121,7 @@ class Live:
                 return self._with_backend(role.ladder, steps)
             try:
                 with ExitStack() as stack:
-                    with _parsers_loading(name == "core" and Kind.PAYLOAD in self._kernel_filters().kinds):
+                    with reading.loading(name == "core" and Kind.PAYLOAD in self._kernel_filters().kinds):
                         source = stack.enter_context(self._backend(name))
                     coverage = self._accounted(source, source.start(), stack)
                     status = self._session(source, coverage, steps)
@@ -223,7 +220,7 @@ class Live:
         before = self._worker.events if self._worker is not None else 0
         most = None if options.count is None else max(0, options.count - before)
         engine = Engine(session.host.boot_id, options.filters, most, int(options.update * 1e9))
-        coverage, names = self._read_names(engine, coverage)
+        coverage, names = reading.read(engine, coverage)
         stream = Stream(engine, make_format(options.format, session, fd), fd, name, started=False)
         if options.sandbox is not Mode.OFF:
             coverage = coverage._replace(blind=[*coverage.blind, *coverage.sealed])
@@ -270,19 +267,6 @@ class Live:
             return Exit.FAILURE
         stream.close()
         return status
-
-    @staticmethod
-    def _read_names(engine: Engine, coverage: Coverage) -> tuple[Coverage, str | None]:
-        """Have the names read in what is taken of flows, as far as this installation can: what that is."""
-        if not any(program in coverage.hooks for program in _TAKES):
-            return coverage, None
-        try:
-            engine.read_names(with_quic=True)
-        except ImportError as missing:
-            engine.read_names(with_quic=False)
-            lacks = f"names in QUIC, for which cryptography is needed ({missing}): pip install cryptography"
-            return coverage._replace(blind=[*coverage.blind, lacks]), "plain"
-        return coverage, "quic"
 
     def _user(self, tell: Callable[[str], None] = lambda _: None) -> Identity | None:
         """Whom to run as. Raises CommandError."""
@@ -440,24 +424,6 @@ class Live:
             missed = source.missed()
         now = boottime()
         return Turn(now, self._clock.offset(), now, _runs(runs), tallies, True, True, missed)
-
-
-@contextmanager
-def _parsers_loading(wanted: bool) -> Iterator[None]:
-    """Load what reads names, if that is wanted, beside what is done within: while the kernel looks at the probes."""
-    thread = threading.Thread(target=_load_parsers)
-    if wanted:
-        thread.start()
-    try:
-        yield
-    finally:
-        if wanted:
-            thread.join()  # before anything forks, and before there is nothing more to be loaded from
-
-
-def _load_parsers() -> None:
-    with suppress(ImportError):  # told when they are asked for
-        pass
 
 
 def _runs(runs: list[Run]) -> list[RingRun]:

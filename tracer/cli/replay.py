@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from tracer.cli import facts
+from tracer.cli import facts, reading
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.recording import begin, items
 from tracer.cli.sandbox import Mode, Sandbox, choose_user
@@ -54,11 +54,8 @@ def replay(
 def _confine(mode: Mode, form: str | None, fd: int, *, writes_files: bool) -> None:
     """Leave this process what is open, and the power to cut the output before the first line."""
     if form == "pretty" or is_terminal(fd):
-        import tracer.formats.pretty  # nothing can be imported later
-    with suppress(ImportError):
-        import tracer.names.quic
-    import tracer.pipeline.naming  # noqa: F401
-
+        import tracer.formats.pretty  # noqa: F401  # nothing can be imported later
+    reading.load()
     plan = Plan(choose_user(None, tell, writes_files=writes_files), calls=WORKER + on_descriptors("ftruncate", fd))
     Sandbox(mode, plan).enter(tell, lambda prove: prove())
 
@@ -78,15 +75,6 @@ def _play(file: BinaryIO, form: str | None, fd: int, name: str) -> bool:
     return complete
 
 
-def _read_names(engine: Engine, wanted: str) -> None:
-    """As the recorded session did, if this installation can."""
-    try:
-        engine.read_names(with_quic=wanted == "quic")
-    except ImportError as missing:
-        tell(f"without the names in QUIC, for which cryptography is needed ({missing}): pip install cryptography")
-        engine.read_names(with_quic=False)
-
-
 def _play_session(
     start: Start, rest: Iterator[Input], form: str | None, fd: int, name: str
 ) -> tuple[bool, Start | None]:
@@ -95,8 +83,7 @@ def _play_session(
     facts_of = start.facts
     filters = Filters.from_json(facts_of["filters"])
     engine = Engine(session.host.boot_id, filters, facts_of["count"], facts_of.get("update", UPDATE_NS))
-    if facts_of.get("names"):
-        _read_names(engine, facts_of["names"])
+    reading.read_again(engine, facts_of.get("names"))
     stream = Stream(engine, make_format(form, session, fd), fd, name, patient=True)
     following: Start | None = None
     try:
