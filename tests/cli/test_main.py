@@ -59,6 +59,7 @@ def test_help(arguments: tuple[str, ...]) -> None:
         (("live", "--uid", "nosuch"), ("--uid", "nosuch")),
         (("live", "--cidr", "10.0.0.0/33"), ("--cidr", "10.0.0.0/33")),
         (("live", "--event", "bogus"), ("--event", "exec-failed")),
+        (("live", "--event", "exec,dns", "--no-payload"), ("--event", "--no-payload")),
         (("live", "--netns", "x"), ("--netns", "lsns")),
         (("live", "--children"), ("--children", "--pid")),
         (("live", "--duration", "-1"), ("--duration",)),

@@ -116,6 +116,8 @@ def live(
     if backend not in command.BACKENDS:
         raise CommandError(f"--backend {backend!r}: give one of {', '.join(command.BACKENDS)}", Exit.USAGE)
     mode = _mode(no_sandbox, sandbox_strict, user)
+    if no_payload and any("dns" in each.split(",") for each in event or ()):
+        raise CommandError("--event dns: there are no answers with --no-payload; leave one of them out", Exit.USAGE)
     if hooks not in command.HOOKS:
         raise CommandError(f"--hooks {hooks!r}: give one of {', '.join(command.HOOKS)}", Exit.USAGE)
     asked = command.Options(
