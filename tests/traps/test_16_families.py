@@ -5,7 +5,7 @@ import pytest
 from tests.tracing import find
 from tests.traps.checks import lines, skip_missing
 from tests.traps.conftest import MakeTrace, Run, Seen, see
-from tests.traps.flows import TELLING, check_flows, check_no_strangers
+from tests.traps.flows import TELLING, check_flows, check_no_strangers, need_module
 
 pytestmark = pytest.mark.live
 
@@ -69,6 +69,7 @@ def test_vsock(seen: Seen) -> None:
     """A connection between virtual machine and host, or of one with itself."""
     skip_missing(seen.truth, "vsock")
     skip_missing(seen.truth, "vsock loopback")
+    need_module(seen.events, "vsock")
     assert len(check_flows(*seen, label="vsock")) == 2
 
 
