@@ -19,7 +19,8 @@ themselves into `kernels.json`. A test compares the two. The list of kernels is 
 rows for your own kernel, run `sudo tracer selftest`.
 
 `ok`: every case of the trap came out right. `none`: the kernel has no means for it, and the guest itself said which;
-the reasons are below. `FAIL`: not every case did, and why is below too. `…`: the trap is not traced yet.
+the reasons are below. `FAIL`: not every case did, and why is below too. `…`: the trap is not traced
+yet, or came after this column was last run.
 """
 
 

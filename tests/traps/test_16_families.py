@@ -5,7 +5,7 @@ import pytest
 from tests.tracing import find
 from tests.traps.checks import lines, skip_missing
 from tests.traps.conftest import MakeTrace, Run, Seen, see
-from tests.traps.flows import TELLING, check_flows, check_no_strangers, need_module
+from tests.traps.flows import TELLING, check_flows, check_no_strangers, end, flow_id, moved, need_counting, need_module
 
 pytestmark = pytest.mark.live
 
@@ -34,12 +34,29 @@ def test_raw_ip(seen: Seen, label: str) -> None:
     assert len(check_flows(*seen, label=label)) == 2
 
 
-@pytest.mark.parametrize("label", ["sctp", "sctp6", "sctp-many"])
+@pytest.mark.parametrize("label", ["sctp", "sctp6"])
 @pytest.mark.may_skip("SCTP is a module of most kernels, and not of all")
 def test_sctp(seen: Seen, label: str) -> None:
-    """An association is a flow, with both ends and all bytes, of one socket or of one with many peers."""
+    """An association is a flow, with both ends and all bytes."""
     skip_missing(seen.truth, "SCTP")
     assert len(check_flows(*seen, label=label)) == 2
+
+
+@pytest.mark.may_skip("SCTP is a module of most kernels, and not of all")
+def test_sctp_with_many_peers(seen: Seen) -> None:
+    """Of one socket with many peers all bytes are its process's: to the right peer or, if they had to wait, to nobody."""
+    skip_missing(seen.truth, "SCTP")
+    truth, events = seen
+    need_counting(events)
+    for line in lines(truth, "flow", label="sctp-many"):
+        last = {}
+        for event in find(events, pid=line["pid"], network__transport="sctp", tracer__netns=line["netns"]):
+            near = end(event, near=True).get("port")
+            if event["event"]["action"] in TELLING and near == line["local_port"]:
+                last[flow_id(event)] = event
+        told = tuple(map(sum, zip(*map(moved, last.values()), strict=True)))
+        assert told == (line["sent"], line["received"], line["sent_packets"], line["received_packets"]), line
+        assert {end(event, near=False).get("port") for event in last.values()} <= {None, line["remote_port"]}, line
 
 
 @pytest.mark.may_skip("UDP-Lite was taken out of the kernel in 7.1")

@@ -43,8 +43,16 @@ def test_failures_are_told(results: Results) -> None:
 
 
 def test_corpus(results: Results) -> None:
-    """Each column has every trap that there is a test for, under its present title."""
+    """Each column has every trap that there is a test for, under its present title.
+
+    One that came after the column was last run is marked so, and there is a column that has run them all.
+    """
     assert results.titles == TITLES, AGAIN
+    corpus = set(corpus_of(ROOT))
+    ran = {
+        column.name: {trap for trap, row in column.rows.items() if row.result != COMING} for column in results.columns
+    }
     for column in results.columns:
-        ran = [trap for trap, row in sorted(column.rows.items()) if row.result != COMING]
-        assert ran == corpus_of(ROOT), f"{column.name}: {AGAIN}"
+        assert corpus <= column.rows.keys(), f"{column.name}: {AGAIN}"
+        assert ran[column.name] <= corpus, f"{column.name}: {AGAIN}"
+    assert any(traps == corpus for traps in ran.values()), AGAIN
