@@ -44,7 +44,7 @@ def test_sctp(seen: Seen, label: str) -> None:
 
 @pytest.mark.may_skip("SCTP is a module of most kernels, and not of all")
 def test_sctp_with_many_peers(seen: Seen) -> None:
-    """Of one socket with many peers all bytes are its process's: to the right peer or, if they had to wait, to nobody."""
+    """Of one socket with many peers all bytes are its process's: to the right peer or, where they waited, to nobody."""
     skip_missing(seen.truth, "SCTP")
     truth, events = seen
     need_counting(events)
