@@ -43,7 +43,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="only this one, or `host`; may be repeated",
     )
     parser.add_argument("--backend", action="append", default=[], choices=BACKENDS, help="only this one")
-    parser.add_argument("--tested", action="store_true", help="only what `make test` runs, without this machine")
+    parser.add_argument(
+        "--tested", action="store_true", help="what `make test` runs: not this machine, no check of bytes"
+    )
     parser.add_argument("--trap", action="append", default=[], type=int, metavar="N", help="only this one")
     parser.add_argument("--run", default="", metavar="COMMAND", help="a shell command in place of the corpus")
     parser.add_argument("--no-host", action="store_true", help="leave this machine out")
@@ -88,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 refresh=options.refresh,
                 host=not options.no_host,
                 attribution=not options.no_attribution,
+                bytes=not options.tested,
                 run=options.run,
                 traps=tuple(options.trap),
             )

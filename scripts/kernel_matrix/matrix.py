@@ -47,7 +47,8 @@ class Wanted(NamedTuple):
 class Plan:
     """How to run: the tree under test, how many guests at once, their limits, and what they do.
 
-    `run` is a shell command in place of the corpus, `traps` a part of the corpus, `host` whether this machine is a
+    `bytes`: with the check of bytes, which takes minutes in an emulated guest. `run` is a shell command in place of the
+    corpus, `traps` a part of the corpus, `host` whether this machine is a
     column too.
     """
 
@@ -58,6 +59,7 @@ class Plan:
     refresh: bool = False
     host: bool = True
     attribution: bool = True
+    bytes: bool = True
     run: str = ""
     traps: tuple[int, ...] = ()
 
@@ -99,6 +101,7 @@ def arguments(
     found = ["--backend", backend, "--patience", str(patience), "--alive", str(ALIVE_S), "--limit", str(STEP_S)]
     found += ["--processes", str(PROCESSES if plan.attribution else 0)]
     found += [part for trap in plan.traps for part in ("--trap", str(trap))]
+    found += [] if plan.bytes else ["--no-bytes"]
     found += ["--hide-btf"] if hide_btf else []
     found += ["--sleep"] if sleep else []
     found += ["--run", urllib.parse.quote(plan.run, safe="")] if plan.run else []
@@ -240,6 +243,6 @@ def _fill(
                 column.problems.append(f"booted {line['kernel']} instead of {column.release}")
         elif line.get("guest") == "doctor" and one is not None:
             column.problems += check_capabilities(one.kernel, line["doctor"])
-    judge(column, outcome.lines, corpus, matrix.missing, attribution=plan.attribution)
+    judge(column, outcome.lines, corpus, matrix.missing, attribution=plan.attribution, moved=plan.bytes)
     if column.lost and outcome.console:
         column.problems.append(f"the end of its console:\n{outcome.console}")
