@@ -99,8 +99,10 @@ def stamp(text: str) -> float:
 
 
 def worker_of(trace: Trace) -> int:
-    """The process that traces: the broker's child."""
-    return psutil.Process(trace.pid).children()[0].pid
+    """The process that traces: the broker's child, beside the one that opens files."""
+    children = psutil.Process(trace.pid).children()
+    (worker,) = (child.pid for child in children if Path(f"/proc/{child.pid}/comm").read_text() != "tracer_opener\n")
+    return worker
 
 
 def until(done: Callable[[], bool]) -> None:

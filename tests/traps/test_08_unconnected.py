@@ -4,7 +4,7 @@ import pytest
 
 from tests.traps.checks import lines
 from tests.traps.conftest import MakeTrace, Run, Seen, see
-from tests.traps.flows import check_flows, check_no_strangers, flow_id
+from tests.traps.flows import check_flows, check_no_strangers, flow_id, need_counting
 
 pytestmark = pytest.mark.live
 
@@ -41,6 +41,7 @@ def test_nothing_else(seen: Seen) -> None:
     """No flow of anybody else, and none with an address that nobody sent to."""
     truth, events = seen
     check_no_strangers(truth, events)
+    need_counting(events)
     told = {
         (event["destination"]["ip"], event["destination"]["port"])
         for event in events
