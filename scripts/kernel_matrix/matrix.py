@@ -106,7 +106,8 @@ def arguments(
     """The arguments of the guest script, none with a space in it: they go through a kernel's command line."""
     found = ["--backend", backend, "--patience", str(patience), "--alive", str(ALIVE_S), "--limit", str(STEP_S)]
     found += ["--processes", str(PROCESSES if plan.attribution else 0)]
-    found += [part for trap in plan.traps for part in ("--trap", str(trap))]
+    # As one word: a kernel takes no more than 32 for its first process (MAX_INIT_ARGS in init/main.c).
+    found += ["--traps", ",".join(map(str, plan.traps))] if plan.traps else []
     found += [] if plan.bytes else ["--no-bytes"]
     found += ["--hide-btf"] if hide_btf else []
     found += ["--sleep"] if sleep else []

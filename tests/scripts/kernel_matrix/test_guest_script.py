@@ -51,7 +51,7 @@ def run(tmp_path: Path, *options: str, mode: str = "good") -> tuple[int, list[di
 def test_lines(tmp_path: Path) -> None:
     """First the machine, then doctor, the rows of each backend as they are, and at last the end."""
     code, lines = run(
-        tmp_path, "--processes", "0", "--backend", "core", "--backend", "bcc", "--patience", "3", "--trap", "4"
+        tmp_path, "--processes", "0", "--backend", "core", "--backend", "bcc", "--patience", "3", "--traps", "4"
     )
     assert code == 0
     assert lines[0]["guest"] == "ready"

@@ -124,7 +124,7 @@ def test_arguments(tmp_path: Path) -> None:
     told = arguments(plan, "bcc", 10, hide_btf=True)
     assert not any(part != part.strip() or " " in part or '"' in part for part in told)
     assert "--hide-btf" in told
-    assert told[told.index("--trap") :][:4] == ("--trap", "4", "--trap", "28")
+    assert told[told.index("--traps") :][:2] == ("--traps", "4,28")
 
 
 class Suite(Apt):
