@@ -230,6 +230,8 @@ def check_no_strangers(truth: list[Line], events: list[Event]) -> None:
     home = {line["netns"] for line in lines(truth, "program")}
     places = {line["netns"] for line in truth if "netns" in line} - home
     pids = {line["pid"] for line in truth if "pid" in line}
+    if not counts_bytes(events):
+        pids.add(ABSENT)  # accepted in a way that is not seen, it is whose that moves its first byte: nobody knows
     actions = TELLING | {FAILED, ATTEMPTED, LISTENING}
     for event in events:
         if event["event"]["action"] not in actions or value(event, "tracer.netns") not in places:
