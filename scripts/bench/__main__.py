@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from scripts.bench import feeder, overhead, programs, report, startup, throughput
+from scripts.bench.crowd import Crowd
 from scripts.bench.figures import Row
 from scripts.bench.programs import BenchError, Programs
 
@@ -52,6 +53,9 @@ def _others(settings: _Settings) -> Iterator[str | Row]:
 
 def _memory(settings: _Settings) -> Iterator[str | Row]:
     yield from throughput.hour(settings.directory, throughput.QUICK_HOUR if settings.quick else throughput.HOUR)
+    seconds = 360 if settings.quick else 3_600
+    for connections in (0, 40_009):
+        yield from throughput.crowd(settings.directory, Crowd(seconds * 278, connections, seconds))
     yield from startup.memory(settings.directory)
 
 

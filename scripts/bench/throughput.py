@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from scripts.bench.crowd import Crowd, make_crowd
 from scripts.bench.figures import Row, Spread
 from scripts.bench.mix import KINDS, Mix, make
 from scripts.bench.overhead import mistakes
 from scripts.bench.programs import BenchError
 from scripts.bench.session import ledger_of, problems
 
-__all__ = ["Replayed", "hour", "pss", "rate", "replay", "wrong_with"]
+__all__ = ["Replayed", "crowd", "hour", "pss", "rate", "replay", "wrong_with"]
 
 RATE_GROUP: Final = "the Python side: the reference mix replayed on one core, to tmpfs"
 MEMORY_GROUP: Final = "memory"
@@ -147,6 +148,29 @@ def hour(directory: Path, mix: Mix) -> Iterator[str | Row]:
         unit=" MiB",
         note=f"{'' if wrong else '0 lost; '}{mix.events:,} events at {mix.rate}/s of record time; "
         f"a quarter, half, three quarters through {', '.join(f'{size:.1f}' for size in quarters)}, last {end:.1f}",
+        wrong=wrong,
+        facts={"samples": took.memory},
+    )
+
+
+def crowd(directory: Path, many: Crowd) -> Iterator[str | Row]:
+    """PSS while many flows come and go, and many connections stay open. Raises BenchError."""
+    recording, output = directory / "crowd", directory / "crowd.ndjson"
+    moved = make_crowd(many, recording)
+    yield "recording made"
+    took = replay(recording, output, watch=True)
+    ledger = ledger_of(output)
+    wrong = [*problems(ledger), *([] if ledger["bytes"]["flows"] == moved else ["not all bytes are told"])]
+    recording.unlink()
+    output.unlink()
+    yield Row(
+        "PSS at its highest, many flows",
+        MEMORY_GROUP,
+        Spread.of([max(took.memory) / (1 << 20)]),
+        64 if not many.connections else None,
+        form=".1f",
+        unit=" MiB",
+        note=f"{many.flows:,} flows in {many.seconds:,} s of record time, {many.connections:,} connections open",
         wrong=wrong,
         facts={"samples": took.memory},
     )
