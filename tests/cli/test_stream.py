@@ -136,3 +136,25 @@ def test_patient_stream_loses_nothing(engine: Engine, monkeypatch: pytest.Monkey
     lines = reader.lines()
     assert len(lines) == 12 * BATCH + 1
     assert lines[-1]["tracer"]["ledger"]["complete"]
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["last", "not last"])
+def test_only_the_last_turn_waits_for_room(engine: Engine, monkeypatch: pytest.MonkeyPatch, *, last: bool) -> None:
+    """When nothing can be missed any more a slow reader is waited for; before, the rings must not fill meanwhile."""
+    monkeypatch.setattr(module, "QUEUE_MOST", 30_000)
+    reader = Reader()
+    late = threading.Timer(0.3, reader.start)
+    late.start()
+    stream = Stream(engine, Ecs(SESSION), reader.writer, "pipe")
+    made = turns(2)
+    for turn in (made[0], made[1]._replace(last=last)):
+        stream.feed(turn)
+        if turn is made[0]:
+            reader_is_behind = not stream._output.flush(0)
+            assert reader_is_behind
+    late.join()
+    ended(stream, made[1])
+    lines = reader.lines()
+    shown = Counter(line["event"]["action"] for line in lines)["process-executed"]
+    assert shown == 2 * BATCH if last else shown < 2 * BATCH
+    assert lines[-1]["tracer"]["ledger"]["complete"] is last

@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,7 +136,7 @@ def test_patient_caller_waits_for_room(pipe: Pipe) -> None:
     output = Output(pipe.writer, "pipe", queue_most=100)
     assert output.put(batch(b"a" * 100))
     taken: list[bool] = []
-    waiter = threading.Thread(target=lambda: taken.append(output.put(batch(b"b" * 100), wait=True)), daemon=True)
+    waiter = threading.Thread(target=lambda: taken.append(output.put(batch(b"b" * 100), None)), daemon=True)
     waiter.start()
     waiter.join(0.05)
     assert taken == []
@@ -156,7 +157,7 @@ def test_closed_reader_is_told(pipe: Pipe) -> None:
     assert output.broken
     assert output.error is None
     assert not output.put(batch(b"y"))
-    assert not output.put(batch(b"y"), wait=True)
+    assert not output.put(batch(b"y"), None)
     assert output.written() == {}
     output.close()
 
@@ -167,7 +168,7 @@ def test_waiting_caller_is_freed_by_the_end(pipe: Pipe) -> None:
     output = Output(pipe.writer, "pipe", queue_most=100)
     assert output.put(batch(b"a" * 100))
     taken: list[bool] = []
-    waiter = threading.Thread(target=lambda: taken.append(output.put(batch(b"b" * 100), wait=True)), daemon=True)
+    waiter = threading.Thread(target=lambda: taken.append(output.put(batch(b"b" * 100), None)), daemon=True)
     waiter.start()
     pipe.close(pipe.reader)
     waiter.join(WITHIN_S)
@@ -393,3 +394,17 @@ def test_pipe_without_a_reader_is_refused(tmp_path: Path) -> None:
     finally:
         os.close(fd)
         os.close(reader)
+
+
+def test_caller_waits_no_longer_than_it_said(pipe: Pipe) -> None:
+    """Without a reader a batch is refused after that time, and taken as soon as there is room."""
+    stuffing = pipe.fill()
+    output = Output(pipe.writer, "pipe", queue_most=100)
+    assert output.put(batch(b"a" * 100))
+    began = time.monotonic()
+    assert not output.put(batch(b"b" * 100), 0.2)
+    assert time.monotonic() - began >= 0.2
+    pipe.read(stuffing)
+    assert output.put(batch(b"c" * 100), WITHIN_S)
+    assert pipe.read(200) == b"a" * 100 + b"c" * 100
+    output.close()

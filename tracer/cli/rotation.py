@@ -174,12 +174,15 @@ class _Terminal:
     """The terminal that this was started from, if there is one."""
 
     def __init__(self) -> None:
-        self._poll = select.poll()
+        self._fds: list[int] = []
         for fd in (0, 1, 2):
             with suppress(OSError):
                 os.tcgetpgrp(fd)  # only of the terminal that the process belongs to
-                self._poll.register(fd, 0)  # its end is told in any case
+                self._fds.append(fd)
 
     def gone(self) -> bool:
         """Whether it was closed."""
-        return bool(self._poll.poll(0))
+        poll = select.poll()  # its own: a signal may come while another is taken, and two can't share one
+        for fd in self._fds:
+            poll.register(fd, 0)  # its end is told in any case
+        return bool(poll.poll(0))

@@ -7,6 +7,7 @@ import shutil
 import signal
 import stat
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from operator import itemgetter
@@ -17,7 +18,7 @@ from tracer.cli.errors import CommandError, Exit
 from tracer.formats.ecs import Ecs
 from tracer.model import Event, Notice, Session
 from tracer.pipeline.engine import Engine
-from tracer.pipeline.turns import Input, Turn
+from tracer.pipeline.turns import Found, Input, Moves, Turn
 from tracer.sinks.output import QUEUE_MOST, Batch, Output, OutputError, is_terminal, open_file
 
 __all__ = ["FORMATS", "Stream", "begin_line", "make_format", "open_output"]
@@ -26,6 +27,7 @@ FORMATS: Final = ("pretty", "ecs")
 _FIRST: Final = itemgetter(0)
 _PATIENT_MOST: Final = 1 << 16  # bytes that wait when there is no hurry: written, they are still in the cache
 _FLUSH_SECONDS: Final = 10.0  # how long a stopped reader of a pipe may delay the end
+_BURST_SECONDS: Final = 1.0  # how long what is in no ring may wait for the output, while the rings fill
 _LEDGER_SECONDS: Final = 0.1  # how long a ledger waits for what is being written; what is not is in flight
 
 
@@ -54,7 +56,7 @@ class Stream:
         """Lines go to ``fd``, which messages call ``name``. If not ``started``, nothing is written before start()."""
         self._engine = engine
         self._form = form
-        self._patient = patient
+        self._patience: float | None = None if patient else 0.0  # for how long lines may still wait for room, s
         self._output = Output(fd, name, queue_most=_PATIENT_MOST if patient else QUEUE_MOST, started=started)
         self._sequence = 0
         self._untold: dict[tuple[str, str], dict[str, Any]] = {}  # losses there was no room to tell, by kind and stage
@@ -70,7 +72,14 @@ class Stream:
         return self._output.broken
 
     def feed(self, item: Input) -> None:
-        """Show what the engine makes of an input."""
+        """Show what the engine makes of an input.
+
+        What comes from a ring has to make room there at once, and is lost where the output is too slow. What was
+        looked up comes in thousands at a time, that would be lost on any output: it waits for a while.
+        """
+        if self._patience is not None:
+            last = isinstance(item, Turn | Moves) and item.last
+            self._patience = _FLUSH_SECONDS if last else _BURST_SECONDS if isinstance(item, Moves | Found) else 0.0
         for events in self._engine.portions(item):
             self.show(events)
 
@@ -97,13 +106,21 @@ class Stream:
     def _put(self, lines: list[bytes], events: list[Event]) -> None:
         firsts = Counter(map(_FIRST, events))  # of notices their actions
         kinds = Counter({kind: count for kind, count in firsts.items() if isinstance(kind, int)})
-        if self._output.put(Batch(lines, sum(map(len, lines)), kinds), wait=self._patient):
+        if self._put_patiently(Batch(lines, sum(map(len, lines)), kinds)):
             return
         for notice in [*events, *self._engine.lost(kinds, events[0].time, events[-1].time)]:
             if isinstance(notice, Notice) and "loss" in notice.body:
                 loss = notice.body["loss"]
                 key = loss["kind"], loss["stage"]
                 self._untold[key] = _joined(self._untold[key], loss) if key in self._untold else loss
+
+    def _put_patiently(self, batch: Batch) -> bool:
+        if not self._patience:
+            return self._output.put(batch, self._patience)
+        began = time.monotonic()
+        put = self._output.put(batch, self._patience)
+        self._patience = max(self._patience - (time.monotonic() - began), 0.0)
+        return put
 
     def _tell(self) -> None:
         """Tell the losses as soon as there is room for it."""

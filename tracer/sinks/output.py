@@ -130,11 +130,11 @@ class Output:
         asked.wait()
         return answers == [True]
 
-    def put(self, batch: Batch, *, wait: bool = False) -> bool:
-        """Queue a batch; False when there is no room for it (with ``wait``: never, unless the output is broken)."""
+    def put(self, batch: Batch, within_s: float | None = 0.0) -> bool:
+        """Queue a batch; False when it finds no room for ``within_s`` seconds (None: unless the output is broken)."""
         with self._lock:
-            if wait:
-                self._lock.wait_for(lambda: self._broken or not self._full(batch))
+            if within_s != 0:
+                self._lock.wait_for(lambda: self._broken or not self._full(batch), within_s)
             if self._broken or self._full(batch):
                 return False
             self._queue.append(batch)
