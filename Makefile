@@ -19,7 +19,7 @@ ARCH := $(or $(TRACER_ARCH),$(shell uname -m))
 BYTECODE := .venv/.bytecode
 OBJECTS := $(patsubst bpf/%.bpf.c,tracer/probes/objects/$(ARCH)/%.bpf.o,$(wildcard bpf/*.bpf.c))
 
-.PHONY: help setup setup-tests live bpf test lint matrix check-attribution check-backends check-bytes fuzz bench wheel clean
+.PHONY: help setup setup-tests live bpf test lint matrix check-attribution check-backends check-bytes check-questions fuzz bench wheel clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -69,6 +69,10 @@ check-backends: setup-tests ## how much each backend tells of 1,009 processes th
 
 check-bytes: setup-tests ## hold what each flow has moved against traffic that counts itself: make check-bytes ARGS="--row udp"
 	@$(AS_ROOT) $(VENV)/python -m scripts.bytes.check $(ARGS)
+
+check-questions: setup-tests ## ask DuckDB and ClickHouse ten questions about recorded events (installs 700 MB)
+	@$(VENV)/python -m pip install --quiet 'chdb>=3'
+	@$(VENV)/python -m scripts.questions
 
 fuzz: setup-tests ## give the parsers of DNS, TLS, HTTP and QUIC a million hostile inputs (TRACER_FUZZ_INPUTS)
 	@$(VENV)/python -m tests.names.fuzz $(ARGS)

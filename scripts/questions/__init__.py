@@ -1,0 +1,1 @@
+"""Ten questions about recorded events, asked of two databases."""
