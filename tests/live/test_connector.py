@@ -21,6 +21,7 @@ pytestmark = pytest.mark.live
 PROCESSES = 23
 ROOM = 8 << 20
 SETTLE_S = 5.0
+TRIES = 50
 
 # Renames itself so often, on one CPU: each is one message of it.
 RENAMER = """
@@ -49,10 +50,14 @@ def _connector() -> Iterator[Connector]:
 
 
 def heard(connector: Connector) -> list[ProcEvent]:
-    """Everything that was sent before this."""
-    events, came = connector.sync()
-    assert came
-    return events
+    """Everything that was sent before this; where there is little room, others may take it from the last message."""
+    events: list[ProcEvent] = []
+    for _ in range(TRIES):
+        more, came = connector.sync()
+        events += more
+        if came:
+            return events
+    pytest.fail(f"{TRIES} times something came between")
 
 
 def test_forks_execs_and_exits_of_known_processes(connector: Connector) -> None:
@@ -137,15 +142,13 @@ def test_loss_is_counted_to_the_message() -> None:
         subprocess.run([sys.executable, "-c", RENAMER, str(cpu), "1009"], check=True)
         got = small.read()
         assert small.overruns == 1
-        events, came = small.sync()
-        assert came
+        got += heard(small)
         ended = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         gaps = small.gaps()
         assert small.overrun is False
         truth = heard(witness)
         assert witness.lost == 0
         keys = {(event.cpu, event.time) for event in truth}
-        got += events
         # What came late is in both; what one of them alone heard is what the other lost.
         newest = max(event.time for event in got)
         expected = [event for event in truth if began < event.time <= newest]

@@ -110,11 +110,13 @@ def test_broker_is_killed(tmp_path: Path, sandbox: list[str]) -> None:
         session.process.kill()
         session.wait_for(lambda: not Path(f"/proc/{worker}").exists())
     ((*_, _),) = sessions = session.sessions()
-    assert change(sessions[0], "lost")["reasons"] == ["the broker was killed"]
+    (reason,) = change(sessions[0], "lost")["reasons"]
+    # Its end is seen at the socket first when that happens in the middle of a question.
+    assert reason in {"the broker was killed", "the broker is gone (Connection reset by peer)"}
     ledger = final(sessions[0])
     assert not ledger["complete"]
     assert ledger["missed"]["gaps"] == 1
-    assert "procfs was lost while tracing: the broker was killed" in session.told()
+    assert f"procfs was lost while tracing: {reason}" in session.told()
 
 
 @USERS
@@ -125,6 +127,7 @@ def test_worker_is_killed(tmp_path: Path, sandbox: list[str]) -> None:
     """
     record = tmp_path / "record"
     with live(tmp_path, "--backend", "procfs", "--record", str(record), *sandbox) as session:
+        session.wait_for(lambda: session.output.stat().st_size)  # it may be ready before it has written anything
         os.kill(session.worker, signal.SIGKILL)
         session.wait_ready(2)
         with subprocess.Popen(["/bin/sleep", "600"]) as child:
