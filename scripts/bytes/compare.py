@@ -1,6 +1,6 @@
 """Compares what processes moved by their own count with what the tracer and nftables say of it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from scripts.bytes.generator import Flow, Ran
@@ -18,7 +18,8 @@ class Verdict(NamedTuple):
     """A row: both counts, summed over its processes, what nftables counted, and everything that is wrong with it.
 
     `wire` are bytes from near to far and back, None where no counter lies on the way. A row with `missing` has nothing
-    else: this kernel lacks what it is about. `carried` is what the tracer says of devices, if it was asked for.
+    else: this kernel lacks what it is about. With `unseen`, words of the coverage record, such bytes can't be counted
+    on this kernel, and none were told. `carried` is what the tracer says of devices, if it was asked for.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Verdict(NamedTuple):
     wire: tuple[int, int] | None = None
     exact: bool = False
     missing: str = ""
+    unseen: str = ""
     problems: tuple[str, ...] = ()
     carried: Carried = {}  # noqa: RUF012 (never changed)
 
@@ -51,23 +53,43 @@ def judge(ran: Ran, wire: Counts, namespaces: tuple[int, int], stream: Stream) -
             same = _as_wide(key, truth)
             seen[same] = seen.get(same, NOTHING).plus(told)
     counted = _wire_of(ran.flows, wire, namespaces)
-    problems = [*_differences(truth, seen, stream.flows), *_implausible(ran.flows, counted, namespaces)]
     sums = [_total(side.values()) for side in (truth, seen)]
-    return Verdict(
+    transports = sorted({key.transport for key in truth})
+    verdict = Verdict(
         ran.row.name,
-        "+".join(sorted({key.transport for key in truth})),
-        "+".join(sorted(_total(seen.values()).via)),
+        "+".join(transports),
+        "+".join(sorted(sums[1].via)),
         sums[0].moved,
         sums[1].moved,
         counted,
+    )
+    problems = [*_implausible(ran.flows, counted, namespaces)]
+    spot = _blind_spot(transports, stream.blind)
+    if spot and not any(sums[1].moved):
+        return verdict._replace(unseen=spot, problems=tuple(problems))
+    if spot:
+        problems.append(f"told, though the coverage record says that nobody sees {spot}")
+    problems += _differences(truth, seen, stream.flows)
+    return verdict._replace(
         exact=all(seen.get(key, NOTHING).moved[:2] == told.moved[:2] for key, told in truth.items()),
         problems=tuple(problems),
     )
 
 
+def _blind_spot(transports: Sequence[str], blind: Sequence[str]) -> str:
+    """The words of the coverage record that sockets of one of these are not seen by, empty if all are."""
+    return next((spot for each in transports for spot in blind if f"that {each} sockets" in spot), "")
+
+
 def _as_wide(key: Key, truth: dict[Key, Told]) -> Key:
-    """A socket that is bound to no address is told with the one that its bytes went by, or without."""
+    """A socket that is bound to no address is told with the one that its bytes went by, or without.
+
+    And what SCTP sends to one of many peers later, from its own queue, without that peer.
+    """
     wide = key._replace(local="")
+    if key.transport == "sctp" and not key.remote and not key.remote_port:
+        same = [other for other in truth if other._replace(remote="", remote_port=0) in (key, wide)]
+        return same[0] if len(same) == 1 else key
     return wide if wide in truth else key
 
 

@@ -24,8 +24,8 @@ class Report(NamedTuple):
     @property
     def passed(self) -> bool:
         """Whether nothing is wrong, and there was anything to look at."""
-        ran = [verdict for verdict in self.verdicts if not verdict.missing]
-        return bool(ran) and not self.problems and not any(verdict.problems for verdict in ran)
+        ran = [verdict for verdict in self.verdicts if not verdict.missing and not verdict.unseen]
+        return bool(ran) and not self.problems and not any(verdict.problems for verdict in self.verdicts)
 
 
 def word(verdict: Verdict) -> str:
@@ -34,6 +34,8 @@ def word(verdict: Verdict) -> str:
         return f"not here: {verdict.missing}"
     if verdict.problems:
         return "WRONG"
+    if verdict.unseen:
+        return f"can't here: {verdict.unseen}"
     return "exact" if verdict.exact else "within 0.1 %"
 
 

@@ -53,22 +53,28 @@ NOTHING = Told(Moved(), frozenset())
 
 
 class Stream(NamedTuple):
-    """What the comparison needs of the tracer's output; `told` is the sum over all flows of all processes."""
+    """What the comparison needs of the tracer's output; `told` is the sum over all flows of all processes.
+
+    `blind` is what the coverage record says that can't be seen on this kernel.
+    """
 
     boot: str
     flows: dict[Key, Told]
     ledger: dict[str, Any]
     told: int
+    blind: tuple[str, ...] = ()
 
 
 def read_stream(lines: Iterable[bytes]) -> Stream:
     """Sum the flows of every process: of each flow of a process its last record counts. Takes ECS lines."""
     last: dict[tuple[str, str], tuple[Key, Told]] = {}
-    boot, ledger = "", {}
+    boot, ledger, blind = "", {}, ()
     for line in lines:
         record = json.loads(line)
         boot = record["host"]["boot"]["id"]
         ledger = record["tracer"].get("ledger", {})
+        if record["event"]["action"] == "tracer-coverage":
+            blind = tuple(record["tracer"]["coverage"]["blind"])
         # What was moved before the start is nobody's account.
         if record["event"]["action"].startswith("connection-") and not record["tracer"].get("snapshot"):
             key, told = _flow_of(record)
@@ -81,7 +87,7 @@ def read_stream(lines: Iterable[bytes]) -> Stream:
     for key, told in last.values():
         flows[key] = flows.get(key, NOTHING).plus(told)
     total = sum(told.moved.sent + told.moved.received for _, told in last.values())
-    return Stream(boot, flows, ledger, total)
+    return Stream(boot, flows, ledger, total, blind)
 
 
 def _flow_of(record: dict[str, Any]) -> tuple[Key, Told]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from scripts.kernel_matrix.config import Matrix
-from scripts.kernel_matrix.results import COMING, HOST, NONE, Results, from_json
+from scripts.kernel_matrix.results import COMING, HOST, NONE, Column, Results, from_json
 from scripts.kernel_matrix.table import cell, headings, traps_of
 
 DATA = Path("docs/kernels.json")
@@ -57,8 +57,8 @@ def write(root: Path, new: Results, matrix: Matrix) -> None:
 
 def page(results: Results) -> str:
     """The page, whole."""
-    parts = (_kernels(results), _failures(results), _missing(results), _not_here(results), _cost(results))
-    lines = [_INTRODUCTION, *_traps(results), "", *(line for part in parts for line in part)]
+    parts = (_kernels, _failures, _missing, _not_here, _not_seen, _cost)
+    lines = [_INTRODUCTION, *_traps(results), "", *(line for part in parts for line in part(results))]
     return "\n".join(lines) + "\n"
 
 
@@ -128,19 +128,38 @@ def _missing(results: Results) -> Iterator[str]:
 
 
 def _not_here(results: Results) -> Iterator[str]:
-    found: dict[tuple[str, str], list[str]] = {}
-    for column in results.columns:
-        for row, reason in column.not_here.items():
-            found.setdefault((row, reason), []).append(" ".join(headings(column)))
-    if not found:
+    rows = _rows_of([(column, column.not_here) for column in results.columns])
+    if not rows:
         return
     yield "## Traffic that kernels do not have\n"
     yield "Rows of `make check-bytes` that can't be there, and what the generator got instead:\n"
     yield _row(["row", "where", "what the kernel answered"])
     yield _row(["---"] * 3)
-    for (row, reason), names in sorted(found.items()):
-        yield _row([f"`{row}`", ", ".join(names), f"`{reason}`"])
+    for row, names, reason in rows:
+        yield _row([f"`{row}`", names, f"`{reason}`"])
     yield ""
+
+
+def _not_seen(results: Results) -> Iterator[str]:
+    rows = _rows_of([(column, column.not_seen) for column in results.columns])
+    if not rows:
+        return
+    yield "## Traffic that can't be counted\n"
+    yield "Rows of `make check-bytes` of which nothing is told there, as the coverage record of each start says:\n"
+    yield _row(["row", "where", "what nobody sees"])
+    yield _row(["---"] * 3)
+    for row, names, reason in rows:
+        yield _row([f"`{row}`", names, reason])
+    yield ""
+
+
+def _rows_of(said: Sequence[tuple[Column, dict[str, str]]]) -> list[tuple[str, str, str]]:
+    """Rows of the check of bytes, the columns where the same was said of them, and what."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for column, reasons in said:
+        for row, reason in reasons.items():
+            found.setdefault((row, reason), []).append(" ".join(headings(column)))
+    return [(row, ", ".join(names), reason) for (row, reason), names in sorted(found.items())]
 
 
 def _cost(results: Results) -> Iterator[str]:

@@ -15,6 +15,7 @@ HOST = "host"
 CHECKS = ("attribution", "bytes", "sandbox")
 COUNTING = frozenset({"core"})  # backends that count bytes by flow
 _NOT_HERE = "not here: "
+_NOT_SEEN = "can't here: "
 _SHOWN_ROWS = 8
 
 Line = dict[str, Any]
@@ -34,7 +35,7 @@ class Column:
     """One kernel with one backend. `problems` says everything that is not as it must be, a text each.
 
     `crashes` are the reasons of runs that were lost before this one, `not_here` by row of the check of bytes what the
-    kernel lacks.
+    kernel lacks, `not_seen` what the coverage record says that can't be counted there.
     """
 
     kernel: str
@@ -53,6 +54,7 @@ class Column:
     attribution: str = ""
     bytes: str = ""
     not_here: dict[str, str] = field(default_factory=dict)
+    not_seen: dict[str, str] = field(default_factory=dict)
     sandbox: str = ""
     hooks: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
@@ -152,9 +154,10 @@ def _bytes(column: Column, line: Line) -> None:
     column.bytes = OK if line["passed"] else FAIL
     report = line["report"]
     rows = report.get("rows", [])
-    column.not_here = {
-        row["row"]: row["verdict"].removeprefix(_NOT_HERE) for row in rows if row["verdict"].startswith(_NOT_HERE)
-    }
+    column.not_here, column.not_seen = (
+        {row["row"]: row["verdict"].removeprefix(word) for row in rows if row["verdict"].startswith(word)}
+        for word in (_NOT_HERE, _NOT_SEEN)
+    )
     if not line["passed"]:
         wrong = [f"{row['row']}: {'; '.join(row['problems'][:2])}" for row in rows if row["problems"]]
         more = [f"and {len(wrong) - _SHOWN_ROWS} rows more"] if len(wrong) > _SHOWN_ROWS else []

@@ -227,6 +227,39 @@ def test_what_the_kernel_lacks_is_no_failure() -> None:
     assert failed.problems == ("line 7",)
 
 
+SPOT = "bytes that vsock sockets send (a module that was not loaded, or that does not tell its types)"
+
+
+def coverage(*blind: str) -> Line:
+    """A coverage record that says what can't be seen."""
+    own = {"coverage": {"blind": list(blind)}}
+    return {"event": {"action": "tracer-coverage"}, "host": {"boot": {"id": BOOT}}, "tracer": own}
+
+
+def test_what_nobody_sees_here_is_no_pass() -> None:
+    """Where the coverage record says so nothing of it may be told: then the row is neither exact nor wrong."""
+    truth = [each._replace(transport="vsock") for each in flows()]
+    unseen = verdict_of(truth, coverage("other things", SPOT))
+    assert (unseen.unseen, unseen.problems, unseen.exact) == (SPOT, (), False)
+    assert verdict_of(truth, coverage("bytes that packet sockets send")).problems
+    told = verdict_of(truth, coverage(SPOT), *map(record, truth))
+    assert [problem for problem in told.problems if SPOT in problem]
+    right = verdict_of(flows(), *map(record, flows()))
+    assert Report([right, unseen], {}, (), 1.0).passed
+    assert not Report([unseen], {}, (), 1.0).passed
+    assert as_json(Report([right, unseen], {}, (), 1.0))["rows"][1]["verdict"] == f"can't here: {SPOT}"
+
+
+def test_sctp_without_its_peer() -> None:
+    """What SCTP sends later to one of many peers may be told without it: it counts, unless there are two it may be."""
+    near, far = (each._replace(transport="sctp") for each in flows())
+    early, late = record(near, sent=69_000, sends=6), record(near, "late", sent=1000, received=0, sends=1, receives=0)
+    late["destination"] = {name: late["destination"][name] for name in ("bytes", "packets")}
+    assert verdict_of([near, far], early, late, record(far)).exact
+    other = near._replace(remote_port=7002, sent=0, received=0, sends=0, receives=0)
+    assert verdict_of([near, far, other], early, late, record(far)).problems
+
+
 @pytest.mark.parametrize("term", ["moved", "flows", "unplaced", "filtered", "lost"])
 def test_the_account_of_all_bytes_is_exact(term: str) -> None:
     """As it is there is no problem; one byte more in any term is one."""

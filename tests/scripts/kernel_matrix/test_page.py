@@ -8,7 +8,7 @@ import pytest
 from scripts.kernel_matrix.config import load
 from scripts.kernel_matrix.docs import DATA, PAGE, column_names, page
 from scripts.kernel_matrix.matrix import corpus_of
-from scripts.kernel_matrix.results import COMING, FAIL, OK, Results, from_json
+from scripts.kernel_matrix.results import COMING, FAIL, OK, Column, Results, from_json
 from tracer.cli.corpus import TITLES
 
 ROOT = Path(__file__).parents[3]
@@ -40,6 +40,18 @@ def test_failures_are_told(results: Results) -> None:
         failed = [trap for trap, row in column.rows.items() if row.result == FAIL]
         assert all(any(problem.startswith(f"trap {trap}:") for problem in column.problems) for trap in failed)
         assert bool(column.problems) == bool(failed or FAIL in (column.attribution, column.sandbox) or column.lost)
+
+
+def test_rows_that_cannot_be() -> None:
+    """What a kernel does not have, and what nobody can count there, are tables of their own with the reasons."""
+    columns = [
+        Column("5.10", "core", not_here={"mptcp": "socket: EPROTONOSUPPORT"}, not_seen={"vsock": "bytes of vsock"}),
+        Column("6.1", "core", not_seen={"vsock": "bytes of vsock"}),
+    ]
+    lines = page(Results({}, columns)).splitlines()
+    assert "| `mptcp` | 5.10 core | `socket: EPROTONOSUPPORT` |" in lines
+    assert "| `vsock` | 5.10 core, 6.1 core | bytes of vsock |" in lines
+    assert not any("vsock" in line for line in page(Results({}, [])).splitlines())
 
 
 def test_corpus(results: Results) -> None:

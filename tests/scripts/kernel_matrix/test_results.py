@@ -29,9 +29,10 @@ def test_failure() -> None:
 
 
 def test_wrong_bytes() -> None:
-    """Each wrong row of the check of bytes is told with its problems; what a kernel lacks is kept, and no problem."""
+    """Each wrong row of the check of bytes is told with its problems; what can't be there is kept, and no problem."""
     column = judged([trap(1), trap(4), *ending()])
     assert (column.bytes, column.not_here) == ("ok", {"sctp": "socket: EPROTONOSUPPORT"})
+    assert column.not_seen == {"vsock": "bytes that vsock sockets send"}
     lines = [line for line in ending() if line.get("guest") != "bytes"]
     column = judged([trap(1), trap(4), *lines, counted("sent 7 bytes, told 8")])
     assert (column.bytes, column.problems) == ("FAIL", ["bytes\nudp: sent 7 bytes, told 8"])
