@@ -310,6 +310,15 @@ def test_snapshot_of_a_listening_socket(helper: Helper) -> None:
     assert of(again, helper.pid) == []
 
 
+def test_snapshot_of_many_sockets(helper: Helper) -> None:
+    """Of 503 sockets each is told once: none is forgotten where the kernel's buffer is full and is shown to us again."""
+    helper.do("many = [socket.create_server(('127.0.0.1', 0)) for _ in range(503)]")
+    with make() as backend:
+        backend.start()
+        sockets = [decode(frame, 0) for frame in frames(backend.sockets())]
+    assert of(sockets, helper.pid) == [Kind.SOCKET_FOUND] * 503
+
+
 def test_stream_of_a_child(started: Core, helper: Helper) -> None:
     """A fork, an exec and an exit are three records in order, of one identity."""
     helper.do("child = subprocess.run(['/bin/true', 'x'])")

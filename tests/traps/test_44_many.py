@@ -15,7 +15,8 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(5 * TEST_WITHIN_S)]
 SOCKETS = 40_009
 # Of a machine with as much memory no less is asked for.
 ENOUGH = 4 << 30
-NETWORK = {OPENED, ACCEPTED, CLOSED, UPDATED, "connection-open"}
+FOUND = "connection-open"
+NETWORK = {OPENED, ACCEPTED, CLOSED, UPDATED, FOUND}
 
 
 def slim(event: Event) -> Event | None:
@@ -119,13 +120,13 @@ def test_sockets(trace: MakeTrace, start: Start) -> None:
 
 
 def test_sockets_found(trace: MakeTrace, start: Start) -> None:
-    """The same sockets, all open before the tracer is started: found, and told at their ends with their own bytes."""
+    """The same sockets, all open before the tracer is started: each found, and told at its end with its own bytes."""
 
     def watch() -> Seen:
         with start("trap_44_many") as many:
             many.go()
             many.wait_for("open")
-            with trace("--buffer", "64M", "--event", "close", keep=slim) as seen:
+            with trace("--buffer", "64M", "--event", "connect,accept,close", keep=slim) as seen:
                 many.go()
                 many.wait_for("closed")
             truth = many.truth
@@ -134,7 +135,10 @@ def test_sockets_found(trace: MakeTrace, start: Start) -> None:
 
     seen = again_by_softirq(watch, whole)
     check_closes(seen)
-    count_of(seen.truth)
+    workers = {worker["pid"] for worker in lines(seen.truth, "connections")}
+    found = Counter(event["event"]["action"] for event in of_processes(seen.events, workers))
+    assert found[FOUND] == count_of(seen.truth) - 3, found
+    assert found[OPENED] == found[ACCEPTED] == 0, found
 
 
 def test_peers(trace: MakeTrace, start: Start) -> None:

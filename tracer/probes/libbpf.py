@@ -50,7 +50,10 @@ __all__ = [
 ]
 
 _TAIL_LINES: Final = 40  # of a verifier's log in an error
-_ITERATOR_CHUNK: Final = 32 << 10  # what the kernel's bpf_seq_read fills at most in one call
+# Half of what the kernel's bpf_seq_read() fills at most in one call (8 pages): it stops once there is as much as was
+# asked for. Out of a full buffer it takes the last object's output back and shows that object again at the next call,
+# to a program that knows it by then and says nothing.
+_ITERATOR_CHUNK: Final = 16 << 10
 _ITERATOR_RETRIES: Final = 10_000
 _TEST_RUN_ON_CPU: Final = 1
 _prog_info: Final = struct.Struct("=4xI192xQQ")  # id; run_cnt at byte 200 and, since Linux 5.12, recursion_misses
