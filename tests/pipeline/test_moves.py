@@ -120,6 +120,24 @@ def test_datagrams_end_with_their_socket(machine: Machine) -> None:
     assert machine.statement()["balanced"]
 
 
+def test_a_retired_part_stays_in_the_account(machine: Machine) -> None:
+    """What a part has moved by its end, and still moves until its place is another's, is told once and stays counted."""
+    fields = {"socket": 4, "tgid": OTHER, "protocol": 17, "role": Role.SENT, "slot": PLACE + 1}
+    machine.record(Kind.FLOW, flow=5, **fields)
+    machine.look(part(5, 30, 11, tgid=OTHER, socket=4), moved=41)
+    machine.record(Kind.FLOW_END, flow=6, socket=4, tgid=OTHER, protocol=17)
+    assert len(machine.look(moved=41)) == 1
+    assert machine.look(part(5, 130, 11, tgid=OTHER, socket=4), moved=141) == []
+    assert machine.look(part(5, 0, tgid=OTHER, socket=4), moved=141) == []  # caught while its place is emptied
+    assert machine.statement()["flows"] == 141
+    machine.record(Kind.FLOW, flow=8, **fields | {"socket": 7})
+    machine.look(part(8, 1000, tgid=OTHER, socket=7), moved=1141)
+    assert machine.statement()["flows"] == 1141
+    machine.look(part(0, 0), moved=1141)
+    assert machine.look(part(5, 9, tgid=OTHER, socket=4), moved=1150, last=True) == []  # nobody's any more
+    assert (machine.statement()["flows"], machine.statement()["filtered"]) == (141, 9)
+
+
 def test_bytes_of_nobody_known_are_filtered() -> None:
     """A part of which no record came is in the account, under what was not told."""
     machine = Machine()

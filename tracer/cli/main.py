@@ -241,6 +241,7 @@ def run(arguments: list[str] | None = None) -> NoReturn:
     # Tables of processes and flows are large and free of cycles: look through them seldom.
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
+    gc.enable()
     try:
         result: Any = app(args=arguments, prog_name="tracer", standalone_mode=False)
         _exit(result if isinstance(result, int) else Exit.OK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from struct import Struct
 from typing import Any, Final
@@ -42,6 +43,34 @@ class _Part:
         return sum(_counts(self.moved)[:2])
 
 
+class _Retired:
+    """The parts that were retired: in little room, as there are as many as there are places until those are reused."""
+
+    def __init__(self) -> None:
+        self._flows = array("Q")  # by place; 0: none
+        self._tgids = array("I")
+        self._bytes = array("Q")
+
+    def add(self, place: int, part: _Part) -> None:
+        """The part in this place is retired."""
+        missing = place + 1 - len(self._flows)
+        if missing > 0:
+            for column in (self._flows, self._tgids, self._bytes):
+                column.extend([0] * missing)
+        self._flows[place], self._tgids[place], self._bytes[place] = part.flow, part.tgid, part.bytes
+
+    def more(self, place: int, flow: int, tgid: int, moved: int) -> int | None:
+        """Bytes that a part has moved since it was added, or since this was asked last; None if it is another."""
+        if place >= len(self._flows) or not self._flows[place]:
+            return None
+        if self._flows[place] != flow or self._tgids[place] != tgid:
+            self._flows[place] = 0
+            return None
+        more = max(0, moved - self._bytes[place])
+        self._bytes[place] += more
+        return more
+
+
 class MoveTable:
     """The parts by their places. Events that come of it are the pipeline's own; no record stands for them."""
 
@@ -56,7 +85,8 @@ class MoveTable:
         # when its records are read, and still be the one's before where it was looked at.
         self._places: dict[int, list[tuple[int, int]]] = {}
         self._ending: list[tuple[int, int]] = []
-        self._gone = 0  # bytes of parts that were retired, and their places taken by others
+        self._retired = _Retired()
+        self._gone = 0  # bytes of all parts that were retired
         self._tgids: dict[int, int] = {}  # one object for each number
         self._last: Moves | None = None
         self._look_for_idle = 0
@@ -87,6 +117,11 @@ class MoveTable:
             if part is not None and (part.flow != flow or part.tgid != tgid):
                 self._drop(place, part)
                 part = None
+            if part is None:
+                more = self._retired.more(place, flow, tgid, sum(_counts(moved)[:2]))
+                if more is not None:
+                    self._gone += more
+                    continue
             if not flow:
                 continue
             if part is None:
@@ -103,12 +138,10 @@ class MoveTable:
             self._tgids.clear()
 
     def _drop(self, place: int, part: _Part) -> None:
-        """The place is another's: its end was told by a record, or it was retired here."""
+        """The part has ended, as a record tells or for what was found here."""
         self._moving.pop(place, None)
         self._forget(place, part)
         del self._parts[place]
-        if part.told_at < 0:
-            self._gone += part.bytes
 
     def _ends(self, place: int, part: _Part) -> Ends | None:
         flow, other = self._others.get(place, (0, None))
@@ -127,7 +160,7 @@ class MoveTable:
     def _concluded(self, now: int) -> Iterator[SocketEvent]:
         for place, flow in self._ending:
             part = self._parts.get(place)
-            if part is None or part.told_at < 0 or part.flow != flow:
+            if part is None or part.flow != flow:
                 continue
             ends = self._ends(place, part)
             if ends is not None and ends.role in _DATAGRAM_ROLES:
@@ -159,7 +192,7 @@ class MoveTable:
         found: list[tuple[int, _Part, Ends]] = []
         self._look_for_idle = now + _IDLE_LOOK_NS
         for place, part in self._parts.items():
-            if part.told_at < 0 or now - part.moved_at < IDLE_NS:
+            if now - part.moved_at < IDLE_NS:
                 continue
             ends = self._flows.known(part.flow, part.tgid)
             if ends is None or ends.role not in _DATAGRAM_ROLES:
@@ -176,9 +209,9 @@ class MoveTable:
                     del self._places[ends.socket]
 
     def _retire(self, place: int, part: _Part) -> None:
-        self._moving.pop(place, None)
-        self._forget(place, part)
-        part.told_at = -1
+        self._drop(place, part)
+        self._gone += part.bytes
+        self._retired.add(place, part)
         self.retired.append(place)
 
     @staticmethod
@@ -196,7 +229,7 @@ class MoveTable:
             return None
         flows, unknown = told + self._gone, 0
         for place, part in self._parts.items():
-            if part.told_at < 0 or self._ends(place, part) is not None:
+            if self._ends(place, part) is not None:
                 flows += part.bytes
             else:
                 unknown += part.bytes
