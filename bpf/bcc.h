@@ -67,6 +67,9 @@ struct sys_exit_of_this_kernel {
 #define KNOBS
 #define KNOB(field) (((const volatile struct knobs *)bpf_pseudo_fd(2, FD_knobs))->field)
 
+/* It takes no program that calls functions. */
+#define FUNCTION static __always_inline
+
 /* There is no BTF here, so every access to the kernel's memory is a call. */
 #define TYPED false
 #define READ1(p, a)									\

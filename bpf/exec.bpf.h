@@ -14,7 +14,8 @@
 
 struct slot {
 	u32 busy;
-	u32 zero;		/* always 0, but the verifier does not know it */
+	u16 zero;		/* always 0, but the verifier does not know it */
+	u16 number;		/* of the slot; read again, so that the verifier does not tell one slot from another */
 	char bytes[sizeof(struct exec_record) + EXEC_DATA] __attribute__((aligned(8)));
 };
 
@@ -33,15 +34,28 @@ static __always_inline struct slot *take_slot(void)
 		u32 key = i;
 
 		slot = bpf_map_lookup_elem(MAP(slots), &key);
-		if (slot && claim(&slot->busy))
+		if (slot && claim(&slot->busy)) {
+			slot->number = i;
 			return slot;
+		}
 	}
 	return NULL;
 }
 
-/* Keeps an offset in one range by a mask that the compiler can't see through: else every mix
- * of lengths is a state of its own for the verifier. */
+/* Keeps an offset in one range by a mask that the compiler can't see through: else every mix of
+ * lengths is a state of its own for the verifier. It also forgets what it knew of a number once that
+ * is stored in a map's memory, so all ways there go on as one from where it is read again. */
 #define ONE_RANGE(x, mask) asm volatile("%0 &= " #mask : "+r"(x))
+#define AS_STORED(field) (*(const volatile typeof(field) *)&(field))
+
+/* Bytes of data so far. */
+static __always_inline u64 failed_data(const struct exec_failed_record *r)
+{
+	u64 off = AS_STORED(r->file_len) + AS_STORED(r->args_len);
+
+	ONE_RANGE(off, 16383);
+	return off;
+}
 
 /* A failed exec never reaches sched_process_exec. Its arguments are still in the
  * caller's registers and memory; they are what was asked for, not evidence of more.
@@ -79,7 +93,6 @@ static __always_inline int exec_failed(void *ctx, long ret, const char *file, co
 	identify(&r->id, task);
 	r->file_len = 0;
 	r->args_len = 0;
-	off = slot->zero;
 	if (ret > 0) {
 		r->error = 0;
 		r->h.flags |= FLAG_SECCOMP_KILLED;
@@ -89,16 +102,15 @@ static __always_inline int exec_failed(void *ctx, long ret, const char *file, co
 	n = bpf_probe_read_user_str(data, FILE_BYTES, file);
 	if (n > 0 && n <= FILE_BYTES) {
 		r->file_len = n;
-		off = n;
 		if (n == FILE_BYTES)
 			r->h.flags |= FLAG_TRUNCATED_FILE;
 	} else {
 		r->h.flags |= FLAG_FAULT_ARGS;
 	}
+	off = failed_data(r);
 	for (int i = 0; i < FAILED_ARGS; i++) {
 		u64 arg = 0;
 
-		ONE_RANGE(off, 16383);
 		if (bpf_probe_read_user(&arg, compat ? 4 : 8, argv + i * (compat ? 4 : 8)) || !arg)
 			break;
 		if (off > ARGS_BYTES || i == FAILED_ARGS - 1) {
@@ -112,9 +124,9 @@ static __always_inline int exec_failed(void *ctx, long ret, const char *file, co
 		}
 		if (n == FILE_BYTES)
 			r->h.flags |= FLAG_TRUNCATED_ARGS;
-		off += n;
+		r->args_len += n;
+		off = failed_data(r);
 	}
-	r->args_len = off - r->file_len;
 	if (r->h.flags & (FLAG_TRUNCATED_ARGS | FLAG_TRUNCATED_FILE | FLAG_FAULT_ARGS))
 		count(&t->truncated);
 	if (off <= EXEC_DATA)

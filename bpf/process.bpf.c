@@ -16,19 +16,29 @@ struct {
 	__type(value, u8);
 } exited SEC(".maps");
 
-/* Writes the components of a path from the leaf up, each with its NUL, and returns
+/* Writes the components of a path behind what is in a slot, from the leaf up, each with its NUL, and returns
  * the bytes written: at most PATH_BYTES, at most PATH_DEPTH components and mounts. The
  * walk goes to the root of the mount namespace, past a chroot.
  *
  * Lengths are u64 everywhere: compilers without 32-bit arithmetic shift a u32 up and down,
  * over which 5.10 loses its bounds. */
-static __always_inline u64 write_path(char *to, const struct path *path, u32 zero, u32 *flags, u32 too_long)
+FUNCTION u64 write_path(u64 address, u64 behind, u32 number, u32 too_long)
 {
+	const struct path *path = (const void *)address;
 	struct dentry *dentry = BPF_CORE_READ(path, dentry);
 	struct vfsmount *vfs = BPF_CORE_READ(path, mnt);
-	u64 done = zero;
+	struct slot *slot = bpf_map_lookup_elem(MAP(slots), &number);
+	struct exec_record *r;
 	bool whole = false;
+	u64 done;
+	char *to;
 
+	if (!slot)
+		return 0;
+	r = (void *)slot->bytes;
+	done = slot->zero;
+	ONE_RANGE(behind, 8191);
+	to = slot->bytes + sizeof(*r) + behind;
 	for (int i = 0; i < PATH_DEPTH; i++) {
 		ONE_RANGE(done, 4095);
 		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
@@ -46,7 +56,7 @@ static __always_inline u64 write_path(char *to, const struct path *path, u32 zer
 					if (n > 2 && n <= NAME_LEN) {
 						done = n;
 						ONE_RANGE(done, 511);	/* 6.1 and older lose the bounds that were just checked */
-						*flags |= FLAG_DETACHED;
+						r->h.flags |= FLAG_DETACHED;
 					}
 				}
 				break;
@@ -64,16 +74,15 @@ static __always_inline u64 write_path(char *to, const struct path *path, u32 zer
 		dentry = parent;
 	}
 	if (!whole)
-		*flags |= too_long;
+		r->h.flags |= too_long;
 	return done;
 }
 
 /* Where a process is in a control group of version 2, that one. Where it is in the root, as all are
  * on machines with version 1, the first of some hierarchies of version 1 that tells more: of those
  * that services and containers get a group in. */
-static __always_inline const struct kernfs_node *cgroup_of(const struct task_struct *task, u32 *flags)
+static __always_inline const struct kernfs_node *cgroup_of(const struct css_set *set, u32 *flags)
 {
-	const struct css_set *set = BPF_CORE_READ(task, cgroups);
 	const struct kernfs_node *root = BPF_CORE_READ(set, dfl_cgrp, kn), *node = root;
 
 	if (kernfs_parent(node))
@@ -91,14 +100,26 @@ static __always_inline const struct kernfs_node *cgroup_of(const struct task_str
 	return node;
 }
 
-/* Writes the names of a control group and of those above it as write_path() does, at most CGROUP_BYTES. The last turn
- * only looks whether that was all. No loop that clang turns about: one that is entered in its middle, and begins
- * right behind its end, kernels before 6.8 refuse ("back-edge", commit 10e14e9652bf). */
-static __always_inline u64 write_cgroup(char *to, const struct kernfs_node *node, u32 zero, u32 *flags)
+/* Writes the names of the control group of a process that has this css_set, and of those above it, as write_path() does,
+ * at most CGROUP_BYTES. The last turn only looks whether that was all. No loop that clang turns about: one that is
+ * entered in its middle, and begins right behind its end, kernels before 6.8 refuse ("back-edge", commit
+ * 10e14e9652bf). */
+FUNCTION u64 write_cgroup(u64 address, u64 behind, u32 number)
 {
-	const struct kernfs_node *parent = kernfs_parent(node);
-	u64 done = zero;
+	struct slot *slot = bpf_map_lookup_elem(MAP(slots), &number);
+	const struct kernfs_node *node, *parent;
+	struct exec_record *r;
+	u64 done;
+	char *to;
 
+	if (!slot)
+		return 0;
+	r = (void *)slot->bytes;
+	done = slot->zero;
+	ONE_RANGE(behind, 16383);
+	to = slot->bytes + sizeof(*r) + behind;
+	node = cgroup_of((const void *)address, &r->h.flags);
+	parent = kernfs_parent(node);
 	for (int i = 0; i < CGROUP_DEPTH && parent; i++) {	/* the root has no name */
 		long n;
 
@@ -114,7 +135,7 @@ static __always_inline u64 write_cgroup(char *to, const struct kernfs_node *node
 	}
 	ONE_RANGE(done, 1023);
 	if (parent)
-		*flags |= FLAG_TRUNCATED_CGROUP;
+		r->h.flags |= FLAG_TRUNCATED_CGROUP;
 	return done;
 }
 
@@ -128,16 +149,25 @@ static __always_inline void describe_exe(struct exec_record *r, const struct fil
 		r->h.flags |= FLAG_DELETED;
 }
 
+/* Bytes of data so far, but for the argv. */
+static __always_inline u64 described(const struct exec_record *r)
+{
+	u64 off = AS_STORED(r->exe_len) + AS_STORED(r->cwd_len) + AS_STORED(r->file_len) + AS_STORED(r->interp_len) +
+		  AS_STORED(r->cgroup_len);
+
+	ONE_RANGE(off, 16383);
+	return off;
+}
+
 /* What is compared must be what is added to the pointer: clang may keep them apart, and then the
  * verifier of 6.1 derives a range from the one and not from the other. */
 #define APPEND_STRING(field, limit, source, too_long) do {					\
-	r->field = 0;										\
-	asm volatile("" : "+r"(off));								\
-	if (off <= EXEC_DATA - (limit)) {							\
-		long __n = bpf_probe_read_kernel_str(data + off, limit, source);		\
+	u64 __off = described(r);								\
+	asm volatile("" : "+r"(__off));								\
+	if (__off <= EXEC_DATA - (limit)) {							\
+		long __n = bpf_probe_read_kernel_str(data + __off, limit, source);		\
 		if (__n > 0 && __n <= (limit)) {						\
 			r->field = __n;								\
-			off += __n;								\
 			if (__n == (limit))							\
 				r->h.flags |= too_long;						\
 		}										\
@@ -150,22 +180,15 @@ static __always_inline u64 describe(struct slot *slot, struct task_struct *task,
 {
 	struct exec_record *r = (void *)slot->bytes;
 	char *data = slot->bytes + sizeof(*r);
-	struct fs_struct *fs = BPF_CORE_READ(task, fs);
-	u64 off, n;
+	u64 fs = (u64)BPF_CORE_READ(task, fs);
+	u32 number = AS_STORED(slot->number);
 
 	identify(&r->id, task);
 	describe_exe(r, file);
-	n = write_path(data, &file->f_path, slot->zero, &r->h.flags, FLAG_TRUNCATED_EXE);
-	r->exe_len = n;
-	off = n;
-	r->cwd_len = 0;
-	if (fs && off <= PATH_BYTES) {
-		n = write_path(data + off, &fs->pwd, slot->zero, &r->h.flags, FLAG_TRUNCATED_CWD);
-		r->cwd_len = n;
-		off += n;
-	}
-	r->file_len = 0;
-	r->interp_len = 0;
+	r->cwd_len = r->file_len = r->interp_len = r->cgroup_len = 0;
+	r->exe_len = write_path((u64)&file->f_path, 0, number, FLAG_TRUNCATED_EXE);
+	if (fs)
+		r->cwd_len = write_path((u64)&((struct fs_struct *)fs)->pwd, r->exe_len, number, FLAG_TRUNCATED_CWD);
 	if (filename) {
 		APPEND_STRING(file_len, FILE_BYTES, filename, FLAG_TRUNCATED_FILE);
 		if (interp != filename) {
@@ -173,15 +196,8 @@ static __always_inline u64 describe(struct slot *slot, struct task_struct *task,
 			APPEND_STRING(interp_len, FILE_BYTES, interp, FLAG_TRUNCATED_FILE);
 		}
 	}
-	r->cgroup_len = 0;
-	asm volatile("" : "+r"(off));	/* as in APPEND_STRING */
-	if (off <= PATH_BYTES * 2 + FILE_BYTES * 2) {
-		n = write_cgroup(data + off, cgroup_of(task, &r->h.flags), slot->zero, &r->h.flags);
-		r->cgroup_len = n;
-		off += n;
-	}
-	ONE_RANGE(off, 16383);	/* 6.1 and older also go on with what the condition has left out */
-	return off;
+	r->cgroup_len = write_cgroup((u64)BPF_CORE_READ(task, cgroups), described(r), number);
+	return described(r);
 }
 
 /* What an exec is told by: of a stand-in only the requested name is known, not what interprets it. */
