@@ -32,7 +32,7 @@ app = typer.Typer(
 
 Format = Annotated[
     str | None,
-    typer.Option("--format", help="pretty (default on a terminal) or ecs (default elsewhere)", metavar="NAME"),
+    typer.Option("--format", help="pretty (default on a terminal), ecs (default elsewhere) or ocsf", metavar="NAME"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="the same as --format ecs")]
 Output = Annotated[
@@ -49,8 +49,8 @@ Words = list[str] | None
 def _format(name: str | None, json: bool) -> str | None:
     if json and name not in (None, "ecs"):
         raise CommandError(f"--json and --format {name} contradict each other: give one of them", Exit.USAGE)
-    if name is not None and name not in ("pretty", "ecs"):
-        raise CommandError(f"--format {name!r}: give pretty or ecs", Exit.USAGE)
+    if name is not None and name not in ("pretty", "ecs", "ocsf"):
+        raise CommandError(f"--format {name!r}: give pretty, ecs or ocsf", Exit.USAGE)
     return "ecs" if json else name
 
 

@@ -54,7 +54,9 @@ def replay(
 def _confine(mode: Mode, form: str | None, fd: int, *, writes_files: bool) -> None:
     """Leave this process what is open, and the power to cut the output before the first line."""
     if form == "pretty" or is_terminal(fd):
-        import tracer.formats.pretty  # noqa: F401  # nothing can be imported later
+        import tracer.formats.pretty  # nothing can be imported later
+    if form == "ocsf":
+        import tracer.formats.ocsf  # noqa: F401
     reading.load()
     plan = Plan(choose_user(None, tell, writes_files=writes_files), calls=WORKER + on_descriptors("ftruncate", fd))
     Sandbox(mode, plan).enter(tell, lambda prove: prove())

@@ -23,7 +23,7 @@ from tracer.sinks.output import QUEUE_MOST, Batch, Output, OutputError, is_termi
 
 __all__ = ["FORMATS", "Stream", "begin_line", "make_format", "open_output"]
 
-FORMATS: Final = ("pretty", "ecs")
+FORMATS: Final = ("pretty", "ecs", "ocsf")
 _FIRST: Final = itemgetter(0)
 _PATIENT_MOST: Final = 1 << 16  # bytes that wait when there is no hurry: written, they are still in the cache
 _FLUSH_SECONDS: Final = 10.0  # how long a stopped reader of a pipe may delay the end
@@ -195,6 +195,10 @@ def make_format(name: str | None, session: Session, fd: int) -> Format:
     name = name or ("pretty" if terminal else "ecs")
     if name == "ecs":
         return Ecs(session)
+    if name == "ocsf":
+        from tracer.formats.ocsf import Ocsf  # the default starts the sooner without it
+
+        return Ocsf(session)
     if name != "pretty":
         raise CommandError(f"--format {name!r}: give one of {', '.join(FORMATS)}", Exit.USAGE)
     from tracer.formats.pretty import Pretty  # not for the stream of a SIEM, which starts the sooner

@@ -14,7 +14,7 @@ from tracer.formats.ecs_values import dumps, members, second_of, stamp
 from tracer.formats.shorten import LINE_MOST, shortened
 from tracer.model import Answered, Event, ExecFailed, Notice, ProcessEvent, ProcessExited, Session, SocketEvent
 
-__all__ = ["ECS_VERSION", "SCHEMA", "Ecs"]
+__all__ = ["BLOCK", "ECS_VERSION", "SCHEMA", "Ecs", "joined", "told_of_notice"]
 
 ECS_VERSION: Final = "9.4.0"
 SCHEMA: Final = 1  # of what is under `tracer`
@@ -88,8 +88,8 @@ class Ecs:
                     end,
                 )
         blocks: list[bytes] = []
-        for begin in range(0, len(found), _BLOCK):
-            blocks += _joined(found[begin : begin + _BLOCK])
+        for begin in range(0, len(found), BLOCK):
+            blocks += joined(found[begin : begin + BLOCK])
         return blocks
 
     @staticmethod
@@ -104,15 +104,20 @@ class Ecs:
             "type": ["info"],
             "action": event.action,
         }
-        body = event.body
-        for name in _INTERVALS & body.keys():
-            told = body[name]
-            ends = {end: stamp(told[end] + offset) for end in ("first", "last") if end in told}
-            body = {name: {**told, **ends}}
-        return dumps(fields)[1:-1], "", f",{self._tracer},{dumps(body)[1:-1]}"
+        return dumps(fields)[1:-1], "", f",{self._tracer},{dumps(told_of_notice(event, offset))[1:-1]}"
 
 
-def _joined(lines: list[tuple[str, ...]]) -> list[bytes]:
+def told_of_notice(event: Notice, offset: int) -> dict[str, Any]:
+    """What a notice tells under ``tracer``: its body, with the ends of an interval as dates."""
+    body = event.body
+    for name in _INTERVALS & body.keys():
+        told = body[name]
+        ends = {end: stamp(told[end] + offset) for end in ("first", "last") if end in told}
+        body = {name: {**told, **ends}}
+    return body
+
+
+def joined(lines: list[tuple[str, ...]]) -> list[bytes]:
     """The lines as bytes, all in one piece unless one may be too long.
 
     To put a line together by itself, and to copy that as bytes, takes longer, and more of a processor's cache.
@@ -126,7 +131,7 @@ def _joined(lines: list[tuple[str, ...]]) -> list[bytes]:
     return [line if len(line) <= LINE_MOST else shortened(line) for line in whole]
 
 
-_BLOCK: Final = 32  # lines put together at once: their memory is used again and again
+BLOCK: Final = 32  # lines put together at once: their memory is used again and again
 _BYTES_MOST: Final = 4  # that a character takes in UTF-8
 _CATEGORIES: Final = {"tracer-wire": "network"}
 _INTERVALS: Final = {"loss", "change"}  # notices about a time

@@ -8,7 +8,7 @@ from tracer.formats.ecs_process import Parts, Processes
 from tracer.formats.ecs_values import MARKS, dumps, keep_raw, members, quality, quoted, text
 from tracer.model import Answered, Names
 
-__all__ = ["Answers", "Told", "told_of"]
+__all__ = ["Answers", "Told", "own_of", "told_of"]
 
 
 class Told(NamedTuple):
@@ -33,12 +33,11 @@ def told_of(names: Names) -> Told:
     return found
 
 
-def _told(names: Names) -> Told:
+def own_of(names: Names) -> tuple[dict[str, Any], dict[str, str]]:
+    """What of a flow's names goes under ``tracer``, and the bytes of those that are not UTF-8."""
     raw: dict[str, str] = {}
-    end = document = ""
     own: dict[str, Any] = {}
     if names.domain:
-        end = f',"domain":{quoted(names.domain)}'
         keep_raw(raw, "destination.domain", names.domain)
         known: dict[str, Any] = {"from": names.source}
         if names.how:
@@ -48,9 +47,7 @@ def _told(names: Names) -> Told:
             known["ambiguous"] = True
         own["name"] = known
     if names.hello:
-        if names.server_name:
-            document += f',"tls":{{"client":{{"server_name":{quoted(names.server_name)}}}}}'
-            keep_raw(raw, "tls.client.server_name", names.server_name)
+        keep_raw(raw, "tls.client.server_name", names.server_name)
         offered: dict[str, Any] = {}
         if names.version in _VERSIONS:
             offered["offered_version"] = _VERSIONS[names.version]
@@ -62,12 +59,22 @@ def _told(names: Names) -> Told:
         if offered:
             own["tls"] = offered
     elif names.method:
-        if names.host:
-            document += f',"url":{{"domain":{quoted(names.host)}}}'
-            keep_raw(raw, "url.domain", names.host)
-        document += f',"http":{{"version":"{names.http}","request":{{"method":{quoted(names.method)}}}}}'
+        keep_raw(raw, "url.domain", names.host)
         if names.malformed:
             own["http"] = {"malformed": True}
+    return own, raw
+
+
+def _told(names: Names) -> Told:
+    own, raw = own_of(names)
+    end = f',"domain":{quoted(names.domain)}' if names.domain else ""
+    document = ""
+    if names.hello and names.server_name:
+        document = f',"tls":{{"client":{{"server_name":{quoted(names.server_name)}}}}}'
+    elif names.method:
+        if names.host:
+            document = f',"url":{{"domain":{quoted(names.host)}}}'
+        document += f',"http":{{"version":"{names.http}","request":{{"method":{quoted(names.method)}}}}}'
     network = f',"protocol":"{names.protocol}"' if names.protocol else ""
     return Told(end, network, document, members(own), raw)
 

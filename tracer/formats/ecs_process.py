@@ -26,7 +26,7 @@ from tracer.model import (
     Session,
 )
 
-__all__ = ["Described", "Parts", "Processes"]
+__all__ = ["Described", "Parts", "Processes", "credentials_of", "own_ids"]
 
 _STARTED: Final = {
     Kind.EXEC: '"kind":"event","category":["process"],"type":["start"],"action":"process-executed","outcome":"success"',
@@ -50,9 +50,9 @@ _FLAG_NAMES: Final = {
 # Parts of Process.told (Ids, and the name): what processes mostly have in common, and what is their own.
 _CREDENTIALS: Final = slice(4, 28)
 _PLACE: Final = slice(36, 44)
-_credentials: Final = Struct("=6I").unpack
+credentials_of: Final = Struct("=6I").unpack
 _place: Final = Struct("=2I").unpack
-_own_ids: Final = Struct("=i24xII").unpack_from  # vpid, session, group
+own_ids: Final = Struct("=i24xII").unpack_from  # vpid, session, group
 _PROCESS_FOUND: Final = Kind.PROCESS_FOUND
 _NO_STATUS: Final = int(Flag.NO_STATUS)
 _NAMED_FLAGS: Final = int(Flag.DELETED | Flag.DETACHED | Flag.EXECFD | Flag.SCRIPT | Flag.KTHREAD)
@@ -120,29 +120,39 @@ class Processes:
             found = process.rendered = self._describe(process)
         return found
 
-    def _describe(self, process: Process) -> Described:
-        image, above, told, within = process.image, process.parent, process.told, process.within
-        comm, uid, number, credentials, place = (
-            process.comm,
-            process.uid,
-            process.cgroup,
-            told[_CREDENTIALS],
-            told[_PLACE],
-        )
-        parent = identity = ""
+    def _alike_of(self, process: Process) -> _Alike:
+        """How it is told what processes have in common that run this program for this user in this place."""
+        image, told, within = process.image, process.told, process.within
         path = group_path = b""
         dev = inode = flags = version = 0
         if image is not None:
             _, path, _, _, _, _, _, _, dev, inode, flags = image
         if within is not None:
             group_path, version = within.path, within.version
-        same = comm, path, dev, inode, flags, uid, credentials, number, group_path, version, place
+        same = (
+            process.comm,
+            path,
+            dev,
+            inode,
+            flags,
+            process.uid,
+            told[_CREDENTIALS],
+            process.cgroup,
+            group_path,
+            version,
+            told[_PLACE],
+        )
         alike = self._alike.get(same)
         if alike is None:
             if len(self._alike) >= _ALIKE:
                 self._alike.clear()
             alike = self._alike[same] = self._make_alike(same, within)
-        container, name, executable, group, user, own, audit, rest, cgroup, raw = alike
+        return alike
+
+    def _describe(self, process: Process) -> Described:
+        above, told = process.parent, process.told
+        container, name, executable, group, user, own, audit, rest, cgroup, raw = self._alike_of(process)
+        parent = identity = ""
         if above is not None:
             if above.rendered is None:
                 above.rendered = _parent(above)
@@ -150,7 +160,7 @@ class Processes:
             if raw_parent:
                 raw = raw | raw_parent
         if told:
-            vpid, session, leader = _own_ids(told)
+            vpid, session, leader = own_ids(told)
             if vpid > 0:
                 own += audit
                 identity = (
@@ -186,7 +196,7 @@ class Processes:
             cgroup = f',"cgroup":{{{cgroup[1:]}}}'
         user = f',"user":{self._users.get(uid) or _id(uid)}' if 0 <= uid < UNSET_ID else ""
         if credentials:
-            _, gid, euid, _, loginuid, audit_session = _credentials(credentials)
+            _, gid, euid, _, loginuid, audit_session = credentials_of(credentials)
             audit = f',"euid":{euid}' if euid != uid else ""
             if loginuid != UNSET_ID:
                 audit += f',"loginuid":{loginuid}'

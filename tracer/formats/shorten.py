@@ -10,9 +10,16 @@ __all__ = ["LINE_MOST", "shortened"]
 
 LINE_MOST: Final = 32_000  # bytes: Fluent Bit stops following a file at a line over 32 KiB
 _LIST_MOST: Final = 12_000  # bytes of a list, such as the arguments, escaped
-_LISTS: Final = {"tracer.name.asked": 2_000, "tracer.tls.offered_protocols": 2_000}  # of which a line may have several
+_LISTS: Final = {  # of those of which a line may have several
+    "tracer.name.asked": 2_000,
+    "tracer.tls.offered_protocols": 2_000,
+    "tracer.process.args": 8_000,
+    "tracer.dns.names": 6_000,
+}
 _TEXT_MOST: Final = 1_500  # bytes of any other text, escaped
 _LINE_TEXT_MOST: Final = 6_000  # bytes of the command line, escaped
+_LONG: Final = ("command_line", "cmd_line")
+_RAW: Final = frozenset({"tracer.raw", "unmapped.tracer.raw"})
 _dumps = orjson.dumps
 
 
@@ -40,12 +47,12 @@ def _walk(value: Any, path: str, cut: set[str]) -> Any:
         return {
             name: _walk(part, f"{path}.{name}" if path else name, cut)
             for name, part in value.items()
-            if path != "tracer.raw"
+            if path not in _RAW
         }
     if isinstance(value, list):
-        shorter: Any = _cut_list(value, _LISTS.get(path, _LIST_MOST))
+        shorter: Any = _cut_list(value, _LISTS.get(path.removeprefix("unmapped."), _LIST_MOST))
     elif isinstance(value, str):
-        shorter = _cut(value, _LINE_TEXT_MOST if path.endswith("command_line") else _TEXT_MOST)
+        shorter = _cut(value, _LINE_TEXT_MOST if path.endswith(_LONG) else _TEXT_MOST)
     else:
         return value
     if shorter != value:
@@ -54,12 +61,19 @@ def _walk(value: Any, path: str, cut: set[str]) -> Any:
 
 
 def shortened(line: bytes) -> bytes:
-    """The line of an event with every long text cut, what was cut named in tracer.truncated, under LINE_MOST bytes."""
+    """The line of an event with every long text cut, what was cut named in tracer.truncated, under LINE_MOST bytes.
+
+    In OCSF that is unmapped.tracer.truncated.
+    """
     document = orjson.loads(line)
-    cut = set(document["tracer"].get("truncated", ()))
-    if document["tracer"].get("raw"):
-        cut.add("tracer.raw")
+    above, own = ("", document["tracer"]) if "tracer" in document else ("unmapped.", document["unmapped"]["tracer"])
+    cut = set(own.pop("truncated", ()))
+    if own.get("raw"):
+        cut.add(f"{above}tracer.raw")
     document = _walk(document, "", cut)
-    document["tracer"].pop("raw", None)
-    document["tracer"]["truncated"] = sorted(cut)
+    own = document["unmapped"]["tracer"] if above else document["tracer"]
+    own.pop("raw", None)
+    own["truncated"] = sorted(cut)
+    if above:
+        document["metadata"] |= {"is_truncated": True, "untruncated_size": len(line)}
     return _dumps(document, option=orjson.OPT_APPEND_NEWLINE)
