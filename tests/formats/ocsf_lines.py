@@ -15,6 +15,112 @@ from tracer.formats.ocsf import OCSF_VERSION, PROFILES, Ocsf
 from tracer.model import Event, Notice
 
 LINE_BYTES = 32_000
+# Where the same fact is in ECS and in OCSF.
+SAME = {
+    "event.action": "metadata.event_code",
+    "event.sequence": "metadata.sequence",
+    "@timestamp": "time_dt",
+    "host.id": "device.uid",
+    "host.name": "device.hostname",
+    "host.boot.id": "device.boot_uid",
+    "host.os.kernel": "device.os.kernel_release",
+    "host.architecture": "device.hw_info.cpu_architecture",
+    "agent.id": "device.agent_list.uid",
+    "agent.ephemeral_id": "device.agent_list.uid_alt",
+    "agent.version": "device.agent_list.version",
+    "error.code": "status_code",
+    "event.duration": "unmapped.tracer.duration_ns",
+    "process.exit_code": "exit_code",
+    "network.community_id": "connection_info.community_uid",
+    "network.transport": "connection_info.protocol_name",
+    "source.ip": "src_endpoint.ip",
+    "source.port": "src_endpoint.port",
+    "destination.ip": "dst_endpoint.ip",
+    "destination.port": "dst_endpoint.port",
+    "destination.domain": "dst_endpoint.hostname",
+    "tls.client.server_name": "tls.sni",
+    "url.domain": "unmapped.tracer.http.host",
+    "http.request.method": "unmapped.tracer.http.method",
+    "http.version": "unmapped.tracer.http.version",
+    "network.protocol": "app_protocol_name",
+    "source.bytes": "cumulative_traffic.bytes_out",
+    "destination.bytes": "cumulative_traffic.bytes_in",
+    "network.bytes": "cumulative_traffic.bytes",
+    "source.packets": "cumulative_traffic.packets_out",
+    "destination.packets": "cumulative_traffic.packets_in",
+    "network.packets": "cumulative_traffic.packets",
+    "dns.response_code": "rcode",
+    "dns.question.name": "query.hostname",
+    "dns.question.type": "query.type",
+    "dns.question.class": "query.class",
+    "dns.answers.type": "answers.type",
+    "dns.answers.class": "answers.class",
+    "dns.answers.ttl": "answers.ttl",
+    "dns.answers.name": "unmapped.tracer.dns.names",
+    "dns.header_flags": "unmapped.tracer.dns.header_flags",
+    "dns.resolved_ip": "unmapped.tracer.dns.resolved_ip",
+}
+SAME_OF_PROCESS = {
+    "pid": "pid",
+    "vpid": "namespace_pid",
+    "entity_id": "uid",
+    "name": "name",
+    "executable": "file.path",
+    "start": "created_time_dt",
+    "end": "terminated_time_dt",
+    "thread.id": "ptid",
+    "user.id": "user.uid",
+    "user.name": "user.name",
+    "group.id": "group.uid",
+    "group.name": "group.name",
+    "session_leader.pid": "session.uid",
+    "parent.pid": "parent_process.pid",
+    "parent.entity_id": "parent_process.uid",
+    "parent.name": "parent_process.name",
+    "parent.executable": "parent_process.file.path",
+    "command_line": "cmd_line",
+    "working_directory": "working_directory",
+}
+OWN_OF_PROCESS = {"args", "args_count", "group_leader.pid"}
+# What OCSF tells otherwise: in the numbers of its classes, or as what it has no place for.
+OTHERWISE = {
+    *("ecs.version", "event.kind", "event.category", "event.type", "event.outcome", "host.hostname", "host.os.type"),
+    *("agent.name", "agent.type", "network.type", "network.iana_number", "network.direction", "related.ip", "dns.type"),
+    *("client.ip", "client.port", "client.bytes", "client.packets", "server.ip", "server.port", "server.bytes"),
+    *("server.packets", "server.domain", "dns.id", "dns.answers.data", "tracer.truncated"),
+    *("container.id", "container.runtime", "orchestrator.type", "orchestrator.resource.type"),
+    "orchestrator.resource.id",
+}
+
+
+def flat(document: dict[str, Any]) -> dict[str, Any]:
+    """Fields by their dotted names; of a list of objects what each of them has."""
+    found: dict[str, list[Any]] = {}
+    for name, value in leaves(document):
+        found.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+
+def place(document: dict[str, Any], name: str) -> str:
+    """Where a field of ECS is in this OCSF document."""
+    inside = "" if document["class_uid"] else "unmapped."  # of what a Base Event has no member for
+    if name.startswith("process.") and name not in SAME:
+        short = name.removeprefix("process.")
+        if short in OWN_OF_PROCESS:
+            return f"unmapped.tracer.process.{short}"
+        of = "actor.process." if "process" in document.get("actor", {}) and code_of(document) else f"{inside}process."
+        return of + SAME_OF_PROCESS[short]
+    if name.startswith("tracer."):
+        return f"unmapped.{name}"
+    told = SAME[name]
+    if told.startswith(("src_", "dst_", "connection_", "cumulative_", "tls", "app_")):
+        return inside + told
+    return told
+
+
+def code_of(document: dict[str, Any]) -> bool:
+    """Whether the process of this event is its actor."""
+    return not document["metadata"]["event_code"].startswith("process-")
 
 
 @cache
@@ -108,3 +214,20 @@ def in_ecs(event: Event, offset: int = OFFSET, sequence: int = 7) -> dict[str, A
         return read(Ecs(SESSION).render(event, offset, sequence))
     finally:
         forget(event)
+
+
+def assert_same(ocsf: dict[str, Any], ecs: dict[str, Any]) -> set[str]:
+    """A line of OCSF has every fact of the same event's line of ECS; which fields of that were compared."""
+    found, compared = flat(ocsf), set()
+    of_process = ecs["event"]["action"].startswith("process-")
+    for name, value in flat(ecs).items():
+        if name in OTHERWISE:
+            continue
+        if name == "process.group_leader.pid" and not of_process:
+            continue  # has no place in a process of OCSF, and what is our own of it is told in its own events
+        same = str(value) if name == "process.session_leader.pid" else value
+        if name == "dns.answers.name" and not isinstance(same, list):
+            same = [same]
+        assert found.get(place(ocsf, name)) == same, (name, ecs)
+        compared.add(name)
+    return compared

@@ -7,120 +7,13 @@ import pytest
 from tests.formats import events
 from tests.formats.ecs_lines import bare_process, full_process, notices
 from tests.formats.events import NOW, OFFSET, SECOND, SESSION
-from tests.formats.ocsf_lines import check, forget, in_ecs, leaves, read, shown
+from tests.formats.ocsf_lines import OTHERWISE, assert_same, check, flat, forget, in_ecs, read, shown
 from tests.formats.test_ecs import corpus
 from tests.formats.test_ecs_hostile import HOSTILE, SHAPES, hostile
 from tracer.formats.ocsf import Ocsf
-from tracer.model import Answered, Event, ExecFailed, Flag, Kind, Notice, ProcessEvent, Role, SocketEvent
+from tracer.model import Event, ExecFailed, Flag, Kind, Notice, ProcessEvent, Role
 
 CORPUS = corpus()
-LISTEN_STATE = 10
-# Where the same fact is in ECS and in OCSF.
-SAME = {
-    "event.action": "metadata.event_code",
-    "event.sequence": "metadata.sequence",
-    "@timestamp": "time_dt",
-    "host.id": "device.uid",
-    "host.name": "device.hostname",
-    "host.boot.id": "device.boot_uid",
-    "host.os.kernel": "device.os.kernel_release",
-    "host.architecture": "device.hw_info.cpu_architecture",
-    "agent.id": "device.agent_list.uid",
-    "agent.ephemeral_id": "device.agent_list.uid_alt",
-    "agent.version": "device.agent_list.version",
-    "error.code": "status_code",
-    "event.duration": "unmapped.tracer.duration_ns",
-    "process.exit_code": "exit_code",
-    "network.community_id": "connection_info.community_uid",
-    "network.transport": "connection_info.protocol_name",
-    "source.ip": "src_endpoint.ip",
-    "source.port": "src_endpoint.port",
-    "destination.ip": "dst_endpoint.ip",
-    "destination.port": "dst_endpoint.port",
-    "destination.domain": "dst_endpoint.hostname",
-    "tls.client.server_name": "tls.sni",
-    "url.domain": "unmapped.tracer.http.host",
-    "http.request.method": "unmapped.tracer.http.method",
-    "http.version": "unmapped.tracer.http.version",
-    "network.protocol": "app_protocol_name",
-    "source.bytes": "cumulative_traffic.bytes_out",
-    "destination.bytes": "cumulative_traffic.bytes_in",
-    "network.bytes": "cumulative_traffic.bytes",
-    "source.packets": "cumulative_traffic.packets_out",
-    "destination.packets": "cumulative_traffic.packets_in",
-    "network.packets": "cumulative_traffic.packets",
-    "dns.response_code": "rcode",
-    "dns.question.name": "query.hostname",
-    "dns.question.type": "query.type",
-    "dns.question.class": "query.class",
-    "dns.answers.type": "answers.type",
-    "dns.answers.class": "answers.class",
-    "dns.answers.ttl": "answers.ttl",
-    "dns.answers.name": "unmapped.tracer.dns.names",
-    "dns.header_flags": "unmapped.tracer.dns.header_flags",
-    "dns.resolved_ip": "unmapped.tracer.dns.resolved_ip",
-}
-SAME_OF_PROCESS = {
-    "pid": "pid",
-    "vpid": "namespace_pid",
-    "entity_id": "uid",
-    "name": "name",
-    "executable": "file.path",
-    "start": "created_time_dt",
-    "end": "terminated_time_dt",
-    "thread.id": "ptid",
-    "user.id": "user.uid",
-    "user.name": "user.name",
-    "group.id": "group.uid",
-    "group.name": "group.name",
-    "session_leader.pid": "session.uid",
-    "parent.pid": "parent_process.pid",
-    "parent.entity_id": "parent_process.uid",
-    "parent.name": "parent_process.name",
-    "parent.executable": "parent_process.file.path",
-    "command_line": "cmd_line",
-    "working_directory": "working_directory",
-}
-OWN_OF_PROCESS = {"args", "args_count", "group_leader.pid"}
-# What OCSF tells otherwise: in the numbers of its classes, or as what it has no place for.
-OTHERWISE = {
-    *("ecs.version", "event.kind", "event.category", "event.type", "event.outcome", "host.hostname", "host.os.type"),
-    *("agent.name", "agent.type", "network.type", "network.iana_number", "network.direction", "related.ip", "dns.type"),
-    *("client.ip", "client.port", "client.bytes", "client.packets", "server.ip", "server.port", "server.bytes"),
-    *("server.packets", "server.domain", "dns.id", "dns.answers.data", "tracer.truncated"),
-    *("container.id", "container.runtime", "orchestrator.type", "orchestrator.resource.type"),
-    "orchestrator.resource.id",
-}
-
-
-def flat(document: dict[str, Any]) -> dict[str, Any]:
-    """Fields by their dotted names; of a list of objects what each of them has."""
-    found: dict[str, list[Any]] = {}
-    for name, value in leaves(document):
-        found.setdefault(name, []).append(value)
-    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
-
-
-def place(document: dict[str, Any], name: str) -> str:
-    """Where a field of ECS is in this OCSF document."""
-    inside = "" if document["class_uid"] else "unmapped."  # of what a Base Event has no member for
-    if name.startswith("process.") and name not in SAME:
-        short = name.removeprefix("process.")
-        if short in OWN_OF_PROCESS:
-            return f"unmapped.tracer.process.{short}"
-        of = "actor.process." if "process" in document.get("actor", {}) and code_of(document) else f"{inside}process."
-        return of + SAME_OF_PROCESS[short]
-    if name.startswith("tracer."):
-        return f"unmapped.{name}"
-    told = SAME[name]
-    if told.startswith(("src_", "dst_", "connection_", "cumulative_", "tls", "app_")):
-        return inside + told
-    return told
-
-
-def code_of(document: dict[str, Any]) -> bool:
-    """Whether the process of this event is its actor."""
-    return not document["metadata"]["event_code"].startswith("process-")
 
 
 @pytest.mark.parametrize("event", CORPUS, ids=lambda event: type(event).__name__)
@@ -164,20 +57,10 @@ def test_every_kind_of_event_has_its_class() -> None:
 
 def test_every_fact_of_ecs_is_told() -> None:
     """Each field of the same event in ECS is in its place with the same value, all of tracer.* among them."""
-    compared = set()
+    compared: set[str] = set()
     for event in CORPUS:
-        ocsf, ecs = shown(event), flat(in_ecs(event))
-        found = flat(ocsf)
-        for name, value in ecs.items():
-            if name in OTHERWISE:
-                continue
-            if name == "process.group_leader.pid" and isinstance(event, SocketEvent | Answered):
-                continue  # has no place in a process of OCSF, and what is our own of it is told in its own events
-            same = str(value) if name == "process.session_leader.pid" else value
-            assert found.get(place(ocsf, name)) == same, (name, event)
-            compared.add(name)
-    told = {name for event in CORPUS for name in flat(in_ecs(event))}
-    assert told - compared == OTHERWISE
+        compared |= assert_same(shown(event), in_ecs(event))
+    assert {name for event in CORPUS for name in flat(in_ecs(event))} - compared == OTHERWISE
 
 
 def test_times_in_milliseconds() -> None:
