@@ -40,19 +40,21 @@ _KNOWN_MOST: Final = 1 << 16  # flows whose last totals are kept, for what they 
 class _Moved:
     """What flows had moved when that was told last, and so what they have moved since."""
 
+    __slots__ = ("forgotten", "last")
+
     def __init__(self) -> None:
-        self._last: dict[int, tuple[int, int, int, int]] = {}
-        self._forgotten = 0  # when one was left out for want of room: of those that are older nothing is known
+        self.last: dict[int, tuple[int, int, int, int]] = {}
+        self.forgotten = -1  # when one was left out for want of room: of flows opened before that nothing is known
 
     def since(self, event: SocketEvent, totals: tuple[int, int, int, int], *, ends: bool) -> tuple[int, ...] | None:
         """Bytes out and in and calls out and in since the last event of the flow, None where nobody knows."""
-        last = self._last.pop(event.flow, None)
-        fresh = not self._forgotten or event.opened > self._forgotten
+        last = self.last.pop(event.flow, None)
+        fresh = event.opened > self.forgotten
         if not ends:
-            if len(self._last) >= _KNOWN_MOST:
-                self._last.pop(next(iter(self._last)))
-                self._forgotten = event.time
-            self._last[event.flow] = totals
+            if len(self.last) >= _KNOWN_MOST:
+                self.last.pop(next(iter(self.last)))
+                self.forgotten = event.time
+            self.last[event.flow] = totals
         if last is None:
             return totals if fresh else None
         return tuple(now - before for now, before in zip(totals, last, strict=True))
@@ -151,18 +153,24 @@ class OcsfSockets:
         elif kind is _CLOSE or kind is _SOCKET_FOUND:
             counted = f',"bytes_sent":{sent},"bytes_received":{received},"retransmits":{retransmits}{rtt}'
             told = _FOUND_OPEN
-            since: tuple[int, ...] | None = None
+            last = None
+            known_since = False
             # What was moved before the trace was not counted.
             if moved_out < 0 or flags & _SNAPSHOT:
                 moved_out, moved_in = sent, received
             elif kind is _CLOSE:
-                since = self._moved.since(event, (moved_out, moved_in, 0, 0), ends=True)
+                last = self._moved.last.pop(flow, None)
+                known_since = last is not None or opened > self._moved.forgotten
             if kind is _CLOSE:
                 told = _BROKEN if error else _ENDED if marks & _APPROXIMATE else _CLOSED
-            swap = role == _ROLE_ACCEPT
-            totals = _traffic("cumulative_traffic", moved_out, moved_in, swap)
-            if since is not None:
-                totals = f"{_traffic('traffic', since[0], since[1], swap)}{totals}"
+            out, into = (moved_in, moved_out) if role == _ROLE_ACCEPT else (moved_out, moved_in)
+            amounts = f'{{"bytes":{out + into},"bytes_in":{into},"bytes_out":{out}}}'
+            totals = f',"cumulative_traffic":{amounts}'
+            if last is not None:
+                since = moved_out - last[0], moved_in - last[1]
+                totals = f"{_traffic('traffic', *since, role == _ROLE_ACCEPT)}{totals}"
+            elif known_since:
+                totals = f',"traffic":{amounts}{totals}'
         else:
             counted = ""
             told = _ACCEPTED
