@@ -121,7 +121,7 @@ def test_datagrams_end_with_their_socket(machine: Machine) -> None:
 
 
 def test_a_retired_part_stays_in_the_account(machine: Machine) -> None:
-    """What a part has moved by its end, and still moves until its place is another's, is told once and stays counted."""
+    """What a part has moved by its end, and still moves until its place is another's, is told once and counted."""
     fields = {"socket": 4, "tgid": OTHER, "protocol": 17, "role": Role.SENT, "slot": PLACE + 1}
     machine.record(Kind.FLOW, flow=5, **fields)
     machine.look(part(5, 30, 11, tgid=OTHER, socket=4), moved=41)

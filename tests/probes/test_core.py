@@ -311,7 +311,7 @@ def test_snapshot_of_a_listening_socket(helper: Helper) -> None:
 
 
 def test_snapshot_of_many_sockets(helper: Helper) -> None:
-    """Of 503 sockets each is told once: none is forgotten where the kernel's buffer is full and is shown to us again."""
+    """Of 503 sockets each is told once: also those where the buffer was full, which come again."""
     helper.do("many = [socket.create_server(('127.0.0.1', 0)) for _ in range(503)]")
     with make() as backend:
         backend.start()
