@@ -168,40 +168,47 @@ static __always_inline bool affordable(struct tally *t, u32 bytes, u64 now, cons
 	return true;
 }
 
-/* The current task, by no other helper: before 6.10 programs of this type have none for its ids. */
-static __always_inline void own_as_sender(struct socket_state *s)
+/* The current task, by no other helper: before 6.10 programs of this type have none for its ids. Gives whether that is
+ * a tracer. */
+static __always_inline bool own_as_sender(struct payload_record *r)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
 
-	s->tgid = BPF_CORE_READ(task, tgid);
-	s->tid = BPF_CORE_READ(task, pid);
-	s->start = boot_start(leader);
-	s->uid = BPF_CORE_READ(task, cred, uid.val);
-	s->cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
-	bpf_core_read(&s->comm, sizeof(s->comm), &leader->comm);
-	s->excluded = is_excluded(s->tgid, s->start);
+	r->h.tgid = BPF_CORE_READ(task, tgid);
+	r->h.tid = BPF_CORE_READ(task, pid);
+	r->h.start = boot_start(leader);
+	r->uid = BPF_CORE_READ(task, cred, uid.val);
+	r->cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+	bpf_core_read(&r->comm, sizeof(r->comm), &leader->comm);
+	return is_excluded(r->h.tgid, r->h.start);
 }
 
-/* Whose it is. A datagram leaves in the context of its sender: udp_send_skb() comes to ip_finish_output()
- * or ip6_finish_output(), where these programs are, before anything is queued. (What a user-space
+/* Whose it is, and whether that is a tracer. A datagram leaves in the context of its sender: udp_send_skb() comes to
+ * ip_finish_output() or ip6_finish_output(), where these programs are, before anything is queued. (What a user-space
  * firewall had in its hands, NFQUEUE, leaves in the firewall's.) All else comes and goes by softirq, and
  * only the socket's entry tells. */
-static __always_inline void find_owner(struct socket_state *s, u64 key, const struct packet *p, const bool out)
+static __always_inline bool find_owner(struct payload_record *r, u64 key, const struct packet *p, const bool out)
 {
 	struct socket_state *known = bpf_map_lookup_elem(MAP(sockets), &key);
+	bool excluded = false;
 
-	if (p->protocol == IPPROTO_TCP) {
-		if (known)
-			*s = *known;
-		return;
-	}
-	if (known && (known->role < ROLE_SENT || known->sport != p->local || known->protocol != IPPROTO_UDP))
+	if (known && p->protocol != IPPROTO_TCP &&
+	    (known->role < ROLE_SENT || known->sport != p->local || known->protocol != IPPROTO_UDP))
 		known = NULL;	/* of a socket that had this address before */
-	if (known)
-		*s = *known;
-	if (out)
-		own_as_sender(s);
+	if (known) {
+		r->h.tgid = known->tgid;
+		r->h.tid = known->tid;
+		r->h.start = known->start;
+		r->flow = known->flow;
+		r->cgroup = known->cgroup;
+		r->uid = known->uid;
+		__builtin_memcpy(r->comm, known->comm, COMM_LEN);
+		excluded = known->excluded;
+	}
+	if (out && p->protocol != IPPROTO_TCP)
+		excluded = own_as_sender(r);
+	return excluded;
 }
 
 static __always_inline void read_ends(struct payload_record *r, struct __sk_buff *skb, const struct packet *p,
@@ -248,14 +255,26 @@ static __always_inline bool payload_wanted(const struct payload_record *r)
 	return true;
 }
 
-static __noinline int tell(struct __sk_buff *skb, const struct packet *p, u32 offset, u32 segment, bool out)
+/* As tell() has put it together: the verifier of 5.10 lets such a function take nothing in memory. */
+FUNCTION int tell_packed(struct __sk_buff *skb, u64 lengths, u64 ends, u32 offset, u32 how)
 {
+	struct packet packet = {
+		.header = (u32)lengths,
+		.length = lengths >> 32,
+		.local = (u16)ends,
+		.remote = (u16)(ends >> 16),
+		.family = (u8)(ends >> 32),
+		.protocol = (u8)(ends >> 40),
+	};
+	const struct packet *p = &packet;
+	u32 segment = how >> 1;
+	bool out = how & 1;
 	struct bpf_sock *sk = skb->sk;
 	struct tally *t = tally_of(KIND_PAYLOAD);
-	struct socket_state s = {};
 	struct payload_record r = {};
 	u64 now = bpf_ktime_get_boot_ns(), key;
 	u32 bytes = p->length;
+	bool excluded = false;
 
 	if (!sk || !t || offset >= FIRST_BYTES)
 		return 0;
@@ -264,14 +283,11 @@ static __noinline int tell(struct __sk_buff *skb, const struct packet *p, u32 of
 	if (!affordable(t, bytes, now, is_dns_datagram(p)))
 		return 0;
 	key = address_of(sk);
+	begin_at(&r.h, now, KIND_PAYLOAD, RING_BULK, 0, 0, 0);
 	/* A connection that is not made yet is its listener's business. */
 	if (sk->state != TCP_LISTEN)
-		find_owner(&s, key, p, out);
-	begin_at(&r.h, now, KIND_PAYLOAD, RING_BULK, s.tgid, s.tid, s.start);
-	r.flow = s.flow;
+		excluded = find_owner(&r, key, p, out);
 	r.cookie = bpf_get_socket_cookie(skb);
-	r.cgroup = s.cgroup;
-	r.uid = s.uid;
 	r.netns = BPF_CORE_READ((const struct sock *)key, __sk_common.skc_net.net, ns.inum);
 	r.offset = offset;
 	r.length = p->length;
@@ -283,10 +299,9 @@ static __noinline int tell(struct __sk_buff *skb, const struct packet *p, u32 of
 	r.segment = segment;
 	r.header_len = p->header;
 	r.data_len = bytes;
-	__builtin_memcpy(r.comm, s.comm, COMM_LEN);
 	read_ends(&r, skb, p, out);
 	count(&t->attempts);
-	if (s.excluded || !payload_wanted(&r)) {
+	if (excluded || !payload_wanted(&r)) {
 		count(&t->filtered);
 		return 0;
 	}
@@ -294,6 +309,14 @@ static __noinline int tell(struct __sk_buff *skb, const struct packet *p, u32 of
 		count(&t->truncated);
 	emit_with_packet(skb, bulk, &r, sizeof(r), p->header + bytes, t);
 	return 0;
+}
+
+static __always_inline void tell(struct __sk_buff *skb, const struct packet *p, u32 offset, u32 segment, bool out)
+{
+	u64 lengths = (u64)p->length << 32 | p->header;
+	u64 ends = (u64)p->protocol << 40 | (u64)p->family << 32 | (u32)p->remote << 16 | p->local;
+
+	tell_packed(skb, lengths, ends, offset, segment << 1 | out);
 }
 
 /* The bytes as they lie in memory, as a number of a little-endian machine. */
@@ -313,26 +336,26 @@ static __always_inline bool may_begin_http(u8 letter)
 	       letter == 'T';
 }
 
-/* How many bytes of a stream are worth having, by its first ones; 0: none. */
-static __always_inline u32 worth(struct __sk_buff *skb, const struct packet *p)
+/* How many bytes of a stream are worth having, by the first ones of this packet; 0: none. */
+FUNCTION u32 worth(struct __sk_buff *skb, u32 header, u32 length)
 {
 	u8 first[8] = {};
 	u32 have, last = 0;
 	long error;
 
 	/* By sizes that are constants: the verifier of 5.10 does not see that what there is is not nothing. */
-	if (p->length >= 8) {
+	if (length >= 8) {
 		have = 8;
-		error = bpf_skb_load_bytes(skb, p->header, first, 8);
-	} else if (p->length >= 6) {
+		error = bpf_skb_load_bytes(skb, header, first, 8);
+	} else if (length >= 6) {
 		have = 6;
-		error = bpf_skb_load_bytes(skb, p->header, first, 6);
-	} else if (p->length >= 4) {
+		error = bpf_skb_load_bytes(skb, header, first, 6);
+	} else if (length >= 4) {
 		have = 4;
-		error = bpf_skb_load_bytes(skb, p->header, first, 4);
+		error = bpf_skb_load_bytes(skb, header, first, 4);
 	} else {
 		have = 1;
-		error = bpf_skb_load_bytes(skb, p->header, first, 1);
+		error = bpf_skb_load_bytes(skb, header, first, 1);
 	}
 	if (error)
 		return 0;
@@ -351,7 +374,7 @@ static __always_inline u32 worth(struct __sk_buff *skb, const struct packet *p)
 	if (!begins_http(*(u32 *)first))
 		return 0;
 	/* A request without a body ends with its head. */
-	if (!bpf_skb_load_bytes(skb, p->header + p->length - 4, &last, 4) && last == FOUR('\r', '\n', '\r', '\n'))
+	if (!bpf_skb_load_bytes(skb, header + length - 4, &last, 4) && last == FOUR('\r', '\n', '\r', '\n'))
 		return 1;
 	return FIRST_BYTES;
 }
@@ -364,7 +387,7 @@ static __always_inline void look_at_stream(struct __sk_buff *skb, struct packet 
 	u32 segment, wanted, again;
 
 	if (!offset) {
-		wanted = is_dns(p) ? FIRST_BYTES : worth(skb, p);
+		wanted = is_dns(p) ? FIRST_BYTES : worth(skb, p->header, p->length);
 		if (!wanted)
 			return;
 		tell(skb, p, 0, 0, out);
@@ -422,30 +445,35 @@ static __noinline int look_at_segment(struct __sk_buff *skb, u64 past, u32 next,
 	return 0;
 }
 
-static __always_inline void look_at_initial(struct __sk_buff *skb, struct packet *p, struct bpf_sock *sk, u64 now,
-					    const bool out)
+/* The number of an Initial in its flow, -1 if it is not worth telling. A function of its own for its stack, which is no
+ * more there when the Initial is told. */
+static __noinline int count_initial(struct __sk_buff *skb, const struct packet *p, bool out)
 {
-	struct initial_key key = { .sk = address_of(sk), .local = p->local, .remote = p->remote };
-	struct initials *known, fresh = { .last = now, .count = 1, .out = out };
-	u32 number = 0;
+	struct initial_key key = { .local = p->local, .remote = p->remote };
+	struct initials *known, fresh = { .last = bpf_ktime_get_boot_ns(), .count = 1, .out = out };
+	struct bpf_sock *sk = skb->sk;
 
+	if (!sk)
+		return -1;
+	key.sk = address_of(sk);
 	if (p->family == AF_INET)
 		bpf_skb_load_bytes(skb, out ? 16 : 12, key.peer, 4);
 	else
 		bpf_skb_load_bytes(skb, out ? 24 : 8, key.peer, 16);
 	known = bpf_map_lookup_elem(MAP(initials), &key);
-	if (known && now - known->last < INITIALS_QUIET_NS) {
-		known->last = now;
+	if (known && fresh.last - known->last < INITIALS_QUIET_NS) {
+		known->last = fresh.last;
 		if (known->out != out || known->count >= FIRST_INITIALS)
-			return;
-		number = known->count++;
-	} else if (bpf_map_update_elem(MAP(initials), &key, &fresh, BPF_ANY)) {
+			return -1;
+		return known->count++;
+	}
+	if (bpf_map_update_elem(MAP(initials), &key, &fresh, BPF_ANY)) {
 		struct tally *t = tally_of(KIND_PAYLOAD);
 
 		if (t)
 			count(&t->map_full);
 	}
-	tell(skb, p, 0, number, out);
+	return 0;
 }
 
 static __noinline int look_at_datagram(struct __sk_buff *skb, bool out)
@@ -454,6 +482,7 @@ static __noinline int look_at_datagram(struct __sk_buff *skb, bool out)
 	struct packet p = {};
 	u32 version;
 	u8 head[5];
+	int number;
 
 	if (!sk || !parse(skb, &p, out))
 		return 0;
@@ -466,7 +495,9 @@ static __noinline int look_at_datagram(struct __sk_buff *skb, bool out)
 	version = (u32)head[1] << 24 | (u32)head[2] << 16 | (u32)head[3] << 8 | head[4];
 	if (version == QUIC_1 ? (head[0] & 0xf0) != 0xc0 : version != QUIC_2 || (head[0] & 0xf0) != 0xd0)
 		return 0;
-	look_at_initial(skb, &p, sk, bpf_ktime_get_boot_ns(), out);
+	number = count_initial(skb, &p, out);
+	if (number >= 0)
+		tell(skb, &p, 0, number, out);
 	return 0;
 }
 
@@ -488,22 +519,18 @@ static __always_inline int look(struct __sk_buff *skb, const bool out)
 
 	if (!sk || data + 28 > end)
 		return PASS;
-	if (data[0] == 0x45) {
-		if (data[9] == IPPROTO_UDP) {
-			if (is_worth_a_look(data + 20, end, skb->len))
-				look_at_datagram(skb, out);
+	if (data[0] == 0x45 && data[9] == IPPROTO_UDP) {
+		if (!is_worth_a_look(data + 20, end, skb->len))
 			return PASS;
-		}
+		goto datagram;
 	} else if (data[0] >> 4 == 6 && data + 48 <= end && data[6] == IPPROTO_UDP) {
-		if (is_worth_a_look(data + 40, end, skb->len))
-			look_at_datagram(skb, out);
-		return PASS;
+		if (!is_worth_a_look(data + 40, end, skb->len))
+			return PASS;
+		goto datagram;
 	}
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp) {
-		look_at_datagram(skb, out);	/* with options */
-		return PASS;
-	}
+	if (!tp)
+		goto datagram;	/* with options */
 	if (out) {
 		/* This packet is counted already (__tcp_transmit_skb()). Who has sent nothing only acknowledges. */
 		past = tp->bytes_sent - tp->bytes_retrans;
@@ -514,6 +541,9 @@ static __always_inline int look(struct __sk_buff *skb, const bool out)
 		if (past < FIRST_BYTES)
 			look_at_segment(skb, past, tp->rcv_nxt, false);
 	}
+	return PASS;
+datagram:	/* called in one place only: the verifier looks at it again for each */
+	look_at_datagram(skb, out);
 	return PASS;
 }
 
