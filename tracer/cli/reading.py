@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from tracer.probes.source import Coverage
 __all__ = ["load", "loading", "read", "read_again"]
 
 _TAKES: Final = frozenset(hook.program for hooks in PAYLOADS.values() for hook in hooks)
+_TURN_S: Final = 0.0002  # how long who comes back from the kernel waits for who loads modules
 _WITH_QUIC: Final = "quic"
 _PLAIN: Final = "plain"
 _MISSING: Final = "names in QUIC, for which cryptography is needed ({}): pip install cryptography"
@@ -31,14 +33,18 @@ def load() -> None:
 @contextmanager
 def loading(wanted: bool) -> Iterator[None]:
     """Load that, if it is wanted, while the block waits for the kernel."""
-    thread = threading.Thread(target=load) if wanted else None
-    if thread is not None:
-        thread.start()
+    if not wanted:
+        yield
+        return
+    thread = threading.Thread(target=load)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_TURN_S)
+    thread.start()
     try:
         yield
     finally:
-        if thread is not None:
-            thread.join()
+        thread.join()
+        sys.setswitchinterval(before)
 
 
 def read(engine: Engine, coverage: Coverage) -> tuple[Coverage, str | None]:

@@ -6,7 +6,7 @@ import os
 import struct
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,7 +30,7 @@ from tracer.probes.hooks import (
     Hook,
 )
 from tracer.probes.kernel_types import BTF, KernelTypes
-from tracer.probes.libbpf_binding import BpfError, LoadError
+from tracer.probes.libbpf_binding import BpfError, LoadError, library
 from tracer.probes.parts import Parts
 from tracer.probes.program import Descriptor, attach_at_return, fexit_refusal
 from tracer.probes.records import HEADER, START, TGID, TID
@@ -168,23 +168,10 @@ class Core(Backend):
         names += PAYLOADS if Kind.PAYLOAD in self._filters.kinds else ()
         if may_use_returns:
             names += [_RETURNS, _AGAIN] if self._preemptible else [_RETURNS]
-        waiting = deque(sorted(names, key=lambda name: _LONGEST.index(name) if name in _LONGEST else len(_LONGEST)))
-
-        def load_some() -> None:
-            while True:
-                try:
-                    name = waiting.popleft()
-                except IndexError:
-                    return
-                try_to_load(name)
-
-        # No more at once than there are processors, the longest first: else that would go on alone when all others are
-        # done, and each holds the kernel's types in memory meanwhile.
-        threads = [threading.Thread(target=load_some) for _ in range(min(len(names), len(os.sched_getaffinity(0))))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with library().silent():
+            _side_by_side(try_to_load, names)
+        # By what libbpf says a program is known that this kernel refuses.
+        _side_by_side(try_to_load, [name for name in names if name not in loaded])
         for name in names:
             try:
                 if name not in loaded:
@@ -343,6 +330,28 @@ class Core(Backend):
         # An iterator runs when it is read, whoever reads it.
         self._last_look = libbpf.open_iterator(self._objects["tcp"].attach_iter("find_sockets"))
         self._stack.callback(os.close, self._last_look)
+
+
+def _side_by_side(load: Callable[[str], None], names: Iterable[str]) -> None:
+    """Load objects in threads: no more at once than there are processors, the longest first.
+
+    Else that would go on alone when all others are done, and each holds the kernel's types in memory meanwhile.
+    """
+    waiting = deque(sorted(names, key=lambda name: _LONGEST.index(name) if name in _LONGEST else len(_LONGEST)))
+
+    def load_some() -> None:
+        while True:
+            try:
+                name = waiting.popleft()
+            except IndexError:
+                return
+            load(name)
+
+    threads = [threading.Thread(target=load_some) for _ in range(min(len(waiting), len(os.sched_getaffinity(0))))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def _tracepoints_can_be_preempted(types: KernelTypes) -> bool:

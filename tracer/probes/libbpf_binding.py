@@ -11,6 +11,8 @@ import errno
 import functools
 import os
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any, Final
@@ -155,6 +157,17 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "libbpf_version_string": (c_char_p, ()),
     "libbpf_strerror": (c_int, (c_int, c_char_p, c_size_t)),
 }
+# What takes less time than to let other threads of Python run meanwhile, and to wait for them then.
+_BRIEF: Final = (
+    "bpf_map__",
+    "bpf_program__name",
+    "bpf_program__section_name",
+    "bpf_program__set_autoload",
+    "bpf_program__fd",
+    "bpf_object__next_",
+    "bpf_link__fd",
+    "bpf_obj_get_info_by_fd",
+)
 _PrintFunction = ctypes.CFUNCTYPE(c_int, c_int, c_void_p, c_void_p)
 
 
@@ -203,8 +216,9 @@ class Library:
     def __init__(self, name: str) -> None:
         try:
             library = ctypes.CDLL(name, use_errno=True)
+            brief = ctypes.PyDLL(name, use_errno=True)
             for function, (result, arguments) in _SIGNATURES.items():
-                prototype = getattr(library, function)
+                prototype = getattr(brief if function.startswith(_BRIEF) else library, function)
                 prototype.restype = result
                 prototype.argtypes = arguments
                 setattr(self, function, prototype)
@@ -213,11 +227,25 @@ class Library:
             chosen = f"{name}, which {_OVERRIDE} names," if os.environ.get(_OVERRIDE) == name else name
             raise MissingLibrary(f"{chosen} can't be used ({missing}); {fix}", errno.ENOENT) from missing
         self.messages = Messages()
-        library.libbpf_set_print.restype = c_void_p
-        library.libbpf_set_print(self.messages.callback)
+        self._set_print = library.libbpf_set_print
+        self._set_print.argtypes = (c_void_p,)
+        self._set_print.restype = c_void_p
+        self._set_print(self.messages.callback)
 
     def __getattr__(self, name: str) -> Any:  # only for functions that are not in the table
         raise AttributeError(f"libbpf function {name} has no signature here")
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Have libbpf say nothing, to nobody: thousands of messages for each object, for all of which Python is called.
+
+        What fails meanwhile does so without a reason.
+        """
+        self._set_print(None)
+        try:
+            yield
+        finally:
+            self._set_print(self.messages.callback)
 
     def pointer(self, result: int | None, what: str) -> int:
         """Check a pointer that libbpf returned; raises BpfError with errno when it is NULL."""
