@@ -36,6 +36,7 @@ from tracer.cli.sandbox import Mode, Sandbox
 from tracer.confine.apply import Applied
 from tracer.confine.plan import Layer, Plan, State, Verdict
 from tracer.formats.ecs import Ecs
+from tracer.formats.redact import Redactor
 from tracer.formats.shorten import LINE_MOST
 from tracer.model import (
     IDS,
@@ -167,6 +168,7 @@ def events() -> Iterator[Event]:
     everything.within = Cgroup(b"/\xe9", 1, b"a.slice", b"b.scope", b"c.scope", b"id", "lxc", (b"outer",), "uid")
     yield ProcessEvent(Kind.EXEC, NOW, True, everything, 4242)
     yield executed(script, Kind.FORK)
+    yield executed(image(b"sh", b"--password", b"x"))
     yield executed(script, Kind.PROCESS_FOUND)
     yield failed(2, b"./\xe9", b"./\xe9", odd)._replace(flags=int(Flag.TRUNCATED_FILE | Flag.TRUNCATED_ARGS))
     yield failed(0, b"./x")._replace(flags=int(Flag.SECCOMP_KILLED))
@@ -200,7 +202,7 @@ def events() -> Iterator[Event]:
 @cache
 def rendered() -> list[dict[str, Any]]:
     """The events as a reader of the stream has them."""
-    form = Ecs(SESSION)
+    form = Ecs(SESSION, Redactor())
     return [json.loads(form.render(event, OFFSET, number)) for number, event in enumerate(events())]
 
 

@@ -25,6 +25,7 @@ from tracer.cli.tell import tell
 from tracer.confine.identity import Identity
 from tracer.confine.plan import Plan
 from tracer.confine.seccomp_filter import ASKING, HEARING, WORKER, on_descriptors
+from tracer.formats.privacy import Privacy
 from tracer.model import SOCKET_KINDS, Kind
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.order import RingRun
@@ -73,6 +74,7 @@ class Options:
     sandbox: Mode = Mode.BEST
     user: str | None = None
     account_wire: bool = False
+    privacy: Privacy | None = None
 
 
 class Live:
@@ -221,7 +223,7 @@ class Live:
         most = None if options.count is None else max(0, options.count - before)
         engine = Engine(session.host.boot_id, options.filters, most, int(options.update * 1e9))
         coverage, names = reading.read(engine, coverage)
-        stream = Stream(engine, make_format(options.format, session, fd), fd, name, started=False)
+        stream = Stream(engine, make_format(options.format, session, fd, options.privacy), fd, name, started=False)
         if options.sandbox is not Mode.OFF:
             coverage = coverage._replace(blind=[*coverage.blind, *coverage.sealed])
         start = Start(

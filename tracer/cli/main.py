@@ -43,6 +43,17 @@ NoSandbox = Annotated[bool, typer.Option("--no-sandbox", help="keep all power af
 SandboxStrict = Annotated[
     bool, typer.Option("--sandbox-strict", help="exit with 6 unless every layer of the sandbox is on")
 ]
+Redact = Annotated[
+    Path | None,
+    typer.Option("--redact", help="rules for secrets beside those that are built in, or none at all", metavar="FILE"),
+]
+Truncate = Annotated[
+    bool, typer.Option("--truncate-addresses", help="tell of addresses only the network: /24, or /48 of IPv6")
+]
+HashUsers = Annotated[
+    Path | None,
+    typer.Option("--hash-users", help="tell users by pseudonyms, made with the key in this file", metavar="KEYFILE"),
+]
 Words = list[str] | None
 
 
@@ -106,6 +117,9 @@ def live(
     no_sandbox: NoSandbox = False,
     sandbox_strict: SandboxStrict = False,
     user: Annotated[str | None, typer.Option(help="run as this user after the start", metavar="USER")] = None,
+    redact: Redact = None,
+    truncate_addresses: Truncate = False,
+    hash_users: HashUsers = None,
 ) -> None:
     """Watch processes and what they send and receive, as it happens.
 
@@ -147,6 +161,7 @@ def live(
         sandbox=mode,
         user=user,
         account_wire=account_wire,
+        privacy=options.privacy(redact, truncate=truncate_addresses, key=hash_users),
     )
     raise typer.Exit(int(command.Live(asked).run()))
 
@@ -160,12 +175,17 @@ def replay(
     fail_on_loss: FailOnLoss = False,
     no_sandbox: NoSandbox = False,
     sandbox_strict: SandboxStrict = False,
+    redact: Redact = None,
+    truncate_addresses: Truncate = False,
+    hash_users: HashUsers = None,
 ) -> None:
     """Give the output of a recorded session again."""
     from tracer.cli import replay as command
 
     mode = _mode(no_sandbox, sandbox_strict)
-    raise typer.Exit(int(command.replay(file, _format(form, json), output, fail_on_loss=fail_on_loss, mode=mode)))
+    private = options.privacy(redact, truncate=truncate_addresses, key=hash_users)
+    shown = _format(form, json)
+    raise typer.Exit(int(command.replay(file, shown, output, fail_on_loss=fail_on_loss, mode=mode, privacy=private)))
 
 
 @app.command()

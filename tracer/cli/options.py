@@ -11,10 +11,12 @@ from typing import Final
 
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.facts import names
+from tracer.formats.privacy import KEY_LEAST, Privacy
+from tracer.formats.redact import Redactor, RuleError, read_rules
 from tracer.model import RING_KINDS, Kind
 from tracer.pipeline.view import DEFAULT_KINDS, Filters
 
-__all__ = ["duration", "filters", "size"]
+__all__ = ["duration", "filters", "privacy", "size"]
 
 # What comes with another is not asked for by itself.
 _EVENTS: Final = {
@@ -26,6 +28,8 @@ _SIZE = re.compile(r"(\d+)\s*([kmg]?)(i?b)?", re.IGNORECASE)
 _UNITS: Final = {"": 0, "k": 10, "m": 20, "g": 30}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
 _SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_RULES_MOST: Final = 1 << 16  # bytes
+_KEY_MOST: Final = 4096  # bytes
 _PID_MOST: Final = 1 << 22  # PID_MAX_LIMIT of a 64-bit kernel
 _ID_MOST: Final = (1 << 32) - 2
 
@@ -105,6 +109,39 @@ def _glob(option: str, text: str) -> str:
     if not text or len(text) > 4096:
         raise _bad(option, text[:40], "give a name, with * and ? for what may vary")
     return os.fsencode(text).decode(errors="backslashreplace")  # as the names are that it is to match
+
+
+def _read(option: str, path: Path, most: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            found = file.read(most + 1)
+    except OSError as error:
+        raise _bad(option, str(path), f"{(error.strerror or '').lower()}; name a file that can be read") from error
+    if len(found) > most:
+        raise _bad(option, str(path), f"give a file of at most {most:,} bytes")
+    return found
+
+
+def privacy(redact: Path | None, *, truncate: bool, key: Path | None) -> Privacy:
+    """What is taken out of events: ``redact`` is a file of more rules, or ``none``. Raises CommandError."""
+    redactor: Redactor | None = None
+    if redact is None:
+        redactor = Redactor()
+    elif str(redact) != "none":
+        text = _read("--redact", redact, _RULES_MOST).decode("utf-8", "backslashreplace")
+        try:
+            redactor = Redactor(read_rules(text.splitlines()))
+        except RuleError as error:
+            raise _bad("--redact", str(redact), str(error)) from error
+    secret = b""
+    if key is not None:
+        secret = _read("--hash-users", key, _KEY_MOST)
+        if len(secret) < KEY_LEAST:
+            right = f"a key has {KEY_LEAST} bytes or more: make one with head -c 32 /dev/urandom"
+            raise _bad("--hash-users", str(key), right)
+    found = Privacy(redactor, truncate, secret)
+    found.load()
+    return found
 
 
 def filters(

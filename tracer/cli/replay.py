@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from tracer.cli import facts, reading
 from tracer.cli.errors import CommandError, Exit
@@ -16,6 +16,7 @@ from tracer.cli.stream import Stream, make_format, open_output
 from tracer.cli.tell import tell
 from tracer.confine.plan import Plan
 from tracer.confine.seccomp_filter import WORKER, on_descriptors
+from tracer.formats.privacy import Privacy
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.moves import UPDATE_NS
 from tracer.pipeline.turns import Input, RecordingError, Start, Turn
@@ -27,7 +28,13 @@ __all__ = ["replay"]
 
 
 def replay(
-    path: Path, form: str | None, output: Path | None, *, fail_on_loss: bool = False, mode: Mode | None = None
+    path: Path,
+    form: str | None,
+    output: Path | None,
+    *,
+    fail_on_loss: bool = False,
+    mode: Mode | None = None,
+    privacy: Privacy | None = None,
 ) -> Exit:
     """Write the lines that the recorded session wrote, in any format. Raises CommandError.
 
@@ -41,7 +48,7 @@ def replay(
             fd, name = open_output(output, keep=True)
             if mode is not None:
                 _confine(mode, form, fd, writes_files=output is not None and str(output) != "-")
-            complete = _play(file, form, fd, name)
+            complete = _play(file, _Form(form, privacy), fd, name)
     except OSError as error:
         raise CommandError(f"can't read {path}: {error.strerror}", Exit.FAILURE) from error
     except (RecordingError, DecodeError) as error:
@@ -62,7 +69,14 @@ def _confine(mode: Mode, form: str | None, fd: int, *, writes_files: bool) -> No
     Sandbox(mode, plan).enter(tell, lambda prove: prove())
 
 
-def _play(file: BinaryIO, form: str | None, fd: int, name: str) -> bool:
+class _Form(NamedTuple):
+    """How lines are to be."""
+
+    name: str | None
+    privacy: Privacy | None
+
+
+def _play(file: BinaryIO, form: _Form, fd: int, name: str) -> bool:
     """Write the lines, those before a bad frame too; whether every session in it was complete."""
     found = items(file)
     start = next(found, None)
@@ -77,16 +91,14 @@ def _play(file: BinaryIO, form: str | None, fd: int, name: str) -> bool:
     return complete
 
 
-def _play_session(
-    start: Start, rest: Iterator[Input], form: str | None, fd: int, name: str
-) -> tuple[bool, Start | None]:
+def _play_session(start: Start, rest: Iterator[Input], form: _Form, fd: int, name: str) -> tuple[bool, Start | None]:
     """Write the lines of one session; whether it was complete, and the beginning of the next if there is one."""
     session = facts.session_from_json(start.facts["session"])
     facts_of = start.facts
     filters = Filters.from_json(facts_of["filters"])
     engine = Engine(session.host.boot_id, filters, facts_of["count"], facts_of.get("update", UPDATE_NS))
     reading.read_again(engine, facts_of.get("names"))
-    stream = Stream(engine, make_format(form, session, fd), fd, name, patient=True)
+    stream = Stream(engine, make_format(form.name, session, fd, form.privacy), fd, name, patient=True)
     following: Start | None = None
     try:
         stream.feed(start)

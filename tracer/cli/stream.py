@@ -16,6 +16,8 @@ from typing import Any, Final, Protocol
 
 from tracer.cli.errors import CommandError, Exit
 from tracer.formats.ecs import Ecs
+from tracer.formats.privacy import Privacy
+from tracer.formats.redact import Redactor
 from tracer.model import Event, Notice, Session
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.turns import Found, Input, Moves, Turn
@@ -189,22 +191,31 @@ def begin_line(fd: int, name: str, path: Path | None) -> None:
         raise CommandError(f"can't write {name}: {failed.strerror}", Exit.FAILURE) from failed
 
 
-def make_format(name: str | None, session: Session, fd: int) -> Format:
-    """The format asked for; by itself pretty on a terminal and ecs elsewhere. Raises CommandError."""
+def make_format(name: str | None, session: Session, fd: int, privacy: Privacy | None = None) -> Format:
+    """The format asked for; by itself pretty on a terminal and ecs elsewhere. Raises CommandError.
+
+    It shows no more than ``privacy`` lets it; without that, all but secrets.
+    """
+    privacy = privacy or Privacy(Redactor())
+    return privacy.form(_make_format(name, privacy.session(session), fd, privacy.redactor))
+
+
+def _make_format(name: str | None, session: Session, fd: int, redactor: Redactor | None) -> Format:
     terminal = is_terminal(fd)
     name = name or ("pretty" if terminal else "ecs")
     if name == "ecs":
-        return Ecs(session)
+        return Ecs(session, redactor)
     if name == "ocsf":
         from tracer.formats.ocsf import Ocsf  # the default starts the sooner without it
 
-        return Ocsf(session)
+        return Ocsf(session, redactor)
     if name != "pretty":
         raise CommandError(f"--format {name!r}: give one of {', '.join(FORMATS)}", Exit.USAGE)
     from tracer.formats.pretty import Pretty  # not for the stream of a SIEM, which starts the sooner
 
     colour = terminal and not os.environ.get("NO_COLOR")
-    pretty = Pretty(session, colour=colour, width=shutil.get_terminal_size().columns if terminal else None)
+    columns = shutil.get_terminal_size().columns if terminal else None
+    pretty = Pretty(session, colour=colour, width=columns, redactor=redactor)
     if terminal:
         signal.signal(signal.SIGWINCH, lambda *_: pretty.resize(shutil.get_terminal_size().columns))
     try:

@@ -11,6 +11,7 @@ from tracer.formats.ecs_names import Answers
 from tracer.formats.ecs_process import Parts, Processes
 from tracer.formats.ecs_socket import Sockets
 from tracer.formats.ecs_values import dumps, members, second_of, stamp
+from tracer.formats.redact import Redactor
 from tracer.formats.shorten import LINE_MOST, shortened
 from tracer.model import Answered, Event, ExecFailed, Notice, ProcessEvent, ProcessExited, Session, SocketEvent
 
@@ -23,8 +24,8 @@ SCHEMA: Final = 1  # of what is under `tracer`
 class Ecs:
     """A line an event: render(event, wall clock minus CLOCK_BOOTTIME in ns, the line's number)."""
 
-    def __init__(self, session: Session) -> None:
-        """Lines carry the session's host and agent."""
+    def __init__(self, session: Session, redactor: Redactor | None = None) -> None:
+        """Lines carry the session's host and agent; ``redactor`` takes secrets out of arguments, if there is one."""
         host = session.host
         told = {
             "id": host.id,
@@ -44,7 +45,8 @@ class Ecs:
         constant = members({"host": told, "agent": agent, "ecs": {"version": ECS_VERSION}})
         self._tracer = f'"tracer":{{"schema":{SCHEMA},"backend":{dumps(session.backend)}'
         self._end = f"}}{constant}}}\n"
-        processes = Processes(session, self._tracer)
+        processes = Processes(session, self._tracer, redactor)
+        self._redactor = redactor
         self._parts: Final[dict[type, Callable[[Any, int, str], Parts]]] = {
             ProcessEvent: processes.started,
             ExecFailed: processes.failed,
@@ -104,12 +106,21 @@ class Ecs:
             "type": ["info"],
             "action": event.action,
         }
-        return dumps(fields)[1:-1], "", f",{self._tracer},{dumps(told_of_notice(event, offset))[1:-1]}"
+        return dumps(fields)[1:-1], "", f",{self._tracer},{dumps(told_of_notice(event, offset, self._redactor))[1:-1]}"
 
 
-def told_of_notice(event: Notice, offset: int) -> dict[str, Any]:
-    """What a notice tells under ``tracer``: its body, with the ends of an interval as dates."""
+def told_of_notice(event: Notice, offset: int, redactor: Redactor | None, above: str = "") -> dict[str, Any]:
+    """What a notice tells under ``tracer``: its body, with the ends of an interval as dates, and without secrets.
+
+    ``above`` is what the name of that member begins with, and what is redacted is told with.
+    """
     body = event.body
+    if redactor is not None and "command_line" in body.get("session", ()):
+        line = body["session"]["command_line"]
+        told = redactor.texts(line)
+        if told is not line:
+            body = {**body, "session": {**body["session"], "command_line": told}}
+            body["redacted"] = [f"{above}tracer.session.command_line"]
     for name in _INTERVALS & body.keys():
         told = body[name]
         ends = {end: stamp(told[end] + offset) for end in ("first", "last") if end in told}

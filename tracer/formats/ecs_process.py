@@ -6,11 +6,13 @@ Every text goes through orjson; all else is numbers and names of our own.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from tracer.formats.ecs_values import MARKS, dumps, keep_raw, members, quality, quoted, signal_name, stamp, text
+from tracer.formats.redact import Redactor
 from tracer.formats.text import errno_name
 from tracer.model import (
     UNSET_ID,
@@ -26,7 +28,7 @@ from tracer.model import (
     Session,
 )
 
-__all__ = ["Described", "Parts", "Processes", "credentials_of", "own_ids"]
+__all__ = ["CUT_FLAGS", "Described", "Parts", "Processes", "credentials_of", "image_notes", "own_ids"]
 
 _STARTED: Final = {
     Kind.EXEC: '"kind":"event","category":["process"],"type":["start"],"action":"process-executed","outcome":"success"',
@@ -56,15 +58,16 @@ own_ids: Final = Struct("=i24xII").unpack_from  # vpid, session, group
 _PROCESS_FOUND: Final = Kind.PROCESS_FOUND
 _NO_STATUS: Final = int(Flag.NO_STATUS)
 _NAMED_FLAGS: Final = int(Flag.DELETED | Flag.DETACHED | Flag.EXECFD | Flag.SCRIPT | Flag.KTHREAD)
+_ARGS: Final = ("process.args", "process.command_line")
 _CUT_NAMES: Final = {
-    Flag.TRUNCATED_EXE: "process.executable",
-    Flag.TRUNCATED_CWD: "process.working_directory",
-    Flag.TRUNCATED_ARGS: "process.args",
-    Flag.TRUNCATED_FILE: "tracer.process.requested",
-    Flag.FAULT_ARGS: "process.args",
-    Flag.TRUNCATED_CGROUP: "tracer.cgroup.path",
+    Flag.TRUNCATED_EXE: ("process.executable",),
+    Flag.TRUNCATED_CWD: ("process.working_directory",),
+    Flag.TRUNCATED_ARGS: ("process.args",),
+    Flag.TRUNCATED_FILE: ("tracer.process.requested",),
+    Flag.FAULT_ARGS: ("process.args",),
+    Flag.TRUNCATED_CGROUP: ("tracer.cgroup.path",),
 }
-_CUT_FLAGS: Final = int(sum(_CUT_NAMES))
+CUT_FLAGS: Final = int(sum(_CUT_NAMES))
 
 
 # What makes a line: JSON members of `event`, then of the document: its process (not closed, behind a comma) and what
@@ -99,11 +102,13 @@ _Alike = tuple[str, str, str, str, str, str, str, str, str, dict[str, str]]
 class Processes:
     """Renders process events, and the part of any event that describes a process."""
 
-    def __init__(self, session: Session, tracer: str) -> None:
+    def __init__(self, session: Session, tracer: str, redactor: Redactor | None = None) -> None:
         """Names of users, groups and namespaces, and the page size, are the session's.
 
-        ``tracer`` is the beginning of that member, as far as all lines have it in common.
+        ``tracer`` is the beginning of that member, as far as all lines have it in common. ``redactor`` takes secrets
+        out of arguments; without one they are told.
         """
+        self.redact: Callable[[bytes], bytes] = redactor.args if redactor is not None else bytes
         self.told = f",{tracer}"  # what stands before its other members
         self.told_late = f',{tracer},"late":true'
         self._page = session.host.page_size
@@ -226,7 +231,7 @@ class Processes:
         image = process.image
         shown = told = more = ""
         if image is not None:
-            shown, told, more = _image(image, known.raw)
+            shown, told, more = self._image(image, known.raw)
         if kind is _PROCESS_FOUND:
             more += ',"snapshot":true'
         if flags & MARKS:
@@ -244,8 +249,9 @@ class Processes:
         raw = known.raw.copy()
         asked: dict[str, Any] = {"requested": text(event.requested)}
         keep_raw(raw, "exec.requested", event.requested)
-        if event.args:
-            given = event.args[:-1]
+        args = self.redact(event.args)
+        if args:
+            given = args[:-1]
             asked["args"] = text(given).split("\0")
             keep_raw(raw, "exec.args", given)
         error = ""
@@ -262,6 +268,8 @@ class Processes:
             cut.append("tracer.exec.args")
         if cut:
             more["truncated"] = cut
+        if args != event.args:
+            more["redacted"] = ["tracer.exec.args"]
         if raw:
             more["raw"] = raw
         return (
@@ -300,6 +308,32 @@ class Processes:
             f",{known.own}{exit_status}{counted}{ended}}}{known.rest}{more}",
         )
 
+    def _image(self, image: Image, raw: dict[str, str]) -> tuple[str, str, str]:
+        """What a process was given: members of ``process``, of ``tracer.process`` and of ``tracer``.
+
+        The last tell what was cut and redacted, and the bytes of what is not UTF-8: of the process ``raw``.
+        """
+        _, _, cwd, requested, interpreter, whole, argc, _, _, _, flags = image
+        shown = told = ""
+        plain = True
+        given = self.redact(whole)
+        if given:
+            args = text(given[:-1] if given[-1] == 0 else given)
+            spaced = args.replace(_NUL, " ")
+            line = dumps(spaced)
+            plain = len(line) == len(spaced) + 2  # nothing but the quotes was added: no argument needs escapes
+            many = f'["{args.replace(_NUL, _BETWEEN)}"]' if plain else dumps(args.split(_NUL))
+            shown = f',"args":{many},"args_count":{argc or args.count(_NUL) + 1},"command_line":{line}'
+        if cwd:
+            shown += f',"working_directory":{quoted(cwd)}'
+        if requested:
+            told = f',"requested":{quoted(requested)}'
+            if interpreter:
+                told += f',"script":{quoted(requested)},"interpreter":{quoted(interpreter)}'
+        if plain and given is whole and not (raw or flags & CUT_FLAGS) and (cwd + requested + interpreter).isascii():
+            return shown, told, ""
+        return shown, told, image_notes(image, given, raw, _CUT_NAMES, _ARGS)
+
 
 def _id(number: int) -> str:
     return f'{{"id":"{number}"}}'
@@ -335,42 +369,24 @@ def _parent(parent: Parent) -> tuple[str, dict[str, str]]:
     return f',"parent":{{"pid":{parent.tgid},"entity_id":"{parent.entity_id}"{name}{executable}}}', raw
 
 
-def _image(image: Image, raw: dict[str, str]) -> tuple[str, str, str]:
-    """What a process was given: members of ``process``, of ``tracer.process`` and of ``tracer``.
+def image_notes(
+    image: Image, given: bytes, known: dict[str, str], names: Mapping[Flag, tuple[str, ...]], args: tuple[str, ...]
+) -> str:
+    """What was cut and redacted, and the bytes of what is not UTF-8, as members of ``tracer``.
 
-    The last tell what was cut, and the bytes of what is not UTF-8: of the process ``raw``.
+    ``given`` are the arguments that are told, ``known`` bytes of other fields, ``names`` the fields that may have been
+    cut in the kernel, ``args`` those of the arguments.
     """
-    _, _, cwd, requested, interpreter, given, argc, _, _, _, flags = image
-    shown = told = ""
-    plain = True
-    if given:
-        args = text(given[:-1] if given[-1] == 0 else given)
-        spaced = args.replace(_NUL, " ")
-        line = dumps(spaced)
-        plain = len(line) == len(spaced) + 2  # nothing but the quotes was added: the arguments need no escapes either
-        many = f'["{args.replace(_NUL, _BETWEEN)}"]' if plain else dumps(args.split(_NUL))
-        shown = f',"args":{many},"args_count":{argc or args.count(_NUL) + 1},"command_line":{line}'
-    if cwd:
-        shown += f',"working_directory":{quoted(cwd)}'
-    if requested:
-        told = f',"requested":{quoted(requested)}'
-        if interpreter:
-            told += f',"script":{quoted(requested)},"interpreter":{quoted(interpreter)}'
-    if plain and cwd.isascii() and requested.isascii() and interpreter.isascii() and not (raw or flags & _CUT_FLAGS):
-        return shown, told, ""
-    return shown, told, _image_notes(image, raw)
-
-
-def _image_notes(image: Image, known: dict[str, str]) -> str:
-    """What was cut, and the bytes of what is not UTF-8, as members of ``tracer``."""
     raw = known.copy()
-    keep_raw(raw, "process.args", image.args.removesuffix(b"\0"))
+    keep_raw(raw, "process.args", given.removesuffix(b"\0"))
     keep_raw(raw, "process.working_directory", image.cwd)
     keep_raw(raw, "process.requested", image.requested)
     keep_raw(raw, "process.interpreter", image.interpreter)
     notes: dict[str, Any] = {}
-    if image.flags & _CUT_FLAGS:
-        notes["truncated"] = sorted({name for flag, name in _CUT_NAMES.items() if image.flags & flag})
+    if image.flags & CUT_FLAGS:
+        notes["truncated"] = sorted({name for flag, cut in names.items() if image.flags & flag for name in cut})
+    if given != image.args:
+        notes["redacted"] = args
     if raw:
         notes["raw"] = raw
     return members(notes)

@@ -12,6 +12,7 @@ from tracer.formats.ecs_values import dumps, members, second_of
 from tracer.formats.ocsf_names import OcsfAnswers
 from tracer.formats.ocsf_process import MS, OcsfProcesses, activity
 from tracer.formats.ocsf_socket import OcsfSockets
+from tracer.formats.redact import Redactor
 from tracer.model import Answered, Event, ExecFailed, Kind, Notice, ProcessEvent, ProcessExited, Session, SocketEvent
 
 __all__ = ["OCSF_VERSION", "PROFILES", "Ocsf"]
@@ -26,8 +27,8 @@ _MEDIUM: Final = frozenset({"tracer-backend", "tracer-loss"})  # something is mi
 class Ocsf:
     """A line an event: render(event, wall clock minus CLOCK_BOOTTIME in ns, the line's number)."""
 
-    def __init__(self, session: Session) -> None:
-        """Lines carry the session's host as ``device``, and us as its agent."""
+    def __init__(self, session: Session, redactor: Redactor | None = None) -> None:
+        """Lines carry the session's host as ``device``, and us as its agent; ``redactor`` as in ECS."""
         host = session.host
         agent = {
             "type_id": 4,  # Performance Monitoring & Observability
@@ -50,7 +51,8 @@ class Ocsf:
         self._begin = f'{{"metadata":{dumps(metadata)[:-1]},"sequence":'
         self._end = f"}}}}{members({'device': device})}}}\n"
         self._tracer = f'"tracer":{{"schema":{SCHEMA},"backend":{dumps(session.backend)}'
-        processes = OcsfProcesses(session, self._tracer)
+        processes = OcsfProcesses(session, self._tracer, redactor)
+        self._redactor = redactor
         self._parts: Final[dict[type, Callable[[Any, int, str], Parts]]] = {
             ProcessEvent: processes.started,
             ExecFailed: processes.failed,
@@ -101,9 +103,10 @@ class Ocsf:
 
     def _notice(self, event: Notice, offset: int, when: str) -> Parts:
         severity = "Medium" if event.action in _MEDIUM else "Informational"
+        body = told_of_notice(event, offset, self._redactor, "unmapped.")
         told = activity("Base Event", 99, event.action, event.action, severity=severity)
         return (
             f'{told},"time":{(event.time + offset) // MS},"time_dt":"{when}"',
             "",
-            f',"unmapped":{{{self._tracer},{dumps(told_of_notice(event, offset))[1:-1]}',
+            f',"unmapped":{{{self._tracer},{dumps(body)[1:-1]}',
         )

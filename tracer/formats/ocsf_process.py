@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any, Final, NamedTuple
 
-from tracer.formats.ecs_process import Parts, Processes, credentials_of, own_ids
+from tracer.formats.ecs_process import CUT_FLAGS, Parts, Processes, credentials_of, image_notes, own_ids
 from tracer.formats.ecs_values import MARKS, dumps, keep_raw, members, quality, quoted, signal_name, stamp, text
+from tracer.formats.redact import Redactor
 from tracer.formats.text import errno_name
 from tracer.model import (
     UNSET_ID,
@@ -72,7 +73,6 @@ _CUT_NAMES: Final = {
     Flag.FAULT_ARGS: _ARGS,
     Flag.TRUNCATED_CGROUP: ("unmapped.tracer.cgroup.path",),
 }
-_CUT_FLAGS: Final = int(sum(_CUT_NAMES))
 
 
 class Acting(NamedTuple):
@@ -95,9 +95,9 @@ class Acting(NamedTuple):
 class OcsfProcesses(Processes):
     """Renders process events, and the part of any event that describes a process."""
 
-    def __init__(self, session: Session, tracer: str) -> None:
+    def __init__(self, session: Session, tracer: str, redactor: Redactor | None = None) -> None:
         """As of ECS; ``tracer`` is the beginning of ``unmapped``, without its brace."""
-        super().__init__(session, tracer)
+        super().__init__(session, tracer, redactor)
         self.inner = f",{tracer}"
         self.inner_late = f',{tracer},"late":true'
         self.told = f',"unmapped":{{{tracer}'
@@ -192,8 +192,9 @@ class OcsfProcesses(Processes):
         raw = known.raw.copy()
         asked: dict[str, Any] = {"requested": text(event.requested)}
         keep_raw(raw, "exec.requested", event.requested)
-        if event.args:
-            given = event.args[:-1]
+        args = self.redact(event.args)
+        if args:
+            given = args[:-1]
             asked["args"] = text(given).split("\0")
             keep_raw(raw, "exec.args", given)
         error = ""
@@ -210,6 +211,8 @@ class OcsfProcesses(Processes):
             cut.append("unmapped.tracer.exec.args")
         if cut:
             more["truncated"] = cut
+        if args != event.args:
+            more["redacted"] = ["unmapped.tracer.exec.args"]
         if raw:
             more["raw"] = raw
         return (
@@ -252,9 +255,10 @@ class OcsfProcesses(Processes):
 
     def _image(self, image: Image, raw: dict[str, str]) -> tuple[str, str, str]:
         """What a process was given: members of ``process``, of ``tracer.process`` and of ``tracer``."""
-        _, _, cwd, requested, interpreter, given, argc, _, _, _, flags = image
+        _, _, cwd, requested, interpreter, whole, argc, _, _, _, flags = image
         shown = told = ""
         plain = True
+        given = self.redact(whole)
         if given:
             args = text(given[:-1] if given[-1] == 0 else given)
             spaced = args.replace(_NUL, " ")
@@ -269,9 +273,9 @@ class OcsfProcesses(Processes):
             told += f',"requested":{quoted(requested)}'
             if interpreter:
                 told += f',"script":{quoted(requested)},"interpreter":{quoted(interpreter)}'
-        if not plain or raw or flags & _CUT_FLAGS or not (cwd + requested + interpreter).isascii():
-            return shown, told, _image_notes(image, raw)
-        return shown, told, ""
+        if plain and given is whole and not (raw or flags & CUT_FLAGS) and (cwd + requested + interpreter).isascii():
+            return shown, told, ""
+        return shown, told, image_notes(image, given, raw, _CUT_NAMES, _ARGS)
 
 
 def _uid(number: int) -> str:
@@ -312,18 +316,3 @@ def _parent(parent: Parent) -> tuple[str, str, dict[str, str]]:
     known = f'{{"pid":{parent.tgid},"uid":"{parent.entity_id}"{name}{_file(path)}}}'
     actor = f'"actor":{{"process":{{"pid":{parent.tgid},"uid":"{parent.entity_id}"{name}}}}}'
     return f',"parent_process":{known}', actor, raw
-
-
-def _image_notes(image: Image, known: dict[str, str]) -> str:
-    """What was cut, and the bytes of what is not UTF-8, as members of ``tracer``."""
-    raw = known.copy()
-    keep_raw(raw, "process.args", image.args.removesuffix(b"\0"))
-    keep_raw(raw, "process.working_directory", image.cwd)
-    keep_raw(raw, "process.requested", image.requested)
-    keep_raw(raw, "process.interpreter", image.interpreter)
-    notes: dict[str, Any] = {}
-    if image.flags & _CUT_FLAGS:
-        notes["truncated"] = sorted({name for flag in _CUT_NAMES if image.flags & flag for name in _CUT_NAMES[flag]})
-    if raw:
-        notes["raw"] = raw
-    return members(notes)

@@ -9,6 +9,7 @@ from signal import Signals
 from typing import Any, Final
 
 from tracer.formats.pretty_notices import LOUD, describe
+from tracer.formats.redact import Redactor
 from tracer.formats.text import (
     BYTES_A_CELL,
     command_line,
@@ -217,8 +218,12 @@ def _is_kernel_thread(event: Event) -> bool:
 class Pretty:
     """The lines for people. Without a width nothing is cut; with one, no line is wider."""
 
-    def __init__(self, session: Session, *, colour: bool, width: int | None) -> None:
-        """``width`` is in terminal cells, None where the output is no terminal; ``colour`` allows SGR sequences."""
+    def __init__(self, session: Session, *, colour: bool, width: int | None, redactor: Redactor | None = None) -> None:
+        """``width`` is in terminal cells, None where the output is no terminal; ``colour`` allows SGR sequences.
+
+        ``redactor`` takes secrets out of arguments, if there is one.
+        """
+        self._redact: Callable[[bytes], bytes] = redactor.args if redactor is not None else bytes
         self._session = session
         self._colour = colour
         self._second = -1
@@ -328,7 +333,7 @@ class Pretty:
 
     def _program(self, process: Process, image: Image) -> str:
         """What a process runs, and whatever of parent, directory and executable fits beside it."""
-        text = _arguments(image.args, self._most) or printable(image.executable)
+        text = _arguments(self._redact(image.args), self._most) or printable(image.executable)
         flags = image.flags
         if flags & _ARGS_CUT:
             text += " …"
@@ -377,7 +382,7 @@ class Pretty:
 
     def _exec_failed(self, event: ExecFailed) -> tuple[str, str, str]:
         asked = printable(event.requested) or "?"
-        arguments = event.args.partition(b"\0")[2]
+        arguments = self._redact(event.args).partition(b"\0")[2]
         if arguments:
             asked = f"{asked} {_arguments(arguments, self._most)}"
         if event.flags & _ARGS_CUT:
