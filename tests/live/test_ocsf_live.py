@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.formats.ocsf_lines import assert_same, check, read
+from tests.formats.schemas import faults
 from tests.tracing import Trace, assert_complete
 from tests.traps.conftest import Run, _program, _run, _start  # noqa: F401  # the fixtures that run trap programs
 
@@ -34,7 +35,7 @@ def replayed(recording: Path, form: str, output: Path) -> list[bytes]:
 
 
 def test_traps_in_ocsf(run: Run, tmp_path: Path) -> None:
-    """Every line of what the programs do is valid; the same session in ECS has the same facts; the ledger closes it."""
+    """Every line of what programs do is valid, and fits our schema; in ECS it has the same facts; a ledger ends it."""
     recording = tmp_path / "session.rec"
     options = ("--record", str(recording), "--event", EVENTS, "--update-every", "1s", "--buffer", "32M")
     with Trace(*options, form="ocsf") as trace:
@@ -45,6 +46,7 @@ def test_traps_in_ocsf(run: Run, tmp_path: Path) -> None:
     assert classes == {"Base Event", "Process Activity", "Network Activity", "DNS Activity"}
     for number, document in enumerate(documents):
         check(document)
+        assert faults(document, "ocsf") == []
         assert document["metadata"]["sequence"] == number
     assert_complete(documents[-1]["unmapped"]["tracer"]["ledger"])
     codes = {document["metadata"]["event_code"] for document in documents}
@@ -55,6 +57,7 @@ def test_traps_in_ocsf(run: Run, tmp_path: Path) -> None:
     in_ecs = [json.loads(line) for line in replayed(recording, "ecs", tmp_path / "ecs")]
     assert len(in_ecs) == len(documents)
     for ocsf, ecs in zip(documents, in_ecs, strict=True):
+        assert faults(ecs, "ecs") == []
         if ecs["event"]["action"] not in {"tracer-ledger", "tracer-confinement"}:
             assert_same(ocsf, ecs)
     assert [line for line in replayed(recording, "ocsf", tmp_path / "ocsf") if b'"tracer-ledger"' not in line] == [

@@ -221,6 +221,16 @@ def selftest(
 
 
 @app.command()
+def schema(
+    form: Annotated[str, typer.Option("--format", help="ecs or ocsf", metavar="NAME")] = "ecs",
+) -> None:
+    """Print the JSON Schema of what live and replay write."""
+    from tracer.cli import schema as command
+
+    raise typer.Exit(int(command.schema(form)))
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     if sys.stdout is None:
