@@ -100,9 +100,13 @@ def _actions(page: str) -> list[dict[str, Any]]:
         told |= {"category": {"const": category}, "type": {"const": types}}
         told["outcome"] = {"enum": outcomes} if outcomes else False
         found.append({"properties": told} | ({"required": ["outcome"]} if outcomes else {}))
-    known = [told["properties"]["action"]["const"] for told in found]
     # There may be new ones in the same version.
-    return [*found, {"properties": {"action": {"not": {"enum": list(dict.fromkeys(known))}}}}]
+    return [*found, {"properties": {"action": {"not": {"enum": _known(page)}}}}]
+
+
+def _known(page: str) -> list[str]:
+    """The actions that there are."""
+    return list(dict.fromkeys(cells[0].strip("`") for cells in _rows(page, "action")))
 
 
 def _ecs(page: str) -> dict[str, Any]:
@@ -124,7 +128,7 @@ def _ocsf(events: str, page: str) -> dict[str, Any]:
     own = _ecs(events)["properties"]["tracer"]
     for field, kind, meaning in _rows(page, "field"):
         _put({"properties": {"tracer": own}}, field.strip("`").removeprefix("unmapped."), kind, meaning)
-    ours = list(dict.fromkeys(row[0].strip("`") for row in _rows(events, "action")))
+    ours = _known(events)
     classes = []
     for action, name, _, uids in _rows(page, "action"):
         named = action.strip("`")
