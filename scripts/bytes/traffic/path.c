@@ -161,7 +161,7 @@ static void pull_without_copy(int handle, struct flow *flow)
 		if (zc.copy_length < 0) {
 			errno = -zc.copy_length;
 			zc.copy_length = 0;
-			MUST(errno == EINVAL || errno == EAGAIN);
+			MUST(errno == EINVAL || errno == EAGAIN || errno == EFAULT);
 		}
 		if (length < offsetof(struct zero_copy_receive, flags)) /* no buffer before 5.11 */
 			zc.copy_length = 0;
