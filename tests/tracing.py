@@ -5,12 +5,13 @@ with Trace("--event", "connect") as trace:
 event = trace.one("connection-opened", pid, destination__port=443)
 trace.assert_complete()
 
-Three variables of the environment say how tests are run:
+Variables of the environment say how tests are run:
 
 TRACER_TEST_BACKEND     the backend of every trace (`--backend`); by itself what the command chooses
 TRACER_TEST_PATIENCE    a factor on every limit of waiting, of tests and programs; 10 for an emulated machine
 TRACER_TEST_DISRUPTIVE  1: run the tests that disturb the machine too: they step its clock, take a CPU offline
 TRACER_TEST_SLEEP       1: with the one before, also put the machine to sleep; not every one wakes from that
+TRACER_TEST_FEW         1: a tenth of what tests have very much of, which takes an emulated machine minutes
 """
 
 import json
@@ -38,6 +39,7 @@ TEST_WITHIN_S = 120 * PATIENCE
 BACKEND = os.environ.get("TRACER_TEST_BACKEND", "")
 DISRUPTIVE = os.environ.get("TRACER_TEST_DISRUPTIVE") == "1"
 SLEEP = os.environ.get("TRACER_TEST_SLEEP") == "1"
+FEW = os.environ.get("TRACER_TEST_FEW") == "1"
 # How the reason of a skip begins that says what is missing; any other skip is a failure of a self-test.
 NO_FACILITY = "this kernel has no "
 NOT_ASKED = "disturbs the machine: only with "

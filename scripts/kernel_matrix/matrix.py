@@ -9,7 +9,7 @@ import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from scripts.kernel_matrix import qemu
 from scripts.kernel_matrix.cache import Cache
@@ -30,7 +30,6 @@ PROCESSES = 1009  # a prime, so that nothing comes out right by being a multiple
 SPARE_MIB = 1024  # of memory that guests leave alone
 TRIAL = Limits(ready_s=30, silent_s=30, total_s=60)  # a hypervisor that works boots a guest in a few seconds
 _TRAP = re.compile(r"test_(\d\d)_")
-_HEAVY: Final = frozenset({44})  # 40,000 sockets: this machine runs it, and `make matrix` in the guests
 
 
 class Wanted(NamedTuple):
@@ -48,9 +47,8 @@ class Wanted(NamedTuple):
 class Plan:
     """How to run: the tree under test, how many guests at once, their limits, and what they do.
 
-    `bytes`: with the check of bytes, which takes minutes in an emulated guest. `run` is a shell command in place of the
-    corpus, `traps` a part of the corpus, `host` whether this machine is a
-    column too.
+    `few`: less of what takes minutes in an emulated guest, for every change to be tried with. `run` is a shell command
+    in place of the corpus, `traps` a part of the corpus, `host` whether this machine is a column too.
     """
 
     source: Path
@@ -60,7 +58,7 @@ class Plan:
     refresh: bool = False
     host: bool = True
     attribution: bool = True
-    bytes: bool = True
+    few: bool = False
     run: str = ""
     traps: tuple[int, ...] = ()
 
@@ -95,11 +93,6 @@ def corpus_of(source: Path) -> list[int]:
     return sorted({int(match[1]) for match in found if match})
 
 
-def light(source: Path) -> tuple[int, ...]:
-    """The corpus without what takes an emulated guest minutes, for every change to be tried with."""
-    return tuple(trap for trap in corpus_of(source) if trap not in _HEAVY)
-
-
 def arguments(
     plan: Plan, backend: str, patience: int, *, hide_btf: bool = False, sleep: bool = False
 ) -> tuple[str, ...]:
@@ -108,7 +101,7 @@ def arguments(
     found += ["--processes", str(PROCESSES if plan.attribution else 0)]
     # As one word: a kernel takes no more than 32 for its first process (MAX_INIT_ARGS in init/main.c).
     found += ["--traps", ",".join(map(str, plan.traps))] if plan.traps else []
-    found += [] if plan.bytes else ["--no-bytes"]
+    found += ["--few"] if plan.few else []
     found += ["--hide-btf"] if hide_btf else []
     found += ["--sleep"] if sleep else []
     found += ["--run", urllib.parse.quote(plan.run, safe="")] if plan.run else []
@@ -250,6 +243,6 @@ def _fill(
                 column.problems.append(f"booted {line['kernel']} instead of {column.release}")
         elif line.get("guest") == "doctor" and one is not None:
             column.problems += check_capabilities(one.kernel, line["doctor"])
-    judge(column, outcome.lines, corpus, matrix.missing, attribution=plan.attribution, moved=plan.bytes)
+    judge(column, outcome.lines, corpus, matrix.missing, attribution=plan.attribution)
     if column.lost and outcome.console:
         column.problems.append(f"the end of its console:\n{outcome.console}")

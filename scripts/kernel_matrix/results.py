@@ -74,12 +74,11 @@ def judge(
     missing: Sequence[Missing],
     *,
     attribution: bool = True,
-    moved: bool = True,
 ) -> None:
     """Fill in a column from the lines of its guest, which are all of one backend.
 
     `wanted` are the traps that must have a row, `missing` the expectations of matrix.toml, `attribution` tells whether
-    the checks of attribution and of the sandbox were asked for, `moved` whether that of bytes was, too.
+    the checks were asked for.
     """
     errors: list[str] = []
     for line in lines:
@@ -101,7 +100,7 @@ def judge(
     for error in errors:
         column.problems.append(error)
     for check in CHECKS if attribution else ():
-        if not getattr(column, check) and (check != "bytes" or (moved and column.backend in COUNTING)):
+        if not getattr(column, check) and (check != "bytes" or column.backend in COUNTING):
             setattr(column, check, LOST if column.lost else FAIL)
             if not column.lost and not errors:
                 column.problems.append(f"the check of {'the ' * (check == 'sandbox')}{check} gave no result")

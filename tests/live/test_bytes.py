@@ -37,6 +37,14 @@ def test_every_byte_of_every_row(tmp_path: Path, options: tuple[str, ...]) -> No
     assert all(verdict.exact for verdict in report.verdicts if not verdict.missing), as_text(report)
 
 
+def test_few_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    """With --few there are the rows that are named, each of which the generator has, and they are right."""
+    assert check.main(["--few", "--backend", "core"]) == 0
+    *rows, summary = capsys.readouterr().out.splitlines()[1:]
+    assert sorted(row.split()[0] for row in rows) == sorted(check.FEW)
+    assert summary.startswith(f"{len(check.FEW)} rows in ")
+
+
 def test_devices_carry_what_they_count(tmp_path: Path) -> None:
     """With the account of the wire the sums are the devices' own counts, within 1 %, and at both ends."""
     names = ("tcp-both", "udp", "icmp", "packet")

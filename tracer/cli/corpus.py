@@ -90,7 +90,7 @@ def settings(backend: str, *, disruptive: bool) -> dict[str, str]:
         if not name.startswith(("PYTEST_", "TRACER_TEST_")) and name != "TRACER_REQUIRE"
     }
     environment |= {"TRACER_TEST_BACKEND": backend, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    kept = ("TRACER_TEST_PATIENCE", "TRACER_TEST_SLEEP")
+    kept = ("TRACER_TEST_PATIENCE", "TRACER_TEST_SLEEP", "TRACER_TEST_FEW")
     environment |= {name: os.environ[name] for name in kept if name in os.environ}
     if disruptive or os.environ.get("TRACER_TEST_DISRUPTIVE") == "1":
         environment["TRACER_TEST_DISRUPTIVE"] = "1"

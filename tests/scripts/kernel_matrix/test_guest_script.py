@@ -24,7 +24,8 @@ elif command == "doctor":
 elif MODE == "broken":
     sys.exit("tracer: the verifier says no")
 else:
-    print(json.dumps({"trap": 4, "result": "pass", "told": rest, "patience": os.environ["TRACER_TEST_PATIENCE"]}))
+    told = {"told": rest, "patience": os.environ["TRACER_TEST_PATIENCE"], "few": os.environ.get("TRACER_TEST_FEW")}
+    print(json.dumps({"trap": 4, "result": "pass", **told}))
     print(json.dumps({"selftest": {"kernel": "x"}}))
 """
 
@@ -61,7 +62,14 @@ def test_lines(tmp_path: Path) -> None:
     rows = [line for line in lines if "trap" in line]
     assert rows[1]["told"] == ["--json", "--backend", "bcc", "--trap", "4"]
     assert float(rows[1]["patience"]) == 3
+    assert rows[1]["few"] is None
     assert lines[-1] == {"guest": "end", "code": 0}
+
+
+def test_few(tmp_path: Path) -> None:
+    """With --few the traps are told that a tenth is enough."""
+    _, lines = run(tmp_path, "--processes", "0", "--few")
+    assert [line["few"] for line in lines if "trap" in line] == ["1"]
 
 
 def test_broken(tmp_path: Path) -> None:

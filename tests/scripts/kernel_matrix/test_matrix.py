@@ -125,6 +125,8 @@ def test_arguments(tmp_path: Path) -> None:
     assert not any(part != part.strip() or " " in part or '"' in part for part in told)
     assert "--hide-btf" in told
     assert told[told.index("--traps") :][:2] == ("--traps", "4,28")
+    assert "--few" not in told
+    assert "--few" in arguments(Plan(tmp_path, few=True), "core", 10)
 
 
 class Suite(Apt):
