@@ -29,7 +29,7 @@ from tests.formats.events import (
     process,
     socket,
 )
-from tracer.cli import facts, live
+from tracer.cli import facts, session
 from tracer.cli.coverage import coverage_record
 from tracer.cli.errors import Exit
 from tracer.cli.sandbox import Mode, Sandbox
@@ -369,9 +369,9 @@ def test_times_are_documented() -> None:
     """docs/design.md has the times that decide when a line comes."""
     text = " ".join((ROOT / "docs/design.md").read_text().split())
     assert f"older than T less {order.SLACK_NS // 1_000_000} ms" in text
-    assert f"after {live._HOLDING_MS:.0f} ms while it holds records back" in text
-    assert f"after {live._IDLE_MS:.0f} ms when idle" in text
-    assert f"A ledger comes every {live.LEDGER_NS // SECOND} seconds" in text
+    assert f"after {session._HOLDING_MS:.0f} ms while it holds records back" in text
+    assert f"after {session._IDLE_MS:.0f} ms when idle" in text
+    assert f"A ledger comes every {session.LEDGER_NS // SECOND} seconds" in text
     assert f"kept for {processes.GRACE_NS // SECOND} s" in text
 
 

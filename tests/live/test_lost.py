@@ -173,17 +173,17 @@ def test_count_and_codes_go_on(tmp_path: Path) -> None:
 
 
 QUICK = """
-import tracer.cli.live
-tracer.cli.live.LEDGER_NS = 500_000_000
+import tracer.cli.session
+tracer.cli.session.LEDGER_NS = 500_000_000
 from tracer.cli.main import run
 run()
 """
 # SIGUSR1 closes the link of a program under the tracer, as nobody else can.
 CLOSES = """
 import os, signal
-import tracer.cli.live
+import tracer.cli.session
 from tracer.probes.backend import Backend
-tracer.cli.live.LEDGER_NS = 500_000_000
+tracer.cli.session.LEDGER_NS = 500_000_000
 start = Backend.start
 def started(self):
     coverage = start(self)
