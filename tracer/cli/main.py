@@ -14,11 +14,42 @@ from typer._click.exceptions import ClickException, UsageError
 
 from tracer import __version__
 from tracer.cli import options
+from tracer.cli.arguments import (
+    AccountWire,
+    Backend,
+    Buffer,
+    Children,
+    Cidr,
+    Comm,
+    Duration,
+    EventNames,
+    Exe,
+    FailOnLoss,
+    Format,
+    HashUsers,
+    Hooks,
+    Json,
+    Netns,
+    NoPayload,
+    NoSandbox,
+    NoSnapshot,
+    Output,
+    Pid,
+    Port,
+    Redact,
+    SandboxStrict,
+    Truncate,
+    Uid,
+    UpdateEvery,
+    User,
+)
 from tracer.cli.errors import CommandError, Exit
 from tracer.formats.text import visible
 
 if TYPE_CHECKING:
+    from tracer.cli.config import Config
     from tracer.cli.sandbox import Mode
+    from tracer.cli.session import Options
 
 __all__ = ["app", "run"]
 
@@ -29,32 +60,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-Format = Annotated[
-    str | None,
-    typer.Option("--format", help="pretty (default on a terminal), ecs (default elsewhere) or ocsf", metavar="NAME"),
-]
-Json = Annotated[bool, typer.Option("--json", help="the same as --format ecs")]
-Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="write to a file instead of stdout", metavar="FILE")
-]
-FailOnLoss = Annotated[bool, typer.Option("--fail-on-loss", help="exit with 5 unless the ledger says complete")]
-NoSandbox = Annotated[bool, typer.Option("--no-sandbox", help="keep all power after the start")]
-SandboxStrict = Annotated[
-    bool, typer.Option("--sandbox-strict", help="exit with 6 unless every layer of the sandbox is on")
-]
-Redact = Annotated[
-    Path | None,
-    typer.Option("--redact", help="rules for secrets beside those that are built in, or none at all", metavar="FILE"),
-]
-Truncate = Annotated[
-    bool, typer.Option("--truncate-addresses", help="tell of addresses only the network: /24, or /48 of IPv6")
-]
-HashUsers = Annotated[
-    Path | None,
-    typer.Option("--hash-users", help="tell users by pseudonyms, made with the key in this file", metavar="KEYFILE"),
-]
-Words = list[str] | None
 
 
 def _format(name: str | None, json: bool) -> str | None:
@@ -74,49 +79,84 @@ def _mode(no_sandbox: bool, strict: bool, user: str | None = None) -> Mode:
     return Mode.OFF if no_sandbox else Mode.STRICT if strict else Mode.BEST
 
 
+def _asked(typed: dict[str, Any]) -> Options:
+    """What was asked of a session, from the parameters of a command. Raises CommandError."""
+    from tracer.cli.live import BACKENDS, HOOKS, Options
+
+    backend, hooks = typed["backend"], typed["hooks"]
+    if backend not in BACKENDS:
+        raise CommandError(f"--backend {backend!r}: give one of {', '.join(BACKENDS)}", Exit.USAGE)
+    mode = _mode(typed["no_sandbox"], typed["sandbox_strict"], typed["user"])
+    if typed["no_payload"] and any("dns" in each.split(",") for each in typed["event"] or ()):
+        raise CommandError("--event dns: there are no answers with --no-payload; leave one of them out", Exit.USAGE)
+    if hooks not in HOOKS:
+        raise CommandError(f"--hooks {hooks!r}: give one of {', '.join(HOOKS)}", Exit.USAGE)
+    several = ("pid", "comm", "exe", "uid", "port", "cidr", "event", "netns")
+    duration = typed["duration"]
+    return Options(
+        filters=options.filters(children=typed["children"], **{name: typed[name] or () for name in several}),
+        backend=backend,
+        hooks=hooks,
+        format=_format(typed["form"], typed.get("json", False)),
+        output=typed["output"],
+        duration=options.duration("--duration", duration) if duration is not None else None,
+        count=typed.get("count"),
+        update=options.duration("--update-every", typed["update_every"]),
+        buffer=options.size("--buffer", typed["buffer"], 16 << 10, 1 << 30),
+        record=typed.get("record"),
+        fail_on_loss=typed["fail_on_loss"],
+        snapshot=not typed["no_snapshot"],
+        payload=not typed["no_payload"],
+        sandbox=mode,
+        user=typed["user"],
+        account_wire=typed["account_wire"],
+        privacy=options.privacy(
+            _path(typed["redact"]), truncate=typed["truncate_addresses"], key=_path(typed["hash_users"])
+        ),
+    )
+
+
+def _config(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Take what is in the file for what is not on the command line. Raises CommandError."""
+    if path is None:
+        return None
+    from tracer.cli.config import Config, keys_of
+
+    names, kinds = keys_of(ctx.command.params)
+    ctx.obj = Config.read(path, kinds)
+    ctx.default_map = {names[key]: value for key, value in ctx.obj.values.items()}
+    return path.absolute()
+
+
 @app.command()
 def live(
-    pid: Annotated[Words, typer.Option(help="only this process (repeatable)", metavar="PID")] = None,
-    children: Annotated[bool, typer.Option("--children", help="with --pid: its descendants too")] = False,
-    comm: Annotated[Words, typer.Option(help="only processes of this name (glob, repeatable)", metavar="GLOB")] = None,
-    exe: Annotated[Words, typer.Option(help="only this executable's path (glob, repeatable)", metavar="GLOB")] = None,
-    uid: Annotated[Words, typer.Option(help="only this user, by name or number (repeatable)", metavar="USER")] = None,
-    port: Annotated[Words, typer.Option(help="only sockets with this port (repeatable)", metavar="PORT")] = None,
-    cidr: Annotated[Words, typer.Option(help="only sockets in this network (repeatable)", metavar="NET")] = None,
-    event: Annotated[
-        Words,
-        typer.Option(
-            help="only these: exec, exec-failed, fork, exit, connect, accept, listen, close, flow, owner, update; "
-            "all but fork by itself",
-            metavar="NAME,…",
-        ),
-    ] = None,
-    netns: Annotated[Words, typer.Option(help="only this network namespace (inode or path)", metavar="NS")] = None,
+    ctx: typer.Context,
+    pid: Pid = None,
+    children: Children = False,
+    comm: Comm = None,
+    exe: Exe = None,
+    uid: Uid = None,
+    port: Port = None,
+    cidr: Cidr = None,
+    event: EventNames = None,
+    netns: Netns = None,
     form: Format = None,
     json: Json = False,
     output: Output = None,
-    duration: Annotated[str | None, typer.Option(help="end after this time (10, 1.5s, 5m)", metavar="TIME")] = None,
+    duration: Duration = None,
     count: Annotated[int | None, typer.Option(min=1, help="end after this many events", metavar="N")] = None,
-    update_every: Annotated[
-        str, typer.Option(help="tell this often what open flows have moved so far, if they have", metavar="TIME")
-    ] = "30s",
-    buffer: Annotated[str, typer.Option(help="bytes of the kernel's buffers, over all CPUs", metavar="SIZE")] = "8M",
+    update_every: UpdateEvery = "30s",
+    buffer: Buffer = "8M",
     record: Annotated[Path | None, typer.Option(help="keep the raw records for tracer replay", metavar="FILE")] = None,
-    backend: Annotated[str, typer.Option(help="auto, core, bcc, netlink or procfs", metavar="NAME")] = "auto",
-    hooks: Annotated[
-        str, typer.Option(help="auto, or tracepoints: those of system calls even where others do", metavar="KIND")
-    ] = "auto",
-    account_wire: Annotated[
-        bool, typer.Option("--account-wire", help="count what each network device carries, and whose it is")
-    ] = False,
+    backend: Backend = "auto",
+    hooks: Hooks = "auto",
+    account_wire: AccountWire = False,
     fail_on_loss: FailOnLoss = False,
-    no_snapshot: Annotated[bool, typer.Option("--no-snapshot", help="leave out what was there before")] = False,
-    no_payload: Annotated[
-        bool, typer.Option("--no-payload", help="take no bytes of what is sent: no names from DNS, TLS, HTTP, QUIC")
-    ] = False,
+    no_snapshot: NoSnapshot = False,
+    no_payload: NoPayload = False,
     no_sandbox: NoSandbox = False,
     sandbox_strict: SandboxStrict = False,
-    user: Annotated[str | None, typer.Option(help="run as this user after the start", metavar="USER")] = None,
+    user: User = None,
     redact: Redact = None,
     truncate_addresses: Truncate = False,
     hash_users: HashUsers = None,
@@ -125,45 +165,67 @@ def live(
 
     Examples: tracer live --port 443 -- tracer live --pid 4242 --children -- tracer live --json | jq .process.name
     """
-    from tracer.cli import live as command
+    from tracer.cli.live import Live
 
-    if backend not in command.BACKENDS:
-        raise CommandError(f"--backend {backend!r}: give one of {', '.join(command.BACKENDS)}", Exit.USAGE)
-    mode = _mode(no_sandbox, sandbox_strict, user)
-    if no_payload and any("dns" in each.split(",") for each in event or ()):
-        raise CommandError("--event dns: there are no answers with --no-payload; leave one of them out", Exit.USAGE)
-    if hooks not in command.HOOKS:
-        raise CommandError(f"--hooks {hooks!r}: give one of {', '.join(command.HOOKS)}", Exit.USAGE)
-    asked = command.Options(
-        filters=options.filters(
-            pid=pid or (),
-            children=children,
-            comm=comm or (),
-            exe=exe or (),
-            uid=uid or (),
-            port=port or (),
-            cidr=cidr or (),
-            event=event or (),
-            netns=netns or (),
-        ),
-        backend=backend,
-        hooks=hooks,
-        format=_format(form, json),
-        output=output,
-        duration=options.duration("--duration", duration) if duration is not None else None,
-        count=count,
-        update=options.duration("--update-every", update_every),
-        buffer=options.size("--buffer", buffer, 16 << 10, 1 << 30),
-        record=record,
-        fail_on_loss=fail_on_loss,
-        snapshot=not no_snapshot,
-        payload=not no_payload,
-        sandbox=mode,
-        user=user,
-        account_wire=account_wire,
-        privacy=options.privacy(redact, truncate=truncate_addresses, key=hash_users),
-    )
-    raise typer.Exit(int(command.Live(asked).run()))
+    raise typer.Exit(int(Live(_asked(ctx.params)).run()))
+
+
+@app.command()
+def export(
+    ctx: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="take options from this file (TOML)", metavar="FILE", is_eager=True, callback=_config),
+    ] = None,
+    pid: Pid = None,
+    children: Children = False,
+    comm: Comm = None,
+    exe: Exe = None,
+    uid: Uid = None,
+    port: Port = None,
+    cidr: Cidr = None,
+    event: EventNames = None,
+    netns: Netns = None,
+    form: Annotated[str, typer.Option("--format", help="ecs", metavar="NAME")] = "ecs",
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="the directory, or the file, to write to", metavar="PATH")
+    ] = "/var/log/tracer",
+    rotate_size: Annotated[str, typer.Option(help="begin a new file at this size; 0: never", metavar="SIZE")] = "64M",
+    rotate_age: Annotated[str, typer.Option(help="and at this age (1h, 1d); 0: never", metavar="TIME")] = "0",
+    keep: Annotated[str, typer.Option(help="files that are done: the newest so many stay; 0: all", metavar="N")] = "16",
+    compress: Annotated[str, typer.Option(help="none, or gzip: those but the newest of them", metavar="NAME")] = "none",
+    fsync: Annotated[
+        str, typer.Option(help="never, rotate (and at the end), second or batch", metavar="WHEN")
+    ] = "rotate",
+    duration: Duration = None,
+    update_every: UpdateEvery = "30s",
+    buffer: Buffer = "8M",
+    backend: Backend = "auto",
+    hooks: Hooks = "auto",
+    account_wire: AccountWire = False,
+    fail_on_loss: FailOnLoss = False,
+    no_snapshot: NoSnapshot = False,
+    no_payload: NoPayload = False,
+    no_sandbox: NoSandbox = False,
+    sandbox_strict: SandboxStrict = False,
+    user: User = None,
+    redact: Redact = None,
+    truncate_addresses: Truncate = False,
+    hash_users: HashUsers = None,
+) -> None:
+    """Write what happens to files, for months: rotated, synced, and going on where the last run has stopped.
+
+    Examples: tracer export -- tracer export --output /var/log/tracer --rotate-size 100M --keep 30 --compress gzip
+    """
+    from tracer.cli import export as command
+
+    found: Config | None = ctx.obj
+    try:
+        kept = command.files(ctx.params)
+        asked = _asked({**ctx.params, "output": command.place(output)})
+    except CommandError as error:
+        raise (error if found is None else found.located(error)) from error
+    raise typer.Exit(int(command.Export(asked, kept).run()))
 
 
 @app.command()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.recording import Recording
 from tracer.cli.rotation import Rotation
-from tracer.cli.stream import begin_line, open_output
+from tracer.cli.stream import Format, Stream, begin_line, open_output
+from tracer.pipeline.engine import Engine
 from tracer.pipeline.turns import Input
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Outputs:
         self._rotation = rotation
         self._output: tuple[int, str] | None = None
         self._recording: Recording | None = None
+        self._gap: dict[str, Any] | None = None  # since an earlier run, from ``first``, ns of the wall clock
 
     @property
     def files(self) -> list[Path]:
@@ -59,6 +61,17 @@ class Outputs:
         if self._record is not None:
             self._recording = Recording(self._record)
         return output
+
+    def stream(self, engine: Engine, form: Format, fd: int, name: str) -> Stream:
+        """What carries a session's events there; nothing is written before its start()."""
+        return Stream(engine, form, fd, name, started=False)
+
+    def blind(self, seen: int, offset: int) -> dict[str, Any] | None:
+        """What is missing between an earlier run and this, which sees everything since ``seen`` (boottime ns).
+
+        ``offset`` is wall clock minus CLOCK_BOOTTIME, ns.
+        """
+        return None if self._gap is None else {**self._gap, "first": self._gap["first"] - offset, "last": seen}
 
     def let_go(self) -> None:
         """In a broker: its worker has the output, and a fresh one gets what is in its place then."""

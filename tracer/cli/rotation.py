@@ -19,7 +19,7 @@ from tracer.confine.seccomp_filter import Rule, on_descriptors
 from tracer.fallback.opener import Opener, OpenerLostError
 from tracer.sinks.output import open_again
 
-__all__ = ["Rotation"]
+__all__ = ["Rotation", "reason"]
 
 _AT_ONCE_S: Final = 0.02  # it opens in less, unless the disk or server hangs; then the turns go on
 _AT_THE_END_S: Final = 2.0
@@ -40,7 +40,7 @@ class Rotation:
         self._tell = tell
         self._mode = mode
         self._opener: Opener | None = None
-        self._hung_up = False
+        self._hung_up = False  # an answer to SIGHUP is due
         self.record: dict[str, Any] = {}
         self._terminal = _Terminal()
 
@@ -132,7 +132,7 @@ class Rotation:
                 within_s = _AT_ONCE_S
             fd = opener.answer(_AT_THE_END_S if last else within_s)
         except (OSError, OpenerLostError) as failed:
-            self._tell(f"can't reopen {self._path}: {_reason(failed)}; it goes on in the file that was open")
+            self._tell(f"can't reopen {self._path}: {reason(failed)}; it goes on in the file that was open")
             return
         if fd is not None:
             stream.switch(fd)
@@ -148,13 +148,14 @@ class Rotation:
             opener.ask()
             fd = opener.answer(_AGAIN_S)
         except (OSError, OpenerLostError) as failed:
-            raise CommandError(f"can't reopen {self._path}: {_reason(failed)}", Exit.FAILURE) from failed
+            raise CommandError(f"can't reopen {self._path}: {reason(failed)}", Exit.FAILURE) from failed
         if fd is None:
             raise CommandError(f"can't reopen {self._path}: that takes too long", Exit.FAILURE)
         return fd
 
 
-def _reason(failed: OSError | OpenerLostError) -> str:
+def reason(failed: OSError | OpenerLostError) -> str:
+    """Why the opener did not open what it was asked for."""
     if isinstance(failed, OpenerLostError):
         return "the process that opens it is gone, so start this again"
     return _WHY.get(failed.errno or 0, failed.strerror or str(failed))

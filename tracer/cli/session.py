@@ -88,6 +88,7 @@ class Session:
         self._account: Account | None = None
 
     def _session(self, source: Source, coverage: Coverage, steps: dict[str, str]) -> Exit:
+        seen = boottime()  # what happens from now on
         options = self._options
         sandbox = self._sandbox(source)
         fd, name = self._outputs.open(self._worker)
@@ -96,13 +97,13 @@ class Session:
         most = None if options.count is None else max(0, options.count - before)
         engine = Engine(session.host.boot_id, options.filters, most, int(options.update * 1e9))
         coverage, names = reading.read(engine, coverage)
-        stream = Stream(engine, make_format(options.format, session, fd, options.privacy), fd, name, started=False)
+        stream = self._outputs.stream(engine, make_format(options.format, session, fd, options.privacy), fd, name)
         if options.sandbox is not Mode.OFF:
             coverage = coverage._replace(blind=[*coverage.blind, *coverage.sealed])
         start = Start(
             {
                 "now": boottime(),
-                "offset": self._clock.offset(),
+                "offset": (offset := self._clock.offset()),
                 "session": facts.session_to_json(session),
                 "filters": options.filters.as_json(),
                 "count": most,
@@ -111,6 +112,7 @@ class Session:
                 "coverage": coverage_record(coverage, self._options.filters, steps, snapshot=self._options.snapshot),
                 "started": facts.started(),
                 "gap": gap_of(self._worker),
+                "blind": self._outputs.blind(seen, offset),
             }
         )
         health = Health(source, self._worker)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tracer.cli.errors import CommandError, Exit
 from tracer.formats.ecs import Ecs
@@ -21,7 +21,11 @@ from tracer.formats.redact import Redactor
 from tracer.model import Event, Notice, Session
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.turns import Found, Input, Moves, Turn
+from tracer.probes.source import boottime
 from tracer.sinks.output import QUEUE_MOST, Batch, Output, OutputError, is_terminal, open_file
+
+if TYPE_CHECKING:
+    from tracer.sinks.durable import Chain, Durable
 
 __all__ = ["FORMATS", "Stream", "begin_line", "make_format", "open_output"]
 
@@ -53,14 +57,35 @@ class Stream:
     """The lines of one session. With ``patient`` it waits for a slow reader instead of losing lines (a replay)."""
 
     def __init__(
-        self, engine: Engine, form: Format, fd: int, name: str, *, patient: bool = False, started: bool = True
+        self,
+        engine: Engine,
+        form: Format,
+        fd: int,
+        name: str,
+        *,
+        patient: bool = False,
+        started: bool = True,
+        output: Output | None = None,
+        sequence: int = 0,
+        chain: Chain | None = None,
     ) -> None:
-        """Lines go to ``fd``, which messages call ``name``. If not ``started``, nothing is written before start()."""
+        """Lines go to ``fd``, which messages call ``name``. If not ``started``, nothing is written before start().
+
+        ``output`` is what writes, where that is not the usual thing. The first line has the number ``sequence``. With a
+        ``chain`` each file begins and ends with a record of its own.
+        """
         self._engine = engine
         self._form = form
         self._patience: float | None = None if patient else 0.0  # for how long lines may still wait for room, s
-        self._output = Output(fd, name, queue_most=_PATIENT_MOST if patient else QUEUE_MOST, started=started)
-        self._sequence = 0
+        most = _PATIENT_MOST if patient else QUEUE_MOST
+        self._output = output or Output(fd, name, queue_most=most, started=started)
+        self._chain = chain
+        self.sequence = sequence
+        """The number of the next line."""
+        self.size = 0
+        """Bytes that were put since the output was switched last."""
+        if chain is not None:
+            self._segment("tracer-segment", chain.first)
         self._untold: dict[tuple[str, str], dict[str, Any]] = {}  # losses there was no room to tell, by kind and stage
         self.complete = True
 
@@ -90,25 +115,55 @@ class Stream:
         if self._untold:
             self._tell()
         if events:
-            lines = self._form.lines(events, self._engine.offset, self._sequence)
-            self._sequence += len(events)
+            lines = self._form.lines(events, self._engine.offset, self.sequence)
+            self.sequence += len(events)
             self._put(lines, events)
         written = self._output.written()
         if written:
             self._engine.delivered(written)
 
-    def switch(self, fd: int) -> None:
-        """Write everything from the next event on to this descriptor of a file, and close the one before after that."""
+    def switch(self, fd: int) -> int:
+        """Write everything from the next event on to this descriptor of a file, and close the one before after that.
+
+        Returns the number of the first line in there.
+        """
         begun = os.lseek(fd, 0, os.SEEK_END) > 0  # fstat(2) may come as a call that a confined process may not
-        self._output.switch(fd)
+        first = self._switch(lambda: self._output.switch(fd))
         header = b"" if begun else self._form.header()
         if header:
             self._output.put(Batch([header], len(header), Counter()))
+        return first
+
+    def put_off(self, output: Durable) -> int:
+        """As switch(), to what its output will be given later."""
+        return self._switch(output.put_off)
+
+    def _switch(self, switch: Callable[[], None]) -> int:
+        if self._chain is not None:
+            self._segment("tracer-segment-end", self._chain.last)
+        switch()
+        self.size, first = 0, self.sequence
+        if self._chain is not None:
+            self._segment("tracer-segment", self._chain.first)
+        return first
+
+    def _segment(self, action: str, make: Callable[[int], dict[str, Any]]) -> None:
+        """A record at an end of a file, which is made when all that is before it is written, and has its place now."""
+        sequence, now = self.sequence, boottime()
+        self.sequence += 1
+
+        def lines() -> list[bytes]:
+            notice = Notice(action, now, "state", {"segment": make(sequence)})
+            return self._form.lines([notice], self._engine.offset, sequence)
+
+        self._output.later(lines)
 
     def _put(self, lines: list[bytes], events: list[Event]) -> None:
         firsts = Counter(map(_FIRST, events))  # of notices their actions
         kinds = Counter({kind: count for kind, count in firsts.items() if isinstance(kind, int)})
-        if self._put_patiently(Batch(lines, sum(map(len, lines)), kinds)):
+        size = sum(map(len, lines))
+        if self._put_patiently(Batch(lines, size, kinds)):
+            self.size += size
             return
         for notice in [*events, *self._engine.lost(kinds, events[0].time, events[-1].time)]:
             if isinstance(notice, Notice) and "loss" in notice.body:
@@ -127,10 +182,15 @@ class Stream:
     def _tell(self) -> None:
         """Tell the losses as soon as there is room for it."""
         notices = [Notice("tracer-loss", loss["last"], "metric", {"loss": loss}) for loss in self._untold.values()]
-        lines = self._form.lines(notices, self._engine.offset, self._sequence)
+        lines = self._form.lines(notices, self._engine.offset, self.sequence)
         if self._output.put(Batch(lines, sum(map(len, lines)), Counter())):
-            self._sequence += len(notices)
+            self.sequence += len(notices)
             self._untold.clear()
+
+    def gap(self, reason: str, first: int, last: int, **more: Any) -> None:
+        """Tell that an unknown number of lines is missing from that time (boottime ns)."""
+        body = {"reason": reason, "exact": False, "first": first, "last": last, **more}
+        self.show([self._engine.gap(body, last)])
 
     def ledger(self, turn: Turn) -> None:
         """Write the ledger as of a turn that was a cut. The last one comes after everything else is written."""
@@ -144,6 +204,8 @@ class Stream:
 
     def close(self) -> None:
         """Write what is queued and end. Raises CommandError when the output failed; a closed pipe is a normal end."""
+        if self._chain is not None:
+            self._segment("tracer-segment-end", self._chain.last)
         self._output.flush(_FLUSH_SECONDS)
         self._output.close()
         if self._output.error is not None:

@@ -125,7 +125,7 @@ def _landlock(plan: Plan, abi: int, why: str) -> dict[Layer, Verdict]:
     rights = landlock_rules.Rights(*(each * (layer in wanted) for layer, each in zip(LANDLOCK, found, strict=True)))
     try:
         if any(rights):
-            landlock_rules.restrict(rights, plan.readable, plan.writable)
+            landlock_rules.restrict(rights, plan.readable, plan.writable, plan.kept)
     except OSError as refused:
         return verdicts | dict.fromkeys(wanted, Verdict(State.ABSENT, f"refused: {refused.strerror}"))
     whole = (landlock_rules.WHOLE_FILES, landlock_rules.NETWORK, landlock_rules.SCOPES)

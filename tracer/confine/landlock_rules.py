@@ -34,6 +34,8 @@ WHOLE_FILES: Final = 0xFFFF
 NETWORK: Final = 0b11  # BIND_TCP, CONNECT_TCP
 SCOPES: Final = 0b11  # ABSTRACT_UNIX_SOCKET, SIGNAL
 _WRITING: Final = int(FSAccess.READ_FILE | FSAccess.WRITE_FILE | FSAccess.MAKE_REG)
+_TRUNCATE: Final = 1 << 14  # ABI 3
+_KEEPING: Final = _WRITING | int(FSAccess.READ_DIR | FSAccess.REMOVE_FILE) | _TRUNCATE
 _RULE_PATH_BENEATH: Final = 1
 _BITS: Final = 64
 
@@ -90,17 +92,20 @@ def _create(attr: _Attr) -> int:
     return _call(get_create_ruleset(), ctypes.byref(attr), ctypes.sizeof(attr), 0)
 
 
-def restrict(rights: Rights, readable: Iterable[Path] = (), writable: Iterable[Path] = ()) -> None:
+def restrict(
+    rights: Rights, readable: Iterable[Path] = (), writable: Iterable[Path] = (), kept: Iterable[Path] = ()
+) -> None:
     """Take these rights away from this thread for ever, but for reading what lies at or below ``readable``.
 
-    In and below ``writable``, which are directories, files can be made, read and written. What is not there can't be
-    allowed, and is left out. Raises OSError.
+    In and below ``writable``, which are directories, files can be made, read and written; in and below ``kept`` they
+    can also be listed, cut, renamed and removed. What is not there can't be allowed, and is left out. Raises OSError.
     """
     ruleset = _create(_Attr(rights.files, rights.network, rights.scopes))
     try:
         # The package's own allow() asks for rights of directories on files, too, which the kernel refuses.
         wanted = [(path, int(FSAccess.READ_FILE | (FSAccess.READ_DIR if path.is_dir() else 0))) for path in readable]
         wanted += [(path, _WRITING) for path in writable]
+        wanted += [(path, _KEEPING & rights.files) for path in kept]
         for path, allowed in wanted if rights.files else ():
             with suppress(FileNotFoundError):
                 _allow(ruleset, path, allowed)

@@ -1,6 +1,7 @@
 """What the opener keeps: to open files in one directory, and to answer over one socket.
 
-It is forked before anything is loaded, and nothing comes to it but questions of 36 bytes.
+It is forked before anything is loaded, and nothing comes to it but questions of 36 bytes. One that keeps a directory
+can rename and remove what is in there, too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from tracer.confine import capabilities
 from tracer.confine.plan import Plan
 from tracer.confine.seccomp_filter import WORKER, Check, Rule, on_descriptors, rules
 
-__all__ = ["opener_plan"]
+__all__ = ["keeper_plan", "opener_plan"]
 
 _OVERRIDE: Final = frozenset({"CAP_DAC_OVERRIDE"})
 """What root opens the files of others by: logrotate may have made the next one for somebody else."""
@@ -30,3 +31,11 @@ def opener_plan(directory: Path, fd: int) -> Plan:
         *on_descriptors("recvmsg sendmsg", fd),
     )
     return Plan(None, _OVERRIDE & capabilities.read().permitted, calls, writable=(directory,))
+
+
+def keeper_plan(directory: Path, fd: int, config: Path | None = None) -> Plan:
+    """What is left to a process that keeps ``directory``, and may read what is beside ``config``; ``fd`` as above."""
+    plan = opener_plan(directory, fd)
+    calls = rules("renameat renameat2 unlink unlinkat getdents64 ftruncate readlink readlinkat rename")
+    readable = () if config is None else (config.parent,)
+    return plan._replace(calls=(*plan.calls, *calls), readable=readable, writable=(), kept=(directory,))

@@ -51,7 +51,8 @@ class Plan(NamedTuple):
 
     ``identity`` is whom it becomes (None: it stays who it is), ``capabilities`` are names; ``readable`` can still be
     opened for reading, and files made and written in the directories ``writable``, as far as ``calls`` allow to open
-    anything; ``without`` are layers that are left off.
+    anything; in the directories ``kept`` they can be listed, cut, renamed and removed, too. ``without`` are layers that
+    are left off.
     """
 
     identity: Identity | None = None
@@ -59,6 +60,7 @@ class Plan(NamedTuple):
     calls: tuple[Rule, ...] = WORKER
     readable: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
+    kept: tuple[Path, ...] = ()
     without: frozenset[Layer] = frozenset()
 
 

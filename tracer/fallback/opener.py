@@ -1,7 +1,7 @@
 """The opener: a process beside a confined one, which opens the output anew for it and hands over the descriptor.
 
-It speaks the broker's protocol, of which it answers one question. It is forked before there is anything to be taken
-over by, and ends when nobody is left to ask it.
+It speaks the broker's protocol, of which it answers one question, or with a directory to keep four. It is forked before
+there is anything to be taken over by, and ends when nobody is left to ask it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import select
 import signal
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, NamedTuple, NoReturn, Self
 
 from tracer.fallback.protocol import Asks, Heard, ProtocolError, Question, hear, parse, receive, say
 from tracer.probes.source import boottime
 
-__all__ = ["Opener", "OpenerLostError"]
+__all__ = ["Answers", "Opened", "Opener", "OpenerLostError"]
 
 NAME: Final = b"tracer_opener"
 """What it is called in /proc/PID/comm."""
@@ -38,6 +38,18 @@ class OpenerLostError(Exception):
     """The opener is gone, or says what is no answer."""
 
 
+class Opened(NamedTuple):
+    """An answer: a descriptor, which is the caller's, the inode of the file, and what else there is to say."""
+
+    fd: int | None
+    inode: int = 0
+    data: bytes = b""
+
+
+Answers = Mapping[Asks, Callable[[Question], Opened]]
+"""What it answers beside OUTPUT. Each may raise OSError, which is told."""
+
+
 class Opener:
     """The asking side; one question is under way at a time. It is there in every process that is forked later."""
 
@@ -45,6 +57,8 @@ class Opener:
         """``end`` is a socket of SOCK_SEQPACKET to the process ``pid``."""
         self._end = end
         self._asked = 0  # when, ns; 0: not
+        self.what = Asks.OUTPUT
+        """What was asked last."""
         self._poll = select.poll()
         self._poll.register(end, select.POLLIN)
         self._inode = 0
@@ -52,13 +66,18 @@ class Opener:
 
     @classmethod
     def start(
-        cls, open_again: Callable[[int], int], confine: Callable[[int], dict[str, Any]], keep: Iterable[int] = ()
+        cls,
+        open_again: Callable[[int], int],
+        confine: Callable[[int], dict[str, Any]],
+        keep: Iterable[int] = (),
+        also: Answers | None = None,
     ) -> Self:
         """Fork it. There, ``open_again`` is called with the inode of the file that is being written, 0 for none.
 
         ``confine`` confines it but for the socket that it is given, and tells what became of that.
 
-        Of the descriptors that are open it has but those to ``keep``. Raises OSError when no process can be made.
+        Of the descriptors that are open it has but those to ``keep``; ``also`` are the other questions that it
+        answers. Raises OSError when no process can be made.
         """
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with there:
@@ -66,7 +85,12 @@ class Opener:
                 with _blocked():
                     pid = os.fork()
                     if not pid:
-                        _be(there, {*keep, there.fileno()}, open_again, confine)
+                        _be(
+                            there,
+                            {*keep, there.fileno()},
+                            {Asks.OUTPUT: _output(open_again)} | dict(also or {}),
+                            confine,
+                        )
             except BaseException:
                 here.close()
                 raise
@@ -96,11 +120,13 @@ class Opener:
         """This process writes to that file now."""
         self._inode = os.fstat(fd).st_ino
 
-    def ask(self) -> None:
-        """Ask for a descriptor. Raises OpenerLostError."""
+    def ask(self, what: Asks = Asks.OUTPUT, *, name: int = 0, pid: int = 0, most: int | None = None) -> None:
+        """Ask for a descriptor, or for what else it answers. Raises OpenerLostError."""
         self._asked = boottime()
+        self.what = what
+        most = self._inode if most is None and what is Asks.OUTPUT else most or 0
         try:
-            self._end.send(Question(Asks.OUTPUT, start=self._asked, most=self._inode).pack())
+            self._end.send(Question(what, name, pid, start=self._asked, most=most).pack())
         except OSError as failed:
             self._asked = 0
             raise OpenerLostError(os.strerror(failed.errno or errno.EPIPE)) from failed
@@ -110,13 +136,18 @@ class Opener:
 
         Raises OSError when it was refused, OpenerLostError.
         """
+        opened = self.opened(within_s)
+        return None if opened is None else opened.fd
+
+    def opened(self, within_s: float) -> Opened | None:
+        """The answer; None when it takes longer. Raises OSError when it was refused, OpenerLostError."""
         while self._poll.poll(within_s * 1000):
             try:
                 heard = self._hear()
             except OpenerLostError:
                 self._asked = 0
                 raise
-            time, inode = _OPENED.unpack(heard.data)
+            time, inode = _OPENED.unpack_from(heard.data)
             if time != self._asked:  # to a worker that was killed before it came
                 if heard.fd is not None:
                     os.close(heard.fd)
@@ -124,8 +155,9 @@ class Opener:
             self._asked = 0
             if heard.errno:
                 raise OSError(heard.errno, os.strerror(heard.errno))
-            self._inode = inode
-            return heard.fd
+            if heard.fd is not None:
+                self._inode = inode
+            return Opened(heard.fd, inode, heard.data[_OPENED.size :])
         return None
 
     def _hear(self) -> Heard:
@@ -145,9 +177,15 @@ def _blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _be(
-    end: socket.socket, kept: set[int], open_again: Callable[[int], int], confine: Callable[[int], dict[str, Any]]
-) -> NoReturn:
+def _output(open_again: Callable[[int], int]) -> Callable[[Question], Opened]:
+    def answer(question: Question) -> Opened:
+        fd = open_again(question.most)
+        return Opened(fd, os.fstat(fd).st_ino)
+
+    return answer
+
+
+def _be(end: socket.socket, kept: set[int], answers: Answers, confine: Callable[[int], dict[str, Any]]) -> NoReturn:
     """Be the opener, until nobody is left to ask."""
     code = 1
     try:
@@ -157,7 +195,7 @@ def _be(
         _close_all_but(kept)
         say(end, 0, json.dumps(confine(end.fileno())).encode())
         while data := receive(end):
-            _answer(end, parse(data), open_again)
+            _answer(end, parse(data), answers)
         code = 0
     except (OSError, ProtocolError):
         pass  # who asks will see that this has ended
@@ -177,18 +215,17 @@ def _close_all_but(kept: set[int]) -> None:
     os.closerange(at, _MOST_FDS)
 
 
-def _answer(end: socket.socket, question: Question, open_again: Callable[[int], int]) -> None:
-    if question.what is not Asks.OUTPUT or question.name:
+def _answer(end: socket.socket, question: Question, answers: Answers) -> None:
+    if question.what not in answers or (question.name and question.what is not Asks.ROTATE):
         raise ProtocolError(f"{question.what.name} is not for an opener")
-    fd, number, inode = None, 0, 0
+    number, opened = 0, Opened(None)
     try:
-        fd = open_again(question.most)
-        inode = os.fstat(fd).st_ino
+        opened = answers[question.what](question)
     except OSError as refused:
         number = refused.errno or errno.EIO
     try:
-        say(end, number, _OPENED.pack(question.start, inode), fd)
+        say(end, number, _OPENED.pack(question.start, opened.inode) + opened.data, opened.fd)
     finally:
-        if fd is not None:
+        if opened.fd is not None:
             with suppress(OSError):
-                os.close(fd)
+                os.close(opened.fd)

@@ -23,11 +23,14 @@ __all__ = [
     "EXE",
     "FILE",
     "GROUP",
+    "IDLE",
     "LINK",
+    "PACKS",
     "PART",
     "PIDS_MOST",
     "REASON_MOST",
     "REFUSED",
+    "STAYS",
     "Asks",
     "Heard",
     "ProtocolError",
@@ -54,8 +57,16 @@ class Asks(enum.IntEnum):
     ALIVE = 10  # everything up to a time was told, and so many events so far, by the ladder's backend of that number
     LOST = 11  # that backend is lost since a time, after so many events; behind the head the reason
     GLANCE = 12  # ProcFiles.glance; one of GLANCES
+    ROTATE = (
+        13  # to the opener, as OUTPUT: to go on in a new file; the old one gets a name with the number of its first
+    )
+    # line (most), of such files so many stay (pid; 0: all); of the name see PACKS, IDLE and STAYS
+    LOOK = 14  # to the opener: whether the output is still where it was; answered with time, inode and one byte
+    CONFIG = 15  # to the opener: answered with time, 0 and what is in the file of settings
 
 
+PACKS, IDLE, STAYS = 1, 2, 4
+"""Bits of the name in ROTATE: compress older ones; nobody writes to the file now; it keeps its name, to go on in it."""
 PIDS_MOST: Final = 8192
 REASON_MOST: Final = 1024
 ANSWER_MOST: Final = 64 << 20
@@ -86,8 +97,8 @@ class Question(NamedTuple):
     what: Asks
     name: int = 0
     pid: int = 0
-    start: int = 0  # ticks; of OUTPUT, ALIVE and LOST a time, ns of CLOCK_BOOTTIME
-    most: int = 0  # bytes; of OUTPUT the inode of what is being written, of ALIVE and LOST events
+    start: int = 0  # ticks; of ALIVE, LOST and the opener's a time, ns of CLOCK_BOOTTIME
+    most: int = 0  # bytes; of OUTPUT the inode of what is being written, of ROTATE a line, of ALIVE and LOST events
     pids: tuple[int, ...] = ()
     text: bytes = b""
 
@@ -110,18 +121,21 @@ _NAMES: Final = {
     Asks.EACH: len(FILES),
     Asks.LINK: len(LINKS),
     Asks.GLANCE: len(GLANCES),
+    Asks.ROTATE: 8,
 } | dict.fromkeys((Asks.ALIVE, Asks.LOST), _FEW)
 _MOST: Final = {
     Asks.READ: READ_MOST,
     Asks.EACH: EACH_MOST,
     Asks.OUTPUT: (1 << 64) - 1,
+    Asks.ROTATE: 1 << 63,
     Asks.ALIVE: 1 << 63,
     Asks.LOST: 1 << 63,
 }
-_OF_A_PROCESS: Final = frozenset({Asks.READ, Asks.LINK, Asks.FDS, Asks.EXE, Asks.CGROUP, Asks.DIAG, Asks.GLANCE})
-_HAVE_TIME: Final = frozenset(
-    {Asks.READ, Asks.LINK, Asks.FDS, Asks.EXE, Asks.CGROUP, Asks.OUTPUT, Asks.ALIVE, Asks.LOST}
+_HAVE_PID: Final = frozenset(
+    {Asks.READ, Asks.LINK, Asks.FDS, Asks.EXE, Asks.CGROUP, Asks.DIAG, Asks.GLANCE, Asks.ROTATE}
 )
+_OPENERS: Final = frozenset({Asks.OUTPUT, Asks.ROTATE, Asks.LOOK, Asks.CONFIG})
+_HAVE_TIME: Final = _OPENERS | {Asks.READ, Asks.LINK, Asks.FDS, Asks.EXE, Asks.CGROUP, Asks.ALIVE, Asks.LOST}
 
 
 def parse(data: bytes) -> Question:
@@ -140,7 +154,7 @@ def parse(data: bytes) -> Question:
     wrong = (
         name >= _NAMES.get(what, 1)
         or most > _MOST.get(what, 0)
-        or pid > (_PID_MOST if what in _OF_A_PROCESS else 0)
+        or pid > (_PID_MOST if what in _HAVE_PID else 0)
         or (start and what not in _HAVE_TIME)
         or len(pids) > PIDS_MOST
         or any(not 0 < each <= _PID_MOST for each in pids)

@@ -162,7 +162,14 @@ class Engine:
             self.ledger.gaps += 1
             change = {"state": "restarted", **facts["gap"], "last": facts["now"]}
             notices.append(Notice("tracer-backend", facts["now"], "event", {"change": change}))
+        if facts.get("blind"):
+            notices.append(self.gap(facts["blind"], facts["now"]))
         return notices
+
+    def gap(self, body: dict[str, Any], now: int) -> Notice:
+        """What to say of a time from which lines are missing: unless the gap is ``exact`` nobody knows how many."""
+        self.ledger.gaps += not body["exact"]
+        return Notice("tracer-gap", now, "event", {"gap": body})
 
     def _found(self, found: Found) -> Iterator[list[Event]]:
         """Records of the iterators become the first state; what the stream knows better is left to it."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["Batch", "Output", "OutputError", "open_again", "open_file"]
+__all__ = ["Batch", "Item", "Late", "Output", "OutputError", "open_again", "open_file"]
 
 _AT_ONCE: Final = 1024  # pieces that writev(2) takes: UIO_MAXIOV of include/uapi/linux/uio.h
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -90,15 +90,28 @@ def _end_line(fd: int, name: str, directory: int) -> None:
         os.close(reader)
 
 
+class Late(NamedTuple):
+    """What makes lines once all before is written; ``size`` is what stands for them while they wait."""
+
+    make: Callable[[], list[bytes]]
+    size: int = 1
+
+
+Item = Batch | Late | int
+"""What waits to be written: lines, or the descriptor from there on."""
+
+
 class Output:
     """A bounded queue and the thread that empties it into a descriptor."""
+
+    _ends_within_s = 1.0
 
     def __init__(self, fd: int, name: str, *, queue_most: int = QUEUE_MOST, started: bool = True) -> None:
         """``name`` is for messages. The descriptor stays the caller's. If not ``started``, start() comes later."""
         self._fd = fd
         self._name = name
         self._most = queue_most
-        self._queue: deque[Batch | int] = deque()  # a number is the descriptor from there on
+        self._queue: deque[Item] = deque()
         self._waiting = 0
         self._written: Counter[int] = Counter()
         self._lock = threading.Condition()
@@ -144,8 +157,16 @@ class Output:
 
     def switch(self, fd: int) -> None:
         """Write what is put from now on to ``fd``, which becomes this object's; the one before is closed then."""
+        self._append(fd)
+
+    def later(self, make: Callable[[], list[bytes]]) -> None:
+        """Write the lines that ``make`` gives, which the writing thread calls when all that was put is written."""
+        self._append(Late(make))
+
+    def _append(self, item: Item) -> None:
         with self._lock:
-            self._queue.append(fd)
+            self._queue.append(item)
+            self._waiting += item.size if isinstance(item, Late) else 0  # so that flush() waits for it
             self._lock.notify_all()
 
     def _full(self, batch: Batch) -> bool:
@@ -177,33 +198,42 @@ class Output:
             self._ending = True
             self._lock.notify_all()
         if self._thread.ident is not None:
-            self._thread.join(timeout=1)
+            self._thread.join(timeout=self._ends_within_s)
 
     def _run(self) -> None:
         if self._first is not None and not self._first():
             return
         while True:
             with self._lock:
-                self._lock.wait_for(lambda: self._ending or self._queue)
-                if self._ending:
-                    return
-                batch = self._queue.popleft()
+                item = self._next()
+            if item is None:
+                return
             try:
-                if isinstance(batch, int):
-                    before, self._fd = self._fd, batch
-                    os.close(before)  # what a disk or a server could not keep, it says here at the latest
-                    continue
-                self._write(batch.lines)
+                self._take(item)
             except BrokenPipeError:
                 self._end(closed=True)
                 return
             except OSError as failed:
                 self._end(error=OutputError(f"can't write {self._name}: {failed.strerror}; {_fix(failed.errno)}"))
                 return
-            with self._lock:
-                self._written.update(batch.kinds)
-                self._waiting -= batch.size
-                self._lock.notify_all()
+
+    def _next(self) -> Item | None:
+        """What is to be written next, with the lock held; None at the end."""
+        self._lock.wait_for(lambda: self._ending or self._queue)
+        return None if self._ending else self._queue.popleft()
+
+    def _take(self, item: Item) -> None:
+        """Write what waited. Raises OSError."""
+        if isinstance(item, int):
+            before, self._fd = self._fd, item
+            os.close(before)  # what a disk or a server could not keep, it says here at the latest
+            return
+        self._write(item.make() if isinstance(item, Late) else item.lines)
+        with self._lock:
+            if isinstance(item, Batch):
+                self._written.update(item.kinds)
+            self._waiting -= item.size
+            self._lock.notify_all()
 
     def _write(self, lines: list[bytes]) -> None:
         """Write all lines, which are not copied together first unless the descriptor takes only a part of them."""

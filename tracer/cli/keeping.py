@@ -1,0 +1,339 @@
+"""Keep the files of `tracer export`: rotate them when they are full or old, and notice what others do to them."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tracer.cli.errors import CommandError, Exit
+from tracer.cli.packer import Packer
+from tracer.cli.rotation import Rotation, reason
+from tracer.cli.sandbox import Mode, confine_opener
+from tracer.cli.stream import Stream
+from tracer.confine.opener import keeper_plan
+from tracer.fallback.opener import Answers, Opened, Opener, OpenerLostError
+from tracer.fallback.protocol import IDLE, PACKS, STAYS, Asks, Question
+from tracer.probes.source import boottime
+from tracer.sinks.durable import Durable
+from tracer.sinks.place import Look, Place
+from tracer.sinks.resume import Left
+
+__all__ = ["Keeping", "Limits"]
+
+_LOOK_NS: Final = 1_000_000_000
+_AGAIN_NS: Final = 10_000_000_000  # until what was refused is tried again
+_AT_ONCE_S: Final = 0.02  # it opens in less, unless the disk or server hangs; then the turns go on
+_AT_THE_END_S: Final = 2.0
+_FIRST_S: Final = 30.0
+_LOCKS_WITHIN_S: Final = 3.0  # what is left of one that was killed
+_LOCK_AGAIN_S: Final = 0.05
+_CONFIG_MOST: Final = 60 << 10
+_CUT: Final = struct.Struct("<Q")
+_MOVED_LOOKS: Final = 2  # who rotates by renaming is about to send SIGHUP
+
+
+@dataclass
+class Limits:
+    """When a file is done, in bytes and seconds (0: never for that), how many of those stay (0: all), and packed."""
+
+    size: int = 64 << 20
+    age: float = 0.0
+    keep: int = 16
+    compress: bool = False
+
+    @property
+    def rotates(self) -> bool:
+        """Whether files are ever done."""
+        return bool(self.size or self.age)
+
+
+class Keeping(Rotation):
+    """What becomes of the files of one directory, which nobody else may write to."""
+
+    def __init__(
+        self,
+        path: Path,
+        mode: Mode,
+        tell: Callable[[str], None],
+        limits: Limits,
+        config: Path | None = None,
+    ) -> None:
+        """``path`` is the file that is written; what is in ``config`` is read again after a SIGHUP."""
+        super().__init__(path, mode, tell)
+        self._file = path
+        self._config = config
+        self.configure: Callable[[bytes, Stream], None] = lambda *_: None
+        """Takes what is in the file of settings after a SIGHUP."""
+        self.give_up: Callable[[str], None] = tell
+        """Is told when there is nobody any more who could rotate."""
+        self._packer = 0  # its pid
+        self._output: Durable | None = None
+        self._begun = 0  # bytes that the file had before what was put into it now
+        self._first = 0  # the number of the first line of the file
+        self._inode = 0
+        self._opened = boottime()
+        self._wants_config = False
+        self._seen = boottime()  # when the file was where it should be
+        self._moved = 0
+        self._gone = False
+        self._put_off = False
+        self._try_after = 0
+        self._look_after = 0
+        self._told: set[object] = set()  # what was said already
+        self.limits = limits
+
+    def start(self) -> None:
+        """Fork the opener: before there is anything that it could inherit. Raises CommandError."""
+        directory = self._claim()
+        place = Place(self._file, directory)
+        try:
+            self._opener = Opener.start(
+                place.again,
+                lambda fd: self._begin(place, directory, fd),
+                [directory],
+                self._answers(place),
+            )
+        except OSError as refused:
+            raise CommandError(f"can't start a process: {refused.strerror}", Exit.FAILURE) from refused
+        finally:
+            os.close(directory)
+
+    def _claim(self) -> int:
+        """The directory, made if it is not there, and locked as long as somebody has this descriptor."""
+        place = self._file.parent
+        try:
+            place.mkdir(0o750, parents=False, exist_ok=True)
+            directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as refused:
+            why = "it is a symbolic link" if place.is_symlink() else refused.strerror
+            raise CommandError(f"can't use {place}: {why}; name a directory with --output", Exit.FAILURE) from refused
+        deadline = time.monotonic() + _LOCKS_WITHIN_S
+        while True:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as held:
+                if time.monotonic() < deadline:
+                    time.sleep(_LOCK_AGAIN_S)
+                    continue
+                os.close(directory)
+                fix = "end it, or name another directory with --output"
+                raise CommandError(f"another tracer export writes to {place}: {fix}", Exit.FAILURE) from held
+            except OSError:
+                self._tell(f"{place} can't be locked: see that no other tracer export writes there")
+            return directory
+
+    def _begin(self, place: Place, directory: int, fd: int) -> dict[str, Any]:
+        """In the opener: start the packer and be confined, and tell of both."""
+        os.umask(0o027)
+        plan = keeper_plan(self._file.parent, fd, self._config)
+        packer = Packer.start(place, directory, fd, lambda: confine_opener(self._mode, plan))
+        self._process = packer
+        told = confine_opener(self._mode, plan)
+        problems = [*told.get("problems", []), *(each for each in packer.told.get("problems", []))]
+        return {**told, "packer": packer.pid, "problems": list(dict.fromkeys(problems))}
+
+    def _answers(self, place: Place) -> Answers:
+        """What the opener answers beside OUTPUT."""
+
+        def rotate(asked: Question) -> Opened:
+            idle, stays = bool(asked.name & IDLE), bool(asked.name & STAYS)
+            turned = place.rotate(asked.most, asked.pid, idle=idle, stays=stays)
+            if asked.name & PACKS:
+                self._process.ask()
+            return Opened(turned.fd, os.fstat(turned.fd).st_ino, _CUT.pack(turned.cut))
+
+        def look(_: Question) -> Opened:
+            return Opened(None, 0, bytes([place.look(), self._process.failed()]))
+
+        def config(_: Question) -> Opened:
+            if self._config is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            with self._config.open("rb", 0) as file:
+                data = file.read(_CONFIG_MOST + 1)
+            if len(data) > _CONFIG_MOST:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            return Opened(None, 0, data)
+
+        return {Asks.ROTATE: rotate, Asks.LOOK: look, Asks.CONFIG: config}
+
+    @property
+    def pids(self) -> list[int]:
+        """The opener's and the packer's: they are no news."""
+        self.is_confined()
+        return [*super().pids, self._packer]
+
+    def is_confined(self) -> bool:
+        """As Rotation's."""
+        super().is_confined()
+        self._packer = self._packer or self.record.get("opener", {}).pop("packer", 0)
+        return True
+
+    def ends(self) -> bool:
+        """SIGHUP never ends it: it is a service."""
+        return False
+
+    def begin(self, left: Left) -> int:
+        """The descriptor of the file to write to, from an earlier run's on. Raises CommandError."""
+        self.is_confined()
+        try:
+            opener = self._asked(IDLE, left.following if left.first is None else left.first)
+            opened = opener.opened(_FIRST_S)
+        except (OSError, OpenerLostError) as failed:
+            raise CommandError(f"can't open {self._file}: {reason(failed)}", Exit.FAILURE) from failed
+        if opened is None or opened.fd is None:
+            raise CommandError(f"can't open {self._file}: that takes too long", Exit.FAILURE)
+        (cut,) = _CUT.unpack(opened.data)
+        if cut:
+            self._tell(f"{self._file} ended in half a line: its {cut} bytes were cut off")
+        self._inode = opened.inode
+        # What is gone on with began with an earlier line.
+        stays = not self.limits.rotates and left.first is not None
+        self._first = left.first if stays and left.first is not None else left.following
+        self._opened = self._seen = boottime()
+        return opened.fd
+
+    def follows(self, output: Durable, size: int) -> None:
+        """This writes to the file, which has so many bytes."""
+        self._output = output
+        self._begun = size
+
+    def _asked(self, name: int, first: int) -> Opener:
+        if self._opener is None:
+            raise AssertionError
+        limits = self.limits
+        name |= (PACKS if limits.compress else 0) | (0 if limits.rotates else STAYS)
+        self._opener.ask(Asks.ROTATE, name=name, pid=limits.keep, most=first)
+        return self._opener
+
+    # While it runs.
+
+    def turn(self, stream: Stream, *, last: bool = False) -> None:
+        """Do what is due, and take what came of what was asked for before."""
+        opener = self._opener
+        if opener is None:
+            return
+        self._trouble(stream)
+        try:
+            if opener.asked:
+                self._hear(stream, opener, _AT_THE_END_S if last else 0.0)
+            what = None if opener.asked else self._due(stream, last)
+            if what is None:
+                return
+            if what is Asks.ROTATE:
+                self._asked(0, self._first)
+            else:
+                opener.ask(what)
+            within_s = _AT_THE_END_S if last else 0.0 if what is Asks.LOOK else _AT_ONCE_S
+            self._hear(stream, opener, within_s)
+        except OpenerLostError:
+            self._opener = None
+            self.give_up(f"the process that keeps {self._file.parent} is gone; start this again")
+
+    def _due(self, stream: Stream, last: bool) -> Asks | None:
+        now = boottime()
+        if self._hung_up:
+            self._hung_up = False
+            self._wants_config = self._config is not None
+            return Asks.OUTPUT
+        if last:
+            return None
+        if self._wants_config:
+            self._wants_config = False
+            return Asks.CONFIG
+        if now >= self._try_after and (asked := self._turns(stream, now)) is not None:
+            return asked
+        if now < self._look_after:
+            return None
+        self._look_after = now + _LOOK_NS
+        return Asks.LOOK
+
+    def _turns(self, stream: Stream, now: int) -> Asks | None:
+        """How to come to another file, if that has to be."""
+        if self._gone or self._moved >= _MOVED_LOOKS:
+            return Asks.OUTPUT
+        limits = self.limits
+        full = limits.size and self._begun + stream.size >= limits.size
+        old = limits.age and stream.size and now - self._opened >= limits.age * 1e9
+        return Asks.ROTATE if full or old else None
+
+    def _hear(self, stream: Stream, opener: Opener, within_s: float) -> None:
+        what = opener.what
+        try:
+            opened = opener.opened(within_s)
+        except OSError as failed:
+            self._refused(stream, what, failed)
+            return
+        if opened is None:
+            return
+        if what is Asks.LOOK:
+            self._looked(Look(opened.data[0]), opened.data[1])
+        elif what is Asks.CONFIG:
+            self.configure(opened.data, stream)
+        elif opened.fd is not None:
+            self._goes_on(stream, opened.fd, opened.inode)
+
+    def _looked(self, found: Look, failed: int) -> None:
+        if failed and ("pack", failed) not in self._told:
+            self._told.add(("pack", failed))
+            self._tell(f"can't compress in {self._file.parent}: {os.strerror(failed)}; it stays as it is")
+        self._moved = self._moved + 1 if found is Look.MOVED else 0
+        self._gone = found is Look.GONE
+        if found is Look.HERE:
+            self._seen = boottime()
+
+    def _goes_on(self, stream: Stream, fd: int, inode: int) -> None:
+        """Go on in this file; one that it writes to already is left as it is."""
+        self._told.clear()
+        self._moved = 0
+        if inode == self._inode and not self._put_off:
+            os.close(fd)
+            return
+        size = os.lseek(fd, 0, os.SEEK_END)
+        gone, self._gone = self._gone, False
+        if self._put_off and self._output is not None:
+            self._put_off = False
+            self._output.provide(fd)
+            self._tell(f"{self._file} is there again, and what has waited is written")
+        else:
+            if gone:
+                self._tell(f"{self._file} was deleted, and with it what was in there; it is made anew")
+            self._first = stream.switch(fd)
+        if gone:
+            stream.gap("deleted", self._seen, boottime())
+        self._begun, self._inode = size, inode
+        self._opened = self._seen = boottime()
+
+    def _refused(self, stream: Stream, what: Asks, failed: OSError) -> None:
+        self._try_after = boottime() + (_LOOK_NS if self._gone else _AGAIN_NS)
+        new = (what, self._gone, failed.errno) not in self._told
+        self._told.add((what, self._gone, failed.errno))
+        if what is Asks.CONFIG:
+            self._tell(f"can't read {self._config}: {reason(failed)}; nothing is changed")
+            return
+        if self._gone and not self._put_off and self._output is not None:
+            self._put_off = True
+            self._first = stream.put_off(self._output)
+        if not new:
+            return
+        if self._gone:
+            self._tell(
+                f"{self._file} was deleted, and can't be made anew: {reason(failed)}; it is tried again, and lines "
+                "wait. Where the directory is another one now, start this again"
+            )
+        else:
+            verb = "rotate" if what is Asks.ROTATE else "reopen"
+            self._tell(f"can't {verb} {self._file}: {reason(failed)}; it goes on in the file that was open")
+
+    def _trouble(self, stream: Stream) -> None:
+        if self._output is None:
+            return
+        for trouble in self._output.troubles():
+            self._begun, stream.size = 0, 0
+            stream.gap(trouble.what, trouble.first, trouble.last, bytes=trouble.size)

@@ -1,0 +1,220 @@
+"""Write lines to files that have to be whole: what a disk does not take is tried again, and what it has is synced."""
+
+from __future__ import annotations
+
+import enum
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from tracer.sinks.output import QUEUE_MOST, Batch, Item, Late, Output
+
+__all__ = ["Chain", "Durable", "Fsync", "Trouble"]
+
+_AT_ONCE: Final = 1024  # pieces that writev(2) takes: UIO_MAXIOV of include/uapi/linux/uio.h
+_RETRY_S: Final = 0.5
+_SYNC_S: Final = 1.0
+_AWAITED: Final = -1  # the descriptor from there on is still to be provided
+
+
+class Fsync(enum.StrEnum):
+    """When what was written is made to be on the disk; but with NEVER also when a file is done, and at the end."""
+
+    NEVER = "never"
+    ROTATE = "rotate"
+    SECOND = "second"
+    BATCH = "batch"
+
+
+class Chain(Protocol):
+    """What makes a file provable: it sees all that is written, and gives the records that a file begins and ends with.
+
+    It is called in the writing thread alone.
+    """
+
+    def first(self, sequence: int) -> dict[str, Any]:
+        """The body of a file's first record, which has this number."""
+        ...
+
+    def feed(self, data: bytes) -> None:
+        """This was written, in this order; whole lines."""
+        ...
+
+    def last(self, sequence: int) -> dict[str, Any]:
+        """The body of a file's last record, which has this number."""
+        ...
+
+
+class Trouble(NamedTuple):
+    """What happened to a file that nobody asked for, between which times (ns), and to how many bytes at least."""
+
+    what: str
+    first: int
+    last: int
+    size: int
+
+
+class Durable(Output):
+    """An output that outlives a full disk, and finds out if somebody cuts its file.
+
+    While nothing can be written lines wait in the queue; there is room for ``queue_most`` bytes of them.
+    """
+
+    _ends_within_s = 30.0  # a disk may take its time to sync
+
+    def __init__(
+        self,
+        fd: int,
+        name: str,
+        tell: Callable[[str], None],
+        clock: Callable[[], int],
+        *,
+        fsync: Fsync = Fsync.ROTATE,
+        chain: Chain | None = None,
+        queue_most: int = QUEUE_MOST,
+    ) -> None:
+        """``tell`` takes lines for people, ``clock`` gives the time in ns. start() is still to be called."""
+        super().__init__(fd, name, queue_most=queue_most, started=False)
+        self._tell = tell
+        self._clock = clock
+        self._chain = chain
+        self._size = os.lseek(fd, 0, os.SEEK_END)
+        self._checked = clock()  # when the file had that size
+        self._dirty = False
+        self._synced = time.monotonic()
+        self._provided: int | None = None
+        self._troubles: deque[Trouble] = deque()
+        self._foreign = False
+        self.fsync = fsync
+        self.stalled: OSError | None = None
+        """Why nothing can be written now."""
+
+    def put(self, batch: Batch, within_s: float | None = 0.0) -> bool:
+        """As Output.put(); nobody waits for a disk that takes nothing."""
+        return super().put(batch, within_s if self.stalled is None else 0.0)
+
+    def put_off(self) -> None:
+        """Write what is put from now on to a descriptor that provide() will give."""
+        self.switch(_AWAITED)
+
+    def provide(self, fd: int) -> None:
+        """The descriptor that was put off."""
+        with self._lock:
+            self._provided = fd
+            self._lock.notify_all()
+
+    def troubles(self) -> list[Trouble]:
+        """What happened to the files since this was asked last."""
+        with self._lock:
+            found = list(self._troubles)
+            self._troubles.clear()
+            return found
+
+    def _next(self) -> Item | None:
+        wakes = _SYNC_S if self._dirty and self.fsync is Fsync.SECOND else None
+        if not self._lock.wait_for(lambda: self._ending or self._queue, wakes):
+            return Late(self._sync_now, 0)
+        if self._ending:
+            self._finish()
+            return None
+        return self._queue.popleft()
+
+    def _take(self, item: Item) -> None:
+        if isinstance(item, int):
+            self._close()
+            self._fd = self._await() if item == _AWAITED else item
+            self._size = os.lseek(self._fd, 0, os.SEEK_END)
+            self._checked = self._clock()
+            return
+        super()._take(item)
+
+    def _await(self) -> int:
+        with self._lock:
+            self._lock.wait_for(lambda: self._ending or self._provided is not None)
+            fd, self._provided = self._provided, None
+        if fd is None:
+            raise OSError(self._name)
+        return fd
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            self._sync(self.fsync is not Fsync.NEVER)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _finish(self) -> None:
+        """The end: what is written is synced; the descriptor goes with the process."""
+        if self._fd >= 0:
+            self._sync(self.fsync is not Fsync.NEVER)
+
+    def _write(self, lines: list[bytes]) -> None:
+        if not lines:
+            return
+        for begin in range(0, len(lines), _AT_ONCE):
+            part = lines[begin : begin + _AT_ONCE]
+            whole = sum(map(len, part))
+            written = self._try(part)
+            if written < whole:
+                view = memoryview(b"".join(part))[written:]
+                while view:
+                    view = view[self._try([view]) :]
+            self._size += whole
+        if self.stalled is not None:
+            self.stalled = None
+            self._tell(f"{self._name} can be written again")
+        if self._chain is not None:
+            self._chain.feed(b"".join(lines))
+        self._check()
+        self._dirty = True
+        self._sync(self.fsync is Fsync.BATCH or self._is_due())
+
+    def _try(self, pieces: Sequence[bytes | memoryview]) -> int:
+        """Write until something of it is written: how many bytes. Raises OSError when the end comes before."""
+        while True:
+            try:
+                return os.writev(self._fd, pieces)
+            except BrokenPipeError:
+                raise
+            except OSError as failed:
+                if self.stalled is None or self.stalled.errno != failed.errno:
+                    self._tell(f"can't write {self._name}: {failed.strerror}; it is tried again, and lines wait")
+                with self._lock:
+                    self.stalled = failed
+                    self._lock.notify_all()
+                    if self._lock.wait_for(lambda: self._ending, _RETRY_S):
+                        raise
+
+    def _check(self) -> None:
+        """Whether the file is as long as what was written to it: it is opened to append, so nobody else shows."""
+        size = os.lseek(self._fd, 0, os.SEEK_END)
+        now = self._clock()
+        if size < self._size:
+            self._tell(
+                f"{self._name} was cut by somebody, who may have lost lines: rename it and send SIGHUP "
+                "(logrotate: create, not copytruncate)"
+            )
+            with self._lock:
+                self._troubles.append(Trouble("truncated", self._checked, now, self._size - size))
+        elif size > self._size and not self._foreign:
+            self._foreign = True
+            self._tell(f"somebody else writes to {self._name} as well: give each a file of its own")
+        self._size, self._checked = size, now
+
+    def _is_due(self) -> bool:
+        return self.fsync is Fsync.SECOND and time.monotonic() - self._synced >= _SYNC_S
+
+    def _sync_now(self) -> list[bytes]:
+        self._sync(True)
+        return []
+
+    def _sync(self, wanted: bool) -> None:
+        if not wanted or not self._dirty:
+            return
+        try:
+            os.fsync(self._fd)
+        except OSError as failed:
+            self._tell(f"can't sync {self._name}: {failed.strerror}; what was written last may not be on the disk")
+        self._dirty = False
+        self._synced = time.monotonic()
