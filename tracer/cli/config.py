@@ -6,14 +6,24 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tracer.cli.errors import CommandError, Exit
 
-__all__ = ["FLAG", "LIST", "TEXT", "Config", "Values", "keys_of"]
+__all__ = ["FLAG", "LIST", "TEXT", "Config", "Key", "Values", "keys_of"]
 
 FLAG, TEXT, LIST = "true or false", "a text or a number", "a list of texts"
 """What an option takes, in words."""
+
+
+class Key(NamedTuple):
+    """A setting: the command's parameter of it, what that takes, and what it is by itself."""
+
+    parameter: str
+    takes: str
+    default: Any
+
+
 Values = dict[str, bool | str | list[str]]
 _MOST: Final = 60 << 10  # bytes
 _AT: Final = re.compile(r"\(at line (\d+), column \d+\)|\(at end of document\)")
@@ -23,9 +33,10 @@ _OPTION: Final = re.compile(r"--([a-z-]+)\b")
 class Config:
     """What is in a file: ``values`` has for each key what would be typed on the command line."""
 
-    def __init__(self, path: Path, data: bytes, kinds: Mapping[str, str]) -> None:
-        """``kinds`` has for each key what it takes. Raises CommandError, which names the line."""
-        self._path = path
+    def __init__(self, path: Path, data: bytes, keys: Mapping[str, Key]) -> None:
+        """Nothing but ``keys`` may be in it. Raises CommandError, which names the line."""
+        self.keys = keys
+        self.path = path
         try:
             self._text = data.decode()
             found = tomllib.loads(self._text)
@@ -39,10 +50,10 @@ class Config:
             raise self._wrong(f"no TOML: {why[:1].lower()}{why[1:]}", line) from wrong
         self.values: Values = {}
         for key, value in found.items():
-            self.values[key] = self._value(key, value, kinds)
+            self.values[key] = self._value(key, value, keys)
 
     @classmethod
-    def read(cls, path: Path, kinds: Mapping[str, str]) -> Config:
+    def read(cls, path: Path, keys: Mapping[str, Key]) -> Config:
         """The settings in a file. Raises CommandError."""
         try:
             with path.open("rb") as file:
@@ -53,7 +64,7 @@ class Config:
             ) from failed
         if len(data) > _MOST:
             raise CommandError(f"{path} has more than {_MOST >> 10} KiB: these are no settings", Exit.USAGE)
-        return cls(path, data, kinds)
+        return cls(path, data, keys)
 
     def located(self, error: CommandError) -> CommandError:
         """An error about an option, with the line where this file sets it, if it does."""
@@ -61,17 +72,17 @@ class Config:
         key = option[1].replace("-", "_") if option is not None else ""
         if key not in self.values:
             return error
-        return CommandError(f"{self._path}, line {self._line(key)}: {error}", error.code)
+        return CommandError(f"{self.path}, line {self._line(key)}: {error}", error.code)
 
     def _wrong(self, why: str, line: int) -> CommandError:
-        return CommandError(f"{self._path}, line {line}: {why}", Exit.USAGE)
+        return CommandError(f"{self.path}, line {line}: {why}", Exit.USAGE)
 
-    def _value(self, key: str, value: Any, kinds: Mapping[str, str]) -> bool | str | list[str]:
-        kind = kinds.get(key)
-        if kind is None:
+    def _value(self, key: str, value: Any, keys: Mapping[str, Key]) -> bool | str | list[str]:
+        if key not in keys:
             right = key.replace("-", "_")
-            known = f"did you mean {right}?" if right in kinds else f"give one of {', '.join(sorted(kinds))}"
+            known = f"did you mean {right}?" if right in keys else f"give one of {', '.join(sorted(keys))}"
             raise self._wrong(f"there is no setting {key!r}; {known}", self._line(key))
+        kind = keys[key].takes
         if kind == FLAG and isinstance(value, bool):
             return value
         if kind == LIST:
@@ -98,17 +109,16 @@ class Config:
         return len(lines)
 
 
-def keys_of(parameters: Iterable[Any]) -> tuple[dict[str, str], dict[str, str]]:
-    """The keys that a command's parameters have in a file: the parameter's name for each, and what it takes."""
-    names, kinds = {}, {}
+def keys_of(parameters: Iterable[Any]) -> dict[str, Key]:
+    """The keys that the parameters of a command have in a file: the names of the options, with _ for -."""
+    keys = {}
     for each in parameters:
         longest = max(each.opts, key=len)
-        key = longest.removeprefix("--").replace("-", "_")
-        if key in {"config", "help"} or not longest.startswith("--"):
+        if not longest.startswith("--") or longest in {"--config", "--help"}:
             continue
-        names[key] = str(each.name)
-        kinds[key] = FLAG if each.is_flag else LIST if each.multiple else TEXT
-    return names, kinds
+        takes = FLAG if each.is_flag else LIST if each.multiple else TEXT
+        keys[longest.removeprefix("--").replace("-", "_")] = Key(each.name, takes, each.default)
+    return keys
 
 
 def _is_text(value: Any) -> bool:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tracer.cli import options
 from tracer.cli.errors import CommandError, Exit
@@ -16,6 +16,9 @@ from tracer.cli.live import Live
 from tracer.cli.session import Options
 from tracer.cli.tell import tell
 from tracer.sinks.durable import Fsync
+
+if TYPE_CHECKING:
+    from tracer.cli.reload import Reload
 
 __all__ = ["NAME", "Export", "Files", "files", "fsync", "limits", "place"]
 
@@ -91,13 +94,16 @@ def _compress(text: str) -> bool:
 class Export(Live):
     """A session like that of `tracer live`, whose output is kept."""
 
-    def __init__(self, asked: Options, kept: Files) -> None:
-        """``asked`` has the file as its output."""
+    def __init__(self, asked: Options, how: Files, reload: Reload | None = None) -> None:
+        """``asked`` has the file as its output; ``reload`` takes what is in the file of settings after a SIGHUP."""
         if asked.output is None:
             raise AssertionError
-        keeping = Keeping(asked.output, asked.sandbox, tell, kept.limits, kept.config)
+        keeping = Keeping(asked.output, asked.sandbox, tell, how.limits, how.config)
+        kept = Kept(asked.output, keeping, how.fsync)
         keeping.give_up = self._give_up
-        super().__init__(asked, keeping, Kept(asked.output, keeping, kept.fsync))
+        if reload is not None:
+            keeping.configure = lambda data, stream: reload(data, stream, keeping, kept)
+        super().__init__(asked, keeping, kept)
 
     def run(self) -> int:
         """As Live.run()."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer._click.core import ParameterSource
 from typer._click.exceptions import ClickException, UsageError
 
 from tracer import __version__
@@ -122,10 +123,16 @@ def _config(ctx: typer.Context, path: Path | None) -> Path | None:
         return None
     from tracer.cli.config import Config, keys_of
 
-    names, kinds = keys_of(ctx.command.params)
-    ctx.obj = Config.read(path, kinds)
-    ctx.default_map = {names[key]: value for key, value in ctx.obj.values.items()}
+    keys = keys_of(ctx.command.params)
+    ctx.obj = Config.read(path.absolute(), keys)
+    ctx.default_map = {keys[key].parameter: value for key, value in ctx.obj.values.items()}
     return path.absolute()
+
+
+def _fixed(ctx: typer.Context) -> frozenset[str]:
+    """The parameters that were typed, by their keys in a file of settings."""
+    typed = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    return frozenset(key for key, known in ctx.obj.keys.items() if known.parameter in typed)
 
 
 @app.command()
@@ -225,7 +232,12 @@ def export(
         asked = _asked({**ctx.params, "output": command.place(output)})
     except CommandError as error:
         raise (error if found is None else found.located(error)) from error
-    raise typer.Exit(int(command.Export(asked, kept).run()))
+    reload = None
+    if found is not None:
+        from tracer.cli.reload import Reload
+
+        reload = Reload(found, _fixed(ctx), asked.filters)
+    raise typer.Exit(int(command.Export(asked, kept, reload).run()))
 
 
 @app.command()

@@ -21,6 +21,7 @@ from tracer.formats.redact import Redactor
 from tracer.model import Event, Notice, Session
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.turns import Found, Input, Moves, Turn
+from tracer.pipeline.view import Filters
 from tracer.probes.source import boottime
 from tracer.sinks.output import QUEUE_MOST, Batch, Output, OutputError, is_terminal, open_file
 
@@ -186,6 +187,14 @@ class Stream:
         if self._output.put(Batch(lines, sum(map(len, lines)), Counter())):
             self.sequence += len(notices)
             self._untold.clear()
+
+    def tell(self, action: str, body: dict[str, Any]) -> None:
+        """Say something of the tracer itself, now."""
+        self.show([Notice(action, boottime(), "event", body)])
+
+    def filter(self, filters: Filters) -> None:
+        """Show only this from the next event on. Raises ValueError for a network that is none."""
+        self._engine.view = self._engine.view.replaced(filters)
 
     def gap(self, reason: str, first: int, last: int, **more: Any) -> None:
         """Tell that an unknown number of lines is missing from that time (boottime ns)."""

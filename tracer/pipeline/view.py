@@ -96,6 +96,12 @@ class View:
             filters.comms or filters.exes or filters.uids or filters.pids or filters.netns or self._socket_only
         )
 
+    def replaced(self, filters: Filters) -> View:
+        """One with other filters, of the same processes. Raises ValueError for a network that is none."""
+        view = View(filters)
+        view._pids |= self._pids
+        return view
+
     def widen(self, processes: ProcessTable) -> set[int]:
         """With --children the descendants that are there already are wanted too; the pids wanted now."""
         if self._filters.children:
