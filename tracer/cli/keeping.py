@@ -36,6 +36,7 @@ _LOCKS_WITHIN_S: Final = 3.0  # what is left of one that was killed
 _LOCK_AGAIN_S: Final = 0.05
 _CONFIG_MOST: Final = 60 << 10
 _CUT: Final = struct.Struct("<Q")
+_STEPS: Final = 3  # at the end: what SIGHUP asked for, a look, and what that found
 _MOVED_LOOKS: Final = 2  # who rotates by renaming is about to send SIGHUP
 
 
@@ -223,15 +224,18 @@ class Keeping(Rotation):
         try:
             if opener.asked:
                 self._hear(stream, opener, _AT_THE_END_S if last else 0.0)
-            what = None if opener.asked else self._due(stream, last)
-            if what is None:
-                return
-            if what is Asks.ROTATE:
-                self._asked(0, self._first)
-            else:
-                opener.ask(what)
-            within_s = _AT_THE_END_S if last else 0.0 if what is Asks.LOOK else _AT_ONCE_S
-            self._hear(stream, opener, within_s)
+            for _ in range(_STEPS if last else 1):
+                what = None if opener.asked else self._due(stream, last)
+                if what is None:
+                    return
+                if what is Asks.ROTATE:
+                    self._asked(0, self._first)
+                else:
+                    opener.ask(what)
+                within_s = _AT_THE_END_S if last else 0.0 if what is Asks.LOOK else _AT_ONCE_S
+                self._hear(stream, opener, within_s)
+                if what is Asks.LOOK and not self._gone:
+                    return
         except OpenerLostError:
             self._opener = None
             self.give_up(f"the process that keeps {self._file.parent} is gone; start this again")
@@ -242,14 +246,12 @@ class Keeping(Rotation):
             self._hung_up = False
             self._wants_config = self._config is not None
             return Asks.OUTPUT
-        if last:
-            return None
-        if self._wants_config:
+        if self._wants_config and not last:
             self._wants_config = False
             return Asks.CONFIG
         if now >= self._try_after and (asked := self._turns(stream, now)) is not None:
             return asked
-        if now < self._look_after:
+        if now < self._look_after and not last:
             return None
         self._look_after = now + _LOOK_NS
         return Asks.LOOK
@@ -284,6 +286,8 @@ class Keeping(Rotation):
             self._told.add(("pack", failed))
             self._tell(f"can't compress in {self._file.parent}: {os.strerror(failed)}; it stays as it is")
         self._moved = self._moved + 1 if found is Look.MOVED else 0
+        if found is Look.GONE and not self._gone:
+            self._try_after = 0  # whatever was refused before, this is worse
         self._gone = found is Look.GONE
         if found is Look.HERE:
             self._seen = boottime()

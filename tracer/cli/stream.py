@@ -218,7 +218,9 @@ class Stream:
         self._output.flush(_FLUSH_SECONDS)
         self._output.close()
         if self._output.error is not None:
-            raise CommandError(str(self._output.error), Exit.FAILURE)
+            left = sum(self._engine.queued.values())
+            told = f"; {left:,} events that waited are lost" if self._output.tells_lost and left else ""
+            raise CommandError(f"{self._output.error}{told}", Exit.FAILURE)
 
 
 def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 import os
 import time
 from collections import deque
@@ -15,6 +16,7 @@ __all__ = ["Chain", "Durable", "Fsync", "Trouble"]
 
 _AT_ONCE: Final = 1024  # pieces that writev(2) takes: UIO_MAXIOV of include/uapi/linux/uio.h
 _RETRY_S: Final = 0.5
+_RETRIES: Final = 3
 _SYNC_S: Final = 1.0
 _AWAITED: Final = -1  # the descriptor from there on is still to be provided
 
@@ -63,6 +65,7 @@ class Durable(Output):
     """
 
     _ends_within_s = 30.0  # a disk may take its time to sync
+    tells_lost = True
 
     def __init__(
         self,
@@ -85,6 +88,7 @@ class Durable(Output):
         self._dirty = False
         self._synced = time.monotonic()
         self._provided: int | None = None
+        self._awaits = False
         self._troubles: deque[Trouble] = deque()
         self._foreign = False
         self.fsync = fsync
@@ -94,6 +98,12 @@ class Durable(Output):
     def put(self, batch: Batch, within_s: float | None = 0.0) -> bool:
         """As Output.put(); nobody waits for a disk that takes nothing."""
         return super().put(batch, within_s if self.stalled is None else 0.0)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """As Output.flush(); a disk that takes nothing is tried a few times more."""
+        if timeout is not None and (self.stalled is not None or self._awaits):
+            timeout = min(timeout, _RETRIES * _RETRY_S)
+        return super().flush(timeout)
 
     def put_off(self) -> None:
         """Write what is put from now on to a descriptor that provide() will give."""
@@ -132,10 +142,12 @@ class Durable(Output):
 
     def _await(self) -> int:
         with self._lock:
+            self._awaits = True
             self._lock.wait_for(lambda: self._ending or self._provided is not None)
+            self._awaits = False
             fd, self._provided = self._provided, None
         if fd is None:
-            raise OSError(self._name)
+            raise FileNotFoundError(errno.ENOENT, "it was deleted, and with it lines were lost")
         return fd
 
     def _close(self) -> None:

@@ -105,6 +105,8 @@ class Output:
     """A bounded queue and the thread that empties it into a descriptor."""
 
     _ends_within_s = 1.0
+    tells_lost = False
+    """Whether an end with an error says how many events it cost."""
 
     def __init__(self, fd: int, name: str, *, queue_most: int = QUEUE_MOST, started: bool = True) -> None:
         """``name`` is for messages. The descriptor stays the caller's. If not ``started``, start() comes later."""
