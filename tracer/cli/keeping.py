@@ -95,14 +95,21 @@ class Keeping(Rotation):
         directory = self._claim()
         place = Place(self._file, directory)
         try:
-            self._opener = Opener.start(
-                place.again,
-                lambda fd: self._begin(place, directory, fd),
-                [directory],
-                self._answers(place),
-            )
+            plan = keeper_plan(self._file.parent)
+            packer = Packer.start(place, directory, lambda: confine_opener(self._mode, plan))
+            self._packer = packer.pid
+            try:
+                self._opener = Opener.start(
+                    place.again,
+                    lambda fd: self._begin(packer, fd),
+                    [directory, *packer.fds],
+                    self._answers(place, packer),
+                )
+            finally:
+                packer.close()
         except OSError as refused:
-            raise CommandError(f"can't start a process: {refused.strerror}", Exit.FAILURE) from refused
+            fix = "raise the limits on processes and open files (ulimit -u, ulimit -n)"
+            raise CommandError(f"can't start a process: {refused.strerror}; {fix}", Exit.FAILURE) from refused
         finally:
             os.close(directory)
 
@@ -130,28 +137,25 @@ class Keeping(Rotation):
                 self._tell(f"{place} can't be locked: see that no other tracer export writes there")
             return directory
 
-    def _begin(self, place: Place, directory: int, fd: int) -> dict[str, Any]:
-        """In the opener: start the packer and be confined, and tell of both."""
-        os.umask(0o027)
-        plan = keeper_plan(self._file.parent, fd, self._config)
-        packer = Packer.start(place, directory, fd, lambda: confine_opener(self._mode, plan))
-        self._process = packer
-        told = confine_opener(self._mode, plan)
-        problems = [*told.get("problems", []), *(each for each in packer.told.get("problems", []))]
-        return {**told, "packer": packer.pid, "problems": list(dict.fromkeys(problems))}
+    def _begin(self, packer: Packer, fd: int) -> dict[str, Any]:
+        """In the opener: be confined, and tell of that and of the packer."""
+        told = confine_opener(self._mode, keeper_plan(self._file.parent, fd, self._config))
+        beside = packer.confined()
+        problems = [*told.get("problems", []), *beside.get("problems", ["the packer has ended"] * (not beside))]
+        return {**told, "problems": list(dict.fromkeys(problems))}
 
-    def _answers(self, place: Place) -> Answers:
+    def _answers(self, place: Place, packer: Packer) -> Answers:
         """What the opener answers beside OUTPUT."""
 
         def rotate(asked: Question) -> Opened:
             idle, stays = bool(asked.name & IDLE), bool(asked.name & STAYS)
             turned = place.rotate(asked.most, asked.pid, idle=idle, stays=stays)
             if asked.name & PACKS:
-                self._process.ask()
+                packer.ask()
             return Opened(turned.fd, os.fstat(turned.fd).st_ino, _CUT.pack(turned.cut))
 
         def look(_: Question) -> Opened:
-            return Opened(None, 0, bytes([place.look(), self._process.failed()]))
+            return Opened(None, 0, bytes([place.look(), packer.failed()]))
 
         def config(_: Question) -> Opened:
             if self._config is None:
@@ -167,14 +171,7 @@ class Keeping(Rotation):
     @property
     def pids(self) -> list[int]:
         """The opener's and the packer's: they are no news."""
-        self.is_confined()
         return [*super().pids, self._packer]
-
-    def is_confined(self) -> bool:
-        """As Rotation's."""
-        super().is_confined()
-        self._packer = self._packer or self.record.get("opener", {}).pop("packer", 0)
-        return True
 
     def ends(self) -> bool:
         """SIGHUP never ends it: it is a service."""

@@ -22,18 +22,18 @@ _FIONBIO: Final = 0x5421
 _NOT_ITS: Final = frozenset({"clone", "clone3", "bpf", "epoll_wait", "epoll_pwait", "epoll_ctl", "ioctl", "writev"})
 
 
-def opener_plan(directory: Path, fd: int) -> Plan:
+def opener_plan(directory: Path, fd: int | None) -> Plan:
     """What is left to a process that opens files in ``directory``; ``fd`` is the socket that it is asked over."""
     calls = (
         *(rule for rule in WORKER if rule.name not in _NOT_ITS),
         *rules("open openat stat newfstatat statx"),
         Rule("ioctl", (Check(1, _INT, _FIONBIO),)),
-        *on_descriptors("recvmsg sendmsg", fd),
+        *(() if fd is None else on_descriptors("recvmsg sendmsg", fd)),
     )
     return Plan(None, _OVERRIDE & capabilities.read().permitted, calls, writable=(directory,))
 
 
-def keeper_plan(directory: Path, fd: int, config: Path | None = None) -> Plan:
+def keeper_plan(directory: Path, fd: int | None = None, config: Path | None = None) -> Plan:
     """What is left to a process that keeps ``directory``, and may read what is beside ``config``; ``fd`` as above."""
     plan = opener_plan(directory, fd)
     calls = rules("renameat renameat2 unlink unlinkat getdents64 ftruncate readlink readlinkat rename")

@@ -16,12 +16,12 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Final, NamedTuple, NoReturn, Self
+from typing import Any, Final, NamedTuple, Self
 
 from tracer.fallback.protocol import Asks, Heard, ProtocolError, Question, hear, parse, receive, say
 from tracer.probes.source import boottime
 
-__all__ = ["Answers", "Opened", "Opener", "OpenerLostError"]
+__all__ = ["Answers", "Opened", "Opener", "OpenerLostError", "beside"]
 
 NAME: Final = b"tracer_opener"
 """What it is called in /proc/PID/comm."""
@@ -81,16 +81,9 @@ class Opener:
         """
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with there:
+            answers = {Asks.OUTPUT: _output(open_again)} | dict(also or {})
             try:
-                with _blocked():
-                    pid = os.fork()
-                    if not pid:
-                        _be(
-                            there,
-                            {*keep, there.fileno()},
-                            {Asks.OUTPUT: _output(open_again)} | dict(also or {}),
-                            confine,
-                        )
+                pid = beside(NAME, {*keep, there.fileno()}, lambda: _be(there, answers, confine))
             except BaseException:
                 here.close()
                 raise
@@ -185,22 +178,34 @@ def _output(open_again: Callable[[int], int]) -> Callable[[Question], Opened]:
     return answer
 
 
-def _be(end: socket.socket, kept: set[int], answers: Answers, confine: Callable[[int], dict[str, Any]]) -> NoReturn:
+def beside(name: bytes, keep: Iterable[int], be: Callable[[], None]) -> int:
+    """Fork a process that is called ``name``, has of the descriptors those to ``keep``, and does one thing: its pid.
+
+    It ignores what is sent to all of a terminal or a service, and is to see by itself when nobody needs it any more.
+    ``be`` may end with OSError or ProtocolError. Raises OSError when no process can be made.
+    """
+    with _blocked():
+        if pid := os.fork():
+            return pid
+        code = 1
+        try:
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+            _libc.prctl(_PR_SET_NAME, name)
+            _close_all_but(set(keep))
+            be()
+            code = 0
+        except (OSError, ProtocolError):
+            pass  # who asks will see that this has ended
+        finally:
+            os._exit(code)
+
+
+def _be(end: socket.socket, answers: Answers, confine: Callable[[int], dict[str, Any]]) -> None:
     """Be the opener, until nobody is left to ask."""
-    code = 1
-    try:
-        for number in _SIGNALS:  # what is sent to all of a terminal or a service
-            signal.signal(number, signal.SIG_IGN)
-        _libc.prctl(_PR_SET_NAME, NAME)
-        _close_all_but(kept)
-        say(end, 0, json.dumps(confine(end.fileno())).encode())
-        while data := receive(end):
-            _answer(end, parse(data), answers)
-        code = 0
-    except (OSError, ProtocolError):
-        pass  # who asks will see that this has ended
-    finally:
-        os._exit(code)
+    say(end, 0, json.dumps(confine(end.fileno())).encode())
+    while data := receive(end):
+        _answer(end, parse(data), answers)
 
 
 def _close_all_but(kept: set[int]) -> None:
