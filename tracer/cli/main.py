@@ -193,7 +193,7 @@ def export(
     cidr: Cidr = None,
     event: EventNames = None,
     netns: Netns = None,
-    form: Annotated[str, typer.Option("--format", help="ecs", metavar="NAME")] = "ecs",
+    form: Annotated[str, typer.Option("--format", help="ecs or ocsf", metavar="NAME")] = "ecs",
     output: Annotated[
         str, typer.Option("--output", "-o", help="the directory, or the file, to write to", metavar="PATH")
     ] = "/var/log/tracer",
