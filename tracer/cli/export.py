@@ -54,7 +54,8 @@ def place(output: str) -> Path:
 
 def files(typed: Mapping[str, Any]) -> Files:
     """How the files are kept, from the parameters of the command. Raises CommandError."""
-    return Files(limits(typed), fsync(typed["fsync"]), typed["config"])
+    config = typed["config"]
+    return Files(limits(typed), fsync(typed["fsync"]), None if config is None else Path(config))
 
 
 def limits(typed: Mapping[str, Any]) -> Limits:

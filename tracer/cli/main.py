@@ -99,12 +99,12 @@ def _asked(typed: dict[str, Any]) -> Options:
         backend=backend,
         hooks=hooks,
         format=_format(typed["form"], typed.get("json", False)),
-        output=typed["output"],
+        output=_path(typed["output"]),
         duration=options.duration("--duration", duration) if duration is not None else None,
         count=typed.get("count"),
         update=options.duration("--update-every", typed["update_every"]),
         buffer=options.size("--buffer", typed["buffer"], 16 << 10, 1 << 30),
-        record=typed.get("record"),
+        record=_path(typed.get("record")),
         fail_on_loss=typed["fail_on_loss"],
         snapshot=not typed["no_snapshot"],
         payload=not typed["no_payload"],
@@ -115,6 +115,11 @@ def _asked(typed: dict[str, Any]) -> Options:
             _path(typed["redact"]), truncate=typed["truncate_addresses"], key=_path(typed["hash_users"])
         ),
     )
+
+
+def _path(text: str | Path | None) -> Path | None:
+    """The context has texts."""
+    return None if text is None else Path(text)
 
 
 def _config(ctx: typer.Context, path: Path | None) -> Path | None:
