@@ -32,6 +32,7 @@ from tests.formats.events import (
 from tracer.cli import facts, session
 from tracer.cli.coverage import coverage_record
 from tracer.cli.errors import Exit
+from tracer.cli.reload import CHANGEABLE
 from tracer.cli.sandbox import Mode, Sandbox
 from tracer.confine.apply import Applied
 from tracer.confine.plan import Layer, Plan, State, Verdict
@@ -66,6 +67,7 @@ from tracer.sinks.output import QUEUE_MOST
 ROOT = Path(__file__).parent.parent
 EVENTS = ROOT / "docs/events.md"
 LIVE = ROOT / "docs/live.md"
+EXPORT = ROOT / "docs/export.md"
 README = ROOT / "README.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -152,6 +154,9 @@ def notices() -> Iterator[Event]:
     yield Engine._loss_notice(loss, NOW)
     change = {"state": "restarted", "backend": "netlink", "reasons": ["overrun"], "first": NOW, "last": NOW + SECOND}
     yield Notice("tracer-backend", NOW, "event", {"change": change})
+    gap = {"reason": "killed", "exact": False, "first": NOW, "last": NOW + SECOND, "sequence": 7, "reboot": True}
+    yield Notice("tracer-gap", NOW, "event", {"gap": {**gap, "bytes": 9}})
+    yield Notice("tracer-config", NOW, "event", {"config": {"changed": ["event"], "refused": ["buffer"]}})
     sorts = [1] * len(SORTS)
     yield _wire_notice(NOW, DeviceTotals(4026531840, 2, "eth0", sorts, sorts, [0, 0], [9, 9]))
     yield Notice("tracer-ledger", NOW, "metric", {"ledger": ledger()})
@@ -309,6 +314,20 @@ def test_options_of_live_are_documented() -> None:
     assert told == offered
 
 
+def test_options_of_export_are_documented() -> None:
+    """docs/export.md has a row for each option of `tracer export`, and for no other."""
+    told = {option for cells in rows(EXPORT.read_text(), "option") for option in options_in(cells[0])}
+    offered = options_in(help_of("export").partition("Options:")[2]) - {"--help"}
+    assert "--rotate-size" in offered
+    assert told == offered
+
+
+def test_what_sighup_changes_is_documented() -> None:
+    """docs/export.md lists the settings that SIGHUP changes, and no others."""
+    (told,) = re.findall(r"SIGHUP changes\n?((?:[\s,]|and|`[a-z_]+`)+)", EXPORT.read_text())
+    assert set(re.findall(r"`([a-z_]+)`", told)) == CHANGEABLE
+
+
 @pytest.mark.parametrize("command", ["replay", "doctor"])
 def test_options_of_other_commands_are_documented(command: str) -> None:
     """The README or docs/live.md names the command and each of its options."""
@@ -321,10 +340,10 @@ def test_options_of_other_commands_are_documented(command: str) -> None:
 
 def test_readme_names_only_options_that_are_there() -> None:
     """What the README passes to `tracer` in its examples is an option of one of the commands."""
-    commands = {name: options_in(help_of(name)) for name in ("live", "replay", "doctor")}
+    commands = {name: options_in(help_of(name)) for name in ("live", "export", "replay", "doctor")}
     found = 0
     for line in README.read_text().splitlines():
-        called = re.search(r"\btracer (live|replay|doctor)( .*)?$", line.partition("  #")[0].partition("|")[0])
+        called = re.search(r"\btracer (live|export|replay|doctor)( .*)?$", line.partition("  #")[0].partition("|")[0])
         if called and not line.startswith("-"):
             found += 1
             assert options_in(called[2] or "") <= commands[called[1]] | {"--help"}, line

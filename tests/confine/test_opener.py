@@ -14,7 +14,7 @@ from tracer.confine import attest, capabilities
 from tracer.confine.apply import confine
 from tracer.confine.expected import expected
 from tracer.confine.landlock_rules import abi
-from tracer.confine.opener import opener_plan
+from tracer.confine.opener import keeper_plan, opener_plan
 from tracer.confine.plan import Layer, State
 from tracer.fallback.opener import Opener
 from tracer.sinks.output import open_again
@@ -93,6 +93,49 @@ def test_other_places(tmp_path: Path) -> None:
     if not ABI:
         wanted += ["log list", "other make", "other write", "other read", "other list"]
     assert inside(log, attempt) == wanted
+
+
+def test_keeper_of_a_directory(tmp_path: Path) -> None:
+    """Who keeps a directory can rename, list, cut and remove there, and read the settings; elsewhere nothing."""
+    log, other, settings = tmp_path / "log", tmp_path / "other", tmp_path / "etc"
+    for place in (log, other, settings):
+        place.mkdir()
+        (place / "there").write_text("as it was")
+
+    def attempt() -> list[str]:
+        done = []
+        for place in (log, other, settings):
+            there = place / "there"
+            attempts: dict[str, Callable[[], object]] = {
+                "read": functools.partial(os.open, there, os.O_RDONLY),
+                "list": functools.partial(os.open, place, os.O_RDONLY | os.O_DIRECTORY),
+                "cut": functools.partial(_cut, there),
+                "make": functools.partial(os.open, place / "made", os.O_WRONLY | os.O_CREAT, 0o600),
+                "rename": functools.partial(os.rename, there, place / "renamed"),
+                "remove": functools.partial(os.unlink, place / "renamed"),
+                "directory": (place / "directory").mkdir,
+                "link": functools.partial((place / "linked").hardlink_to, there),
+            }
+            for name, act in attempts.items():
+                with suppress(PermissionError, FileNotFoundError):
+                    act()
+                    done.append(f"{place.name} {name}")
+        return done
+
+    def ask() -> object:
+        confine(keeper_plan(log, config=settings / "tracer.toml"))
+        return attempt()
+
+    wanted = [f"log {each}" for each in ("read", "list", "cut", "make", "rename", "remove")]
+    wanted += ["etc read", "etc list"] if ABI else []
+    if ABI:
+        assert in_fork(ask) == wanted
+        assert (other / "there").read_text() == (settings / "there").read_text() == "as it was"
+
+
+def _cut(path: Path) -> None:
+    fd = os.open(path, os.O_RDWR)
+    os.ftruncate(fd, 1)
 
 
 def test_its_job_works(tmp_path: Path) -> None:

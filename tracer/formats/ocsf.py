@@ -21,7 +21,7 @@ OCSF_VERSION: Final = "1.8.0"
 PROFILES: Final = ("container", "datetime", "host", "linux/linux_users")
 _UPDATE: Final = Kind.UPDATE
 _TIME: Final = 1  # the position of the time in every event
-_MEDIUM: Final = frozenset({"tracer-backend", "tracer-loss"})  # something is missing
+_MEDIUM: Final = frozenset({"tracer-backend", "tracer-gap", "tracer-loss"})  # something is missing
 
 
 class Ocsf:

@@ -63,7 +63,7 @@ def _look(path: Path) -> Left | None:
         return None
     newest = max(_sequence(document) for document in known)
     ended = any(_tracer(document).get("ledger", {}).get("final") is True for document in known[-_ENDING:])
-    boot = known[-1].get("host", known[-1].get("device", {})).get("boot", {}).get("id", "")
+    boot = known[-1].get("host", {}).get("boot", {}).get("id") or known[-1].get("device", {}).get("boot_uid", "")
     return Left(newest + 1, first if first is not None else newest + 1, _time(known[-1]), ended, boot)
 
 
@@ -117,9 +117,7 @@ def _tracer(document: dict[str, Any]) -> dict[str, Any]:
 
 def _time(document: dict[str, Any]) -> int:
     """Nanoseconds of the wall clock."""
-    stamp = document.get("@timestamp")
-    if not isinstance(stamp, str):
-        return int(document.get("time", 0)) * 1_000_000
+    stamp = str(document.get("@timestamp") or document.get("time_dt") or "")
     try:
         whole = datetime.strptime(stamp[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
         return int(whole.timestamp()) * _SECOND_NS + int(stamp[20:].rstrip("Z").ljust(_DIGITS, "0"))
