@@ -101,9 +101,12 @@ class Durable(Output):
 
     def flush(self, timeout: float | None = None) -> bool:
         """As Output.flush(); a disk that takes nothing is tried a few times more."""
-        if timeout is not None and (self.stalled is not None or self._awaits):
-            timeout = min(timeout, _RETRIES * _RETRY_S)
-        return super().flush(timeout)
+        soon = _RETRIES * _RETRY_S
+        if timeout is None or timeout <= soon:
+            return super().flush(timeout)
+        if super().flush(soon):
+            return True
+        return self.stalled is None and not self._awaits and super().flush(timeout - soon)
 
     def put_off(self) -> None:
         """Write what is put from now on to a descriptor that provide() will give."""

@@ -91,7 +91,8 @@ class Place:
         if there is None or not mine:  # that open_again() looks at what it is
             return Turned(self.again(0), 0)
         if not stat.S_ISREG(there.st_mode):
-            raise OSError(errno.ELOOP if stat.S_ISLNK(there.st_mode) else errno.ENXIO, "")
+            number = errno.ELOOP if stat.S_ISLNK(there.st_mode) else errno.ENXIO
+            raise OSError(number, os.strerror(number))
         if idle:
             cut = self._cut()
             if stays or not self._stat(self._path.name).st_size:
