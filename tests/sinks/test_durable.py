@@ -64,7 +64,7 @@ def _disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.live
 def test_full_disk(disk: Path) -> None:
-    """A batch that fits only in part is finished when there is room: no line is torn or doubled, and all are counted."""
+    """A batch that fits only in part is finished when there is room: no line is torn or doubled, all are counted."""
     written = Written(disk / "out")
     data = b"".join(b"%0999d\n" % number for number in range(100))
     assert written.output.put(batch(data))
