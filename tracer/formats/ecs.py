@@ -11,6 +11,7 @@ from tracer.formats.ecs_names import Answers
 from tracer.formats.ecs_process import Parts, Processes
 from tracer.formats.ecs_socket import Sockets
 from tracer.formats.ecs_values import dumps, members, second_of, stamp
+from tracer.formats.places import Places
 from tracer.formats.redact import Redactor
 from tracer.formats.shorten import LINE_MOST, shortened
 from tracer.model import Answered, Event, ExecFailed, Notice, ProcessEvent, ProcessExited, Session, SocketEvent
@@ -24,8 +25,11 @@ SCHEMA: Final = 1  # of what is under `tracer`
 class Ecs:
     """A line an event: render(event, wall clock minus CLOCK_BOOTTIME in ns, the line's number)."""
 
-    def __init__(self, session: Session, redactor: Redactor | None = None) -> None:
-        """Lines carry the session's host and agent; ``redactor`` takes secrets out of arguments, if there is one."""
+    def __init__(self, session: Session, redactor: Redactor | None = None, places: Places | None = None) -> None:
+        """Lines carry the session's host and agent; ``redactor`` takes secrets out of arguments, if there is one.
+
+        The ends of flows carry what ``places`` know of their addresses.
+        """
         host = session.host
         told = {
             "id": host.id,
@@ -51,8 +55,8 @@ class Ecs:
             ProcessEvent: processes.started,
             ExecFailed: processes.failed,
             ProcessExited: processes.exited,
-            SocketEvent: Sockets(processes).parts,
-            Answered: Answers(processes).parts,
+            SocketEvent: Sockets(processes, places).parts,
+            Answered: Answers(processes, places).parts,
             Notice: self._notice,
         }
 

@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from tracer.formats.ecs_process import Parts, Processes
 from tracer.formats.ecs_values import MARKS, dumps, keep_raw, members, quality, quoted, text
+from tracer.formats.places import Places
 from tracer.model import Answered, Names
 
 __all__ = ["Answers", "Told", "own_of", "told_of"]
@@ -85,8 +86,9 @@ _VERSIONS: Final = {0x0300: "SSL 3.0", 0x0301: "1.0", 0x0302: "1.1", 0x0303: "1.
 class Answers:
     """Renders the answers of DNS. Source is who asked."""
 
-    def __init__(self, processes: Processes) -> None:
-        """Who asked is described by ``processes``."""
+    def __init__(self, processes: Processes, places: Places | None = None) -> None:
+        """Who asked is described by ``processes``, where an address is by ``places``."""
+        self._places = places
         self._described = processes.described
         self._netns = processes.netns
         self._told = processes.told
@@ -124,6 +126,8 @@ class Answers:
             dns["resolved_ip"] = event.addresses
         here = f'{{"ip":"{event.local}","port":{event.local_port}}}'
         there = f'{{"ip":"{event.remote}","port":{event.remote_port}}}'
+        if self._places is not None:
+            here, there = self._places.at(here, event.local), self._places.at(there, event.remote)
         community = f',"community_id":"{event.community_id}"' if event.community_id else ""
         addresses = dumps(list(dict.fromkeys((event.local, event.remote, *event.addresses))))
         own: dict[str, Any] = {"dns": {"malformed": True}} if event.malformed else {}

@@ -7,6 +7,7 @@ from typing import Final
 from tracer.formats.ecs_names import told_of
 from tracer.formats.ecs_process import Parts, Processes
 from tracer.formats.ecs_values import MARKS, dumps, members, quality
+from tracer.formats.places import Places
 from tracer.formats.text import errno_name
 from tracer.model import ATTRIBUTIONS, MOVED_KINDS, NO_OWNER, TCP_STATES, Flag, Kind, Role, SocketEvent, Via
 
@@ -43,8 +44,9 @@ _DIRECTIONS: Final = {
 class Sockets:
     """Renders socket events. Source is who initiated, where that is known, else the local end."""
 
-    def __init__(self, processes: Processes) -> None:
-        """The owner is described by ``processes``."""
+    def __init__(self, processes: Processes, places: Places | None = None) -> None:
+        """The owner is described by ``processes``, where an address is by ``places``."""
+        self._places = places
         self._described = processes.described
         self._told = processes.told
         self._told_late = processes.told_late
@@ -154,6 +156,8 @@ class Sockets:
         if error:
             counted += f',"errno":{error}'
             failure = f',"error":{{"code":{dumps(errno_name(error))}}}'
+        if self._places is not None:
+            here, there = self._places.at(here, local), self._places.at(there, remote)
         if state:
             counted = f',"state":"{TCP_STATES[state] if state < _STATES else state}"{counted}'
         if role == _ROLE_ACCEPT:
@@ -218,7 +222,10 @@ class Sockets:
                 known.append(f'"port":{port}')
             if counted:
                 known.append(counted)
-            ends.append("{" + ",".join(known) + "}")
+            end = "{" + ",".join(known) + "}"
+            if self._places is not None and addressed and address not in _ANY:
+                end = self._places.at(end, address)
+            ends.append(end)
         here, there = ends
         if role in (_ROLE_ACCEPT, _ROLE_RECEIVED):
             here, there = there, here
