@@ -19,6 +19,7 @@ __all__ = [
     "Exe",
     "FailOnLoss",
     "Format",
+    "GeoIp",
     "HashUsers",
     "Hooks",
     "Json",
@@ -31,6 +32,7 @@ __all__ = [
     "Port",
     "Redact",
     "SandboxStrict",
+    "Stats",
     "Truncate",
     "Uid",
     "UpdateEvery",
@@ -103,3 +105,10 @@ HashUsers = Annotated[
     Path | None,
     typer.Option("--hash-users", help="tell users by pseudonyms, made with the key in this file", metavar="KEYFILE"),
 ]
+GeoIp = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--geoip", help="tell where addresses are, by this MaxMind database (repeatable; in ecs)", metavar="FILE"
+    ),
+]
+Stats = Annotated[Path | None, typer.Option("--stats", help="keep figures for Prometheus in this file", metavar="FILE")]

@@ -173,6 +173,12 @@ class Keeping(Rotation):
         """The opener's and the packer's: they are no news."""
         return [*super().pids, self._packer]
 
+    @property
+    def busy(self) -> bool:
+        """As Rotation's; settings are a part of it."""
+        opener, config = self._opener, Asks.CONFIG
+        return super().busy or self._wants_config or (opener is not None and opener.asked and opener.what is config)
+
     def ends(self) -> bool:
         """SIGHUP never ends it: it is a service."""
         return False

@@ -10,6 +10,7 @@ from tracer.cli import backends, reading
 from tracer.cli.absent import absent
 from tracer.cli.backends import BACKENDS, BROKERED, EBPF, LADDER
 from tracer.cli.errors import CommandError, Exit
+from tracer.cli.geoip import open_places
 from tracer.cli.health import LOSSES
 from tracer.cli.outputs import Outputs
 from tracer.cli.rotation import Rotation
@@ -43,6 +44,8 @@ class Live(Session):
         for line in absent(self._options.filters):
             tell(line)
         self._rotation.start()
+        self._service.start()
+        self._places = open_places(self._options.geoip)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
@@ -108,7 +111,7 @@ class Live(Session):
 
         plan = broker_plan(netlink="netlink" in ladder, becomes=self._user() is not None)
         self._outputs.open(None)
-        self._rotation.is_confined()  # which is said once, and is to be known to every worker
+        self._are_confined()  # which is said once, and is to be known to every worker
 
         def confine() -> None:
             self._broker = confine_broker(self._options.sandbox, plan, tell)
@@ -121,7 +124,7 @@ class Live(Session):
 
     def _backend(self, name: str) -> Source:
         options = self._options
-        also = self._rotation.pids
+        also = self._rotation.pids + self._service.pids
         return backends.make(name, self._kernel_filters(), options.buffer, options.hooks, self._worker, also)
 
     def _stop(self, *_: object) -> None:

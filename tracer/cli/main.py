@@ -27,6 +27,7 @@ from tracer.cli.arguments import (
     Exe,
     FailOnLoss,
     Format,
+    GeoIp,
     HashUsers,
     Hooks,
     Json,
@@ -39,6 +40,7 @@ from tracer.cli.arguments import (
     Port,
     Redact,
     SandboxStrict,
+    Stats,
     Truncate,
     Uid,
     UpdateEvery,
@@ -52,7 +54,10 @@ if TYPE_CHECKING:
     from tracer.cli.sandbox import Mode
     from tracer.cli.session import Options
 
-__all__ = ["app", "run"]
+__all__ = ["COMPLETE", "app", "run"]
+
+COMPLETE = "_TRACER_COMPLETE"
+"""The variable by which a shell asks for completions."""
 
 app = typer.Typer(
     name="tracer",
@@ -78,6 +83,11 @@ def _mode(no_sandbox: bool, strict: bool, user: str | None = None) -> Mode:
         other = "--sandbox-strict" if strict else "--user"
         raise CommandError(f"--no-sandbox and {other} contradict each other: give one of them", Exit.USAGE)
     return Mode.OFF if no_sandbox else Mode.STRICT if strict else Mode.BEST
+
+
+def _path(typed: str | Path | None) -> Path | None:
+    """A path of a command's parameters, which are as they were typed."""
+    return None if typed is None else Path(typed)
 
 
 def _asked(typed: dict[str, Any]) -> Options:
@@ -114,6 +124,8 @@ def _asked(typed: dict[str, Any]) -> Options:
         privacy=options.privacy(
             _path(typed["redact"]), truncate=typed["truncate_addresses"], key=_path(typed["hash_users"])
         ),
+        geoip=[Path(each) for each in typed["geoip"] or ()],
+        stats=_path(typed["stats"]),
     )
 
 
@@ -172,6 +184,8 @@ def live(
     redact: Redact = None,
     truncate_addresses: Truncate = False,
     hash_users: HashUsers = None,
+    geoip: GeoIp = None,
+    stats: Stats = None,
 ) -> None:
     """Watch processes and what they send and receive, as it happens.
 
@@ -224,6 +238,8 @@ def export(
     redact: Redact = None,
     truncate_addresses: Truncate = False,
     hash_users: HashUsers = None,
+    geoip: GeoIp = None,
+    stats: Stats = None,
 ) -> None:
     """Write what happens to files, for months: rotated, synced, and going on where the last run has stopped.
 
@@ -310,6 +326,20 @@ def schema(
 
 
 @app.command()
+def status(
+    file: Annotated[Path | None, typer.Argument(help="what --stats names; else the service's", metavar="FILE")] = None,
+    json: Annotated[bool, typer.Option("--json", help="the same as one JSON object")] = False,
+) -> None:
+    """Tell how a running service is, from its stats file; the code is 1 when it does not run."""
+    from tracer.cli import status as command
+
+    if sys.stdout is None:
+        raise CommandError("stdout is closed", Exit.FAILURE)
+    code = command.status(file or command.DEFAULT, json_lines=json, write=sys.stdout.write)
+    raise typer.Exit(int(code))
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     if sys.stdout is None:
@@ -351,6 +381,10 @@ def run(arguments: list[str] | None = None) -> NoReturn:
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
     gc.enable()
+    if COMPLETE in os.environ:
+        from typer._completion_classes import completion_init
+
+        completion_init()
     try:
         result: Any = app(args=arguments, prog_name="tracer", standalone_mode=False)
         _exit(result if isinstance(result, int) else Exit.OK)

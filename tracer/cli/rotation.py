@@ -17,6 +17,7 @@ from tracer.cli.stream import Stream
 from tracer.confine.opener import opener_plan
 from tracer.confine.seccomp_filter import Rule, on_descriptors
 from tracer.fallback.opener import Opener, OpenerLostError
+from tracer.fallback.protocol import Asks
 from tracer.sinks.output import open_again
 
 __all__ = ["Rotation", "reason"]
@@ -108,6 +109,12 @@ class Rotation:
     def ends(self) -> bool:
         """Whether a SIGHUP that came now is to end it all; else the output is reopened soon."""
         return self._opener is None or self._terminal.gone()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a SIGHUP was taken, and what it asks for is not done yet."""
+        opener = self._opener
+        return self._hung_up or (opener is not None and opener.asked and opener.what is Asks.OUTPUT)
 
     def hang_up(self) -> bool:
         """Take a SIGHUP; whether it ends it all."""

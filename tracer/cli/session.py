@@ -17,6 +17,7 @@ from tracer.cli.health import LOSSES, Health, gap_of
 from tracer.cli.outputs import Outputs
 from tracer.cli.rotation import Rotation
 from tracer.cli.sandbox import Mode, Sandbox, choose_user
+from tracer.cli.service import Service
 from tracer.cli.stream import Stream, make_format
 from tracer.cli.tell import tell
 from tracer.confine.identity import Identity
@@ -36,6 +37,7 @@ from tracer.probes.source import Coverage, Source, boottime
 if TYPE_CHECKING:
     from tracer.cli.account import Account
     from tracer.fallback.broker import Worker
+    from tracer.formats.places import Places
 
 __all__ = ["Options", "Session"]
 
@@ -69,6 +71,8 @@ class Options:
     user: str | None = None
     account_wire: bool = False
     privacy: Privacy | None = None
+    geoip: list[Path] = field(default_factory=list)
+    stats: Path | None = None
 
 
 class Session:
@@ -86,6 +90,8 @@ class Session:
         self._lost = False
         self._failure: str | None = None  # what the command ends with when the backend was lost
         self._account: Account | None = None
+        self._service = Service(options.stats, options.sandbox, tell)
+        self._places: Places | None = None
 
     def _session(self, source: Source, coverage: Coverage, steps: dict[str, str]) -> Exit:
         seen = boottime()  # what happens from now on
@@ -97,7 +103,8 @@ class Session:
         most = None if options.count is None else max(0, options.count - before)
         engine = Engine(session.host.boot_id, options.filters, most, int(options.update * 1e9))
         coverage, names = reading.read(engine, coverage)
-        stream = self._outputs.stream(engine, make_format(options.format, session, fd, options.privacy), fd, name)
+        form = make_format(options.format, session, fd, options.privacy, self._places)
+        stream = self._outputs.stream(engine, form, fd, name)
         if options.sandbox is not Mode.OFF:
             coverage = coverage._replace(blind=[*coverage.blind, *coverage.sealed])
         start = Start(
@@ -116,6 +123,7 @@ class Session:
             }
         )
         health = Health(source, self._worker)
+        self._service.begin(source.name, session.host.boot_id, _blind(coverage), LEDGER_NS / 1e9)
         self._feed(stream, start)
         found = self._found(source) if options.snapshot else None
         if found is None or options.filters.children:
@@ -124,12 +132,13 @@ class Session:
         self._follow(source, engine, stream)
         if options.sandbox is not Mode.OFF:
             source.seal()
-        confined = sandbox.enter(tell, lambda first: self._rotation.is_confined() and stream.start(first))
+        confined = sandbox.enter(tell, lambda first: self._are_confined() and stream.start(first))
         broker = {"broker": self._broker} if self._worker else {}
-        self._feed(stream, Confined(boottime(), confined | broker | self._rotation.record))
+        self._feed(stream, Confined(boottime(), confined | broker | self._rotation.record | self._service.record))
         if found is not None:
             self._feed(stream, found)
         self._tell_ready(coverage)
+        self._service.ready(confined, engine.shown)
         try:
             status = self._loop(source, engine, stream, health)
         except LOSSES as error:
@@ -145,6 +154,10 @@ class Session:
         stream.close()
         return status
 
+    def _are_confined(self) -> bool:
+        """Hear it of the processes beside this one. Raises CommandError."""
+        return self._rotation.is_confined() and self._service.is_confined()
+
     def _user(self, tell: Callable[[str], None] = lambda _: None) -> Identity | None:
         """Whom to run as. Raises CommandError."""
         options = self._options
@@ -154,7 +167,7 @@ class Session:
 
     def _sandbox(self, source: Source) -> Sandbox:
         """The confinement that was asked for. Raises CommandError."""
-        calls = WORKER + on_descriptors(CALLS, *source.tried) + self._rotation.calls
+        calls = WORKER + on_descriptors(CALLS, *source.tried) + self._rotation.calls + self._service.calls
         if self._worker is not None:
             calls += on_descriptors("sendto recvmsg", self._worker.files.fd)
         if source.name == "netlink":
@@ -205,7 +218,7 @@ class Session:
             self._feed(stream, Known(source.processes()))
 
     def _tell_ready(self, coverage: Coverage) -> None:
-        blind = len(coverage.refused.keys() - {"fexit"})  # for that one tracepoints stand in
+        blind = _blind(coverage)
         told = f"; {blind} hook(s) refused, see the coverage record" if blind else ""
         tell(f"ready, watching with {coverage.backend}{told}; Ctrl-C ends it")
 
@@ -223,7 +236,9 @@ class Session:
         drained = True
         unread = 0  # records of CPUs without a ring
         while not self._ending and not stream.broken:
+            self._service.reload(self._rotation.busy)
             self._rotation.turn(stream)
+            self._service.reload(self._rotation.busy)
             now = boottime()
             if deadline is not None and now >= deadline:
                 break
@@ -239,6 +254,7 @@ class Session:
             turn = self._turn(source, now >= next_ledger)
             drained = all(run.drained for run in turn.runs)
             self._feed(stream, turn)
+            self._service.turn(now, turn.drained_at)
             self._feed_unheard(stream, source)
             # A CPU that comes online later has no ring, nor has one that was away. The first record that is lost for
             # it tells; one that came back while its old ring still ran a moment ago takes a second look.
@@ -251,8 +267,9 @@ class Session:
             self._feed_account(stream, engine, now)
             if turn.cut:
                 next_ledger = now + LEDGER_NS
-                stream.ledger(turn)
+                self._service.ledger(stream.ledger(turn), engine.shown, now)
                 health.look(engine.shown)
+        self._service.stopping()
         self._rotation.turn(stream, last=True)
         health.glance()  # when the broker dies a signal tells, too
         return self._finish(source, engine, stream)
@@ -285,7 +302,7 @@ class Session:
         if pending:
             self._feed(stream, Found(now, turn.offset, b"", pending))
         self._feed_moves(stream, source, engine, last=True)
-        stream.ledger(turn)
+        self._service.ledger(stream.ledger(turn), engine.shown, now)
         if self._options.fail_on_loss and not stream.complete:
             return Exit.LOSS
         return Exit.OK
@@ -301,6 +318,11 @@ class Session:
             missed = source.missed()
         now = boottime()
         return Turn(now, self._clock.offset(), now, _runs(runs), tallies, True, True, missed)
+
+
+def _blind(coverage: Coverage) -> int:
+    """How many hooks are refused that nothing stands in for."""
+    return len(coverage.refused.keys() - {"fexit"})  # for that one tracepoints do
 
 
 def _runs(runs: list[Run]) -> list[RingRun]:

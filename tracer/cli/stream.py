@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tracer.cli.errors import CommandError, Exit
 from tracer.formats.ecs import Ecs
+from tracer.formats.places import Places
 from tracer.formats.privacy import Privacy
 from tracer.formats.redact import Redactor
 from tracer.model import Event, Notice, Session
@@ -201,15 +202,17 @@ class Stream:
         body = {"reason": reason, "exact": False, "first": first, "last": last, **more}
         self.show([self._engine.gap(body, last)])
 
-    def ledger(self, turn: Turn) -> None:
-        """Write the ledger as of a turn that was a cut. The last one comes after everything else is written."""
+    def ledger(self, turn: Turn) -> dict[str, Any]:
+        """Write the ledger as of a turn that was a cut, the last one after everything else is written; its body."""
         self._output.flush(_FLUSH_SECONDS if turn.last else _LEDGER_SECONDS)
         written = self._output.written()
         if written:
             self._engine.delivered(written)
         statement = self._engine.statement(turn)
-        self.complete = statement.body["ledger"]["complete"]
+        ledger: dict[str, Any] = statement.body["ledger"]
+        self.complete = ledger["complete"]
         self.show([statement])
+        return ledger
 
     def close(self) -> None:
         """Write what is queued and end. Raises CommandError when the output failed; a closed pipe is a normal end."""
@@ -264,20 +267,24 @@ def begin_line(fd: int, name: str, path: Path | None) -> None:
         raise CommandError(f"can't write {name}: {failed.strerror}", Exit.FAILURE) from failed
 
 
-def make_format(name: str | None, session: Session, fd: int, privacy: Privacy | None = None) -> Format:
+def make_format(
+    name: str | None, session: Session, fd: int, privacy: Privacy | None = None, places: Places | None = None
+) -> Format:
     """The format asked for; by itself pretty on a terminal and ecs elsewhere. Raises CommandError.
 
-    It shows no more than ``privacy`` lets it; without that, all but secrets.
+    It shows no more than ``privacy`` lets it; without that, all but secrets. ``places`` are told in ecs.
     """
     privacy = privacy or Privacy(Redactor())
-    return privacy.form(_make_format(name, privacy.session(session), fd, privacy.redactor))
+    return privacy.form(_make_format(name, privacy.session(session), fd, privacy.redactor, places))
 
 
-def _make_format(name: str | None, session: Session, fd: int, redactor: Redactor | None) -> Format:
+def _make_format(
+    name: str | None, session: Session, fd: int, redactor: Redactor | None, places: Places | None
+) -> Format:
     terminal = is_terminal(fd)
     name = name or ("pretty" if terminal else "ecs")
     if name == "ecs":
-        return Ecs(session, redactor)
+        return Ecs(session, redactor, places)
     if name == "ocsf":
         from tracer.formats.ocsf import Ocsf  # the default starts the sooner without it
 
