@@ -19,7 +19,7 @@ ARCH := $(or $(TRACER_ARCH),$(shell uname -m))
 BYTECODE := .venv/.bytecode
 OBJECTS := $(patsubst bpf/%.bpf.c,tracer/probes/objects/$(ARCH)/%.bpf.o,$(wildcard bpf/*.bpf.c))
 
-.PHONY: help setup setup-tests live bpf test lint matrix check-attribution check-backends check-bytes check-questions fuzz bench wheel clean
+.PHONY: help setup setup-tests live bpf test lint matrix check-attribution check-backends check-bytes check-questions fuzz bench wheel deb check-deb clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -82,6 +82,12 @@ bench: setup-tests ## measure the cost of tracing beside other tools
 
 wheel: setup-tests ## build the wheel, with the compiled probes and trap programs, into dist/: make wheel ARCH=aarch64
 	@TRACER_ARCH=$(ARCH) $(VENV)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+deb: setup-tests ## build the .deb of Debian 12 and of Debian 13 into dist/: make deb ARGS="--release bookworm"
+	@$(VENV)/python -m scripts.deb $(ARGS)
+
+check-deb: setup-tests ## install and run each .deb in a clean Debian of its release (as root; some minutes)
+	@$(AS_ROOT) scripts/check_deb $(ARGS)
 
 clean: ## remove what was built; the environment in .venv stays
 	rm -rf tracer/probes/objects dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -84,6 +84,7 @@ PLACEHOLDERS = {
     "tracer.confinement.reasons": "<layer>",
     "tracer.confinement.broker.layers": "<layer>",
     "tracer.confinement.opener.layers": "<layer>",
+    "tracer.confinement.stats.layers": "<layer>",
     "tracer.confinement.descriptors": "<kind>",
     "tracer.confinement.tries": "<try>",
     "tracer.wire.out.ownerless": "<sort>",
@@ -130,7 +131,7 @@ def confinement() -> dict[str, Any]:
     verdicts = dict.fromkeys(Layer, Verdict(State.ENFORCED, "a remark"))
     record = sandbox._record(Applied(verdicts, 6), {"execve": "EPERM"}, {"file": 1}, strict=True)
     broker = {"enabled": True, "layers": {"seccomp": "enforced"}, "capabilities": ["CAP_SYS_PTRACE"]}
-    return record | {"capabilities": ["CAP_KILL"], "broker": broker, "opener": broker}
+    return record | {"capabilities": ["CAP_KILL"], "broker": broker, "opener": broker, "stats": broker}
 
 
 def notices() -> Iterator[Event]:

@@ -78,5 +78,5 @@ def test_make_targets_have_help(makefile: str) -> None:
 
 def test_scripts_are_executable() -> None:
     """What is started by its name has the mode for it."""
-    for name in (".ci/run", "scripts/setup"):
+    for name in (".ci/run", "scripts/check_deb", "scripts/setup"):
         assert (ROOT / name).stat().st_mode & 0o111 == 0o111, name

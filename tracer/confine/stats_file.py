@@ -23,7 +23,7 @@ def stats_plan(directory: Path, fd: int) -> Plan:
     """What is left to a process that replaces files in ``directory``; ``fd`` is the socket that it hears over."""
     calls = (
         *(rule for rule in WORKER if rule.name not in _NOT_ITS),
-        *rules("openat fchmod unlinkat rename renameat renameat2"),
+        *rules("openat fchmod unlinkat renameat renameat2"),
         *on_descriptors("recvfrom sendto", fd),
     )
     return Plan(None, _OVERRIDE & capabilities.read().permitted, calls, kept=(directory,))
