@@ -85,11 +85,6 @@ def _mode(no_sandbox: bool, strict: bool, user: str | None = None) -> Mode:
     return Mode.OFF if no_sandbox else Mode.STRICT if strict else Mode.BEST
 
 
-def _path(typed: str | Path | None) -> Path | None:
-    """A path of a command's parameters, which are as they were typed."""
-    return None if typed is None else Path(typed)
-
-
 def _asked(typed: dict[str, Any]) -> Options:
     """What was asked of a session, from the parameters of a command. Raises CommandError."""
     from tracer.cli.live import BACKENDS, HOOKS, Options

@@ -126,8 +126,9 @@ class Answers:
             dns["resolved_ip"] = event.addresses
         here = f'{{"ip":"{event.local}","port":{event.local_port}}}'
         there = f'{{"ip":"{event.remote}","port":{event.remote_port}}}'
+        source, destination = here, there
         if self._places is not None:
-            here, there = self._places.at(here, event.local), self._places.at(there, event.remote)
+            source, destination = self._places.at(here, event.local), self._places.at(there, event.remote)
         community = f',"community_id":"{event.community_id}"' if event.community_id else ""
         addresses = dumps(list(dict.fromkeys((event.local, event.remote, *event.addresses))))
         own: dict[str, Any] = {"dns": {"malformed": True}} if event.malformed else {}
@@ -141,7 +142,7 @@ class Answers:
         return (
             f'{_ANSWERED}"{outcome}"',
             owner,
-            f'{thread},"source":{here},"client":{here},"destination":{there},"server":{there}'
+            f'{thread},"source":{source},"client":{here},"destination":{destination},"server":{there}'
             f',"network":{{"transport":"{event.transport}","type":"{"ipv6" if event.ipv6 else "ipv4"}"'
             f',"iana_number":"{event.number}","protocol":"{event.protocol}"'
             f',"direction":"{"unknown" if event.protocol == "mdns" else "egress"}"{community}}}'

@@ -156,8 +156,6 @@ class Sockets:
         if error:
             counted += f',"errno":{error}'
             failure = f',"error":{{"code":{dumps(errno_name(error))}}}'
-        if self._places is not None:
-            here, there = self._places.at(here, local), self._places.at(there, remote)
         if state:
             counted = f',"state":"{TCP_STATES[state] if state < _STATES else state}"{counted}'
         if role == _ROLE_ACCEPT:
@@ -174,7 +172,10 @@ class Sockets:
             counted = f',"tcp":{{{counted[1:]}}}'
         named = f',"community_id":"{community}"' if community else ""
         related = f'"{local}"' if local == remote else f'"{local}","{remote}"'
-        ends = f',"source":{here},"client":{here},"destination":{there},"server":{there}'
+        source, destination = here, there
+        if self._places is not None:
+            source, destination = self._placed(here, there, event, role == _ROLE_ACCEPT)
+        ends = f',"source":{source},"client":{here},"destination":{destination},"server":{there}'
         return (
             f"{told}{duration}",
             owner,
@@ -183,6 +184,17 @@ class Sockets:
             f',"related":{{"ip":[{related}]}}{failure}{said}'
             f"{self._told_late if late else self._told},{self._netns(netns)}{cgroup}"
             f',"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}{_VIA[via]}{counted}',
+        )
+
+    def _placed(self, here: str, there: str, event: SocketEvent, is_remote: bool) -> tuple[str, str]:
+        """The two ends with their places; ``is_remote`` says that the first one is the remote one."""
+        source, destination = (event.remote, event.local) if is_remote else (event.local, event.remote)
+        places = self._places
+        if places is None:
+            return here, there
+        return (
+            places.at(here, source) if source not in _ANY else here,
+            places.at(there, destination) if destination not in _ANY else there,
         )
 
     def _moved(self, event: SocketEvent) -> Parts:
@@ -222,10 +234,7 @@ class Sockets:
                 known.append(f'"port":{port}')
             if counted:
                 known.append(counted)
-            end = "{" + ",".join(known) + "}"
-            if self._places is not None and addressed and address not in _ANY:
-                end = self._places.at(end, address)
-            ends.append(end)
+            ends.append("{" + ",".join(known) + "}")
         here, there = ends
         if role in (_ROLE_ACCEPT, _ROLE_RECEIVED):
             here, there = there, here
@@ -251,9 +260,15 @@ class Sockets:
         addresses = dict.fromkeys(each for each in (event.local, event.remote) if addressed and each not in _ANY)
         related = f',"related":{{"ip":[{",".join(map(dumps, addresses))}]}}' if addresses else ""
         flow = f',"flow":{{"id":"{event.flow:x}"}}' if event.flow != event.socket else ""
+        source, destination = here, there
+        if self._places is not None and addressed:
+            source, destination = self._placed(here, there, event, role in (_ROLE_ACCEPT, _ROLE_RECEIVED))
         told = "".join(
-            f',"{side}":{end},"{role_of}":{end}'
-            for side, role_of, end in (("source", "client", here), ("destination", "server", there))
+            f',"{side}":{placed},"{role_of}":{end}'
+            for side, role_of, placed, end in (
+                ("source", "client", source, here),
+                ("destination", "server", destination, there),
+            )
             if end != "{}"
         )
         return (
