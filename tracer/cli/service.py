@@ -105,13 +105,13 @@ class Service:
         # Made once before the sandbox: what it imports late is imported then.
         stats.render(stats.Figures(self._figures, stats.NOTHING, events=0, lag_s=0.0, running=True))
 
-    def ready(self, confined: Mapping[str, Any], events: int) -> None:
+    def ready(self, confined: Mapping[str, Any]) -> None:
         """It traces, confined as that record says."""
         if self._figures is not None:
             self._figures.confined(confined)
             from tracer.cli.stats import NOTHING
 
-            self._write(NOTHING, events, running=True)
+            self._write(NOTHING, 0, running=True)
         if self._notifier is not None:
             self._status = f"watching with {self._watching}"
             self._notifier.ready(self._status)

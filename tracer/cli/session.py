@@ -138,7 +138,7 @@ class Session:
         if found is not None:
             self._feed(stream, found)
         self._tell_ready(coverage)
-        self._service.ready(confined, engine.shown)
+        self._service.ready(confined)
         try:
             status = self._loop(source, engine, stream, health)
         except LOSSES as error:
