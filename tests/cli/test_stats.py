@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.cli import commands
 from tracer.cli import facts, status
 from tracer.cli.errors import CommandError, Exit
-from tracer.cli.stats import NOTHING, Figures, Session, render
+from tracer.cli.figures import render
+from tracer.cli.stats import NOTHING, Measured
 
 LEDGER: dict[str, Any] = {
     "complete": False,
@@ -30,21 +31,21 @@ CONFINED = {"layers": {"user": "off", "capabilities": "enforced", "landlock_file
 
 
 @pytest.fixture
-def session() -> Iterator[Session]:
+def session() -> Iterator[Measured]:
     """A session of this boot."""
-    made = Session(version="1.2.3", backend="core", boot_id=facts.boot_id(), hooks_refused=2, every_s=10.0)
+    made = Measured(version="1.2.3", backend="core", boot_id=facts.boot_id(), hooks_refused=2, every_s=10.0)
     made.confined(CONFINED)
     yield made
-    os.close(made._memory)
+    made.close()
 
 
-def written(path: Path, session: Session, ledger: Any = LEDGER, *, running: bool = True) -> Path:
+def written(path: Path, session: Measured, ledger: Any = LEDGER, *, running: bool = True) -> Path:
     """The stats file of a session as of a ledger."""
-    path.write_bytes(render(Figures(session, ledger, events=1234, lag_s=0.0125, running=running)))
+    path.write_bytes(render(session.facts(ledger, events=1234, lag_s=0.0125, running=running)))
     return path
 
 
-def test_prometheus_reads_it(tmp_path: Path, session: Session) -> None:
+def test_prometheus_reads_it(tmp_path: Path, session: Measured) -> None:
     """The package's own parser finds each metric once, with its type and unit, all of ours by their names."""
     text = written(tmp_path / "t.prom", session).read_text()
     families = list(text_string_to_metric_families(text))
@@ -61,7 +62,7 @@ def test_prometheus_reads_it(tmp_path: Path, session: Session) -> None:
     assert all(family.documentation for family in families)
 
 
-def test_status_reads_what_is_written(tmp_path: Path, session: Session) -> None:
+def test_status_reads_what_is_written(tmp_path: Path, session: Measured) -> None:
     """Each figure comes out as it went in; memory and CPU are those of this process."""
     found = status.read(written(tmp_path / "t.prom", session))
     assert found["state"] == "running"
@@ -76,7 +77,7 @@ def test_status_reads_what_is_written(tmp_path: Path, session: Session) -> None:
     assert 0 < found["cpu_s"] <= sum(os.times()[:2]) + 0.1  # of which the ticks are hundredths
 
 
-def test_status_for_people(tmp_path: Path, session: Session) -> None:
+def test_status_for_people(tmp_path: Path, session: Measured) -> None:
     """A line for each thing that there is to know, with losses and missing layers named; the code is 0."""
     lines: list[str] = []
     assert status.status(written(tmp_path / "t.prom", session), json_lines=False, write=lines.append) is Exit.OK
@@ -98,7 +99,7 @@ def test_status_for_people(tmp_path: Path, session: Session) -> None:
         (facts.boot_id(), "00000000-0000-0000-0000-000000000000", "stale"),
     ],
 )
-def test_state(tmp_path: Path, session: Session, old: str | None, new: str | None, state: str) -> None:
+def test_state(tmp_path: Path, session: Measured, old: str | None, new: str | None, state: str) -> None:
     """It runs, has ended in order, or is of another boot; the code tells."""
     path = written(tmp_path / "t.prom", session)
     if old is not None and new is not None:
@@ -110,7 +111,7 @@ def test_state(tmp_path: Path, session: Session, old: str | None, new: str | Non
 
 
 @pytest.mark.parametrize(("seconds", "state"), [(29.0, "running"), (31.0, "stale"), (-5.0, "stale")])
-def test_stale(tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch, seconds: float, state: str) -> None:
+def test_stale(tmp_path: Path, session: Measured, monkeypatch: pytest.MonkeyPatch, seconds: float, state: str) -> None:
     """After three intervals without an update it is taken for dead, and so is one of the future: another boot's."""
     path = written(tmp_path / "t.prom", session)
     clock = time.clock_gettime
@@ -139,7 +140,7 @@ def test_no_stats_file(tmp_path: Path, content: bytes | None, word: str) -> None
     commands.assert_refused(commands.run("status", path), Exit.FAILURE, word, str(path))
 
 
-def test_hostile_file(tmp_path: Path, session: Session) -> None:
+def test_hostile_file(tmp_path: Path, session: Measured) -> None:
     """Who can write the file can't drive the terminal of who asks."""
     path = written(tmp_path / "t.prom", session)
     path.write_text(path.read_text().replace('version="1.2.3"', 'version="\x1b[2J"'))
@@ -147,7 +148,7 @@ def test_hostile_file(tmp_path: Path, session: Session) -> None:
     assert "\x1b" not in finished.stdout
 
 
-def test_before_the_first_ledger(tmp_path: Path, session: Session) -> None:
+def test_before_the_first_ledger(tmp_path: Path, session: Measured) -> None:
     """Between the start and the first ledger all counts are 0, and nothing is missing."""
     found = status.read(written(tmp_path / "t.prom", session, NOTHING))
     assert found["state"] == "running"

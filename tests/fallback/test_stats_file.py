@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.tracing import PATIENCE
+from tracer.cli.figures import render
 from tracer.cli.sandbox import Mode, confine_opener
 from tracer.confine.stats_file import stats_plan
 from tracer.fallback.stats_file import CONTENT_MOST, StatsFile, StatsFileLostError
@@ -17,7 +18,7 @@ from tracer.fallback.stats_file import CONTENT_MOST, StatsFile, StatsFileLostErr
 
 def started(path: Path, mode: Mode = Mode.BEST) -> tuple[StatsFile, dict[str, Any]]:
     """A file with its process, and how that is confined."""
-    file = StatsFile.start(path, lambda fd: confine_opener(mode, stats_plan(path.parent, fd)))
+    file = StatsFile.start(path, lambda fd: confine_opener(mode, stats_plan(path.parent, fd)), bytes)
     return file, file.confined()
 
 
@@ -125,7 +126,7 @@ def test_no_directory(tmp_path: Path) -> None:
     """Where there is no directory, or the file is one, it does not start."""
     for path in (tmp_path / "absent/t.prom", tmp_path):
         with pytest.raises(OSError, match=r"No such file|Is a directory|not empty|exists"):
-            StatsFile.start(path, lambda _: {})
+            StatsFile.start(path, lambda _: {}, bytes)
 
 
 def test_ends_with_its_asker(tmp_path: Path) -> None:
@@ -137,3 +138,14 @@ def test_ends_with_its_asker(tmp_path: Path) -> None:
     await_content(tmp_path / "t.prom", b"still\n")
     file.close()
     assert os.waitpid(file.pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize("content", [b"x", b"[]", b"{}", b"1", b"\xff"])
+def test_what_is_no_fact_ends_it(tmp_path: Path, content: bytes) -> None:
+    """Whatever else it is sent ends it, and the file stays as it was."""
+    file = StatsFile.start(tmp_path / "t.prom", lambda _: {}, render)
+    file.confined()
+    file.send(content)
+    assert os.waitstatus_to_exitcode(os.waitpid(file.pid, 0)[1]) == 1
+    assert (tmp_path / "t.prom").read_bytes() == b""
+    file.close()

@@ -18,7 +18,7 @@ from tests import tracing
 from tests.formats.test_places import GEO
 from tests.packaging import unit
 from tests.packaging.unit import ROOT, UID, UNIT, setting
-from tracer.cli import stats, status
+from tracer.cli import figures, stats, status
 from tracer.probes.privileges import CAPABILITY_NAMES, needed_capabilities
 
 EXPOSURE_MOST = 2.0
@@ -269,11 +269,10 @@ def test_documented_places_and_figures() -> None:
     """docs/service.md has a row for each metric that is written and each member of a place that can be there."""
     text = (ROOT / "docs/service.md").read_text()
     metrics = set(re.findall(r"(?m)^\| `(tracer_\w+)` \| (?:gauge|counter) \|", text))
-    session = stats.Session(version="1", backend="core", boot_id="x", hooks_refused=0, every_s=1.0)
-    os.close(session._memory)
+    session = stats.Measured(version="1", backend="core", boot_id="x", hooks_refused=0, every_s=1.0)
     session.confined({"layers": {"seccomp": "enforced"}})
-    session.resident = lambda: 1  # type: ignore[method-assign]
-    written = stats.render(stats.Figures(session, stats.NOTHING, events=0, lag_s=0.0, running=True)).decode()
+    written = figures.render(session.facts(stats.NOTHING, events=0, lag_s=0.0, running=True)).decode()
+    session.close()
     assert metrics == set(re.findall(r"(?m)^# TYPE (\S+) ", written))
     members = set(re.findall(r"(?m)^\| `((?:geo|as)\.[\w.]+)` \|", text))
     assert members == {f"geo.{name}" for name in GEO} | {"as.number", "as.organization.name"}

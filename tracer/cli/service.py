@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,10 +11,10 @@ from tracer import __version__
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.notify import Notifier
 from tracer.cli.sandbox import Mode, confine_opener
+from tracer.cli.stats import NOTHING, Measured
 from tracer.confine.seccomp_filter import Rule, on_descriptors
 
 if TYPE_CHECKING:
-    from tracer.cli import stats
     from tracer.fallback.stats_file import StatsFile
 
 __all__ = ["Service"]
@@ -31,7 +32,7 @@ class Service:
         self._tell = tell
         self._notifier: Notifier | None = None
         self._file: StatsFile | None = None
-        self._figures: stats.Session | None = None
+        self._figures: Measured | None = None
         self._watching = self._status = ""
         self._reloads = False
         self._lag = 0
@@ -42,17 +43,20 @@ class Service:
         self._notifier = Notifier.open()
         if self._path is None:
             return
-        try:
-            import prometheus_client  # noqa: F401 - whether it is there
-        except ImportError as missing:
+        if find_spec("prometheus_client") is None:
             fix = "pip install 'tracer[service]', or leave --stats out"
-            raise CommandError(f"--stats takes the package prometheus-client: {fix}", Exit.FAILURE) from missing
+            raise CommandError(f"--stats takes the package prometheus-client: {fix}", Exit.FAILURE)
         from tracer.confine.stats_file import stats_plan
         from tracer.fallback.stats_file import StatsFile
 
         path = self._path.absolute()
+
+        def confine(fd: int) -> dict[str, Any]:
+            _render(b"")  # what it takes is loaded before
+            return confine_opener(self._mode, stats_plan(path.parent, fd))
+
         try:
-            self._file = StatsFile.start(path, lambda fd: confine_opener(self._mode, stats_plan(path.parent, fd)))
+            self._file = StatsFile.start(path, confine, _render)
         except OSError as refused:
             raise CommandError(
                 f"--stats: can't write {path}: {refused.strerror}; name another file", Exit.FAILURE
@@ -97,20 +101,14 @@ class Service:
         self._watching = backend
         if self._file is None:
             return
-        from tracer.cli import stats
-
-        self._figures = stats.Session(
+        self._figures = Measured(
             version=__version__, backend=backend, boot_id=boot_id, hooks_refused=refused, every_s=every_s
         )
-        # Made once before the sandbox: what it imports late is imported then.
-        stats.render(stats.Figures(self._figures, stats.NOTHING, events=0, lag_s=0.0, running=True))
 
     def ready(self, confined: Mapping[str, Any]) -> None:
         """It traces, confined as that record says."""
         if self._figures is not None:
             self._figures.confined(confined)
-            from tracer.cli.stats import NOTHING
-
             self._write(NOTHING, 0, running=True)
         if self._notifier is not None:
             self._status = f"watching with {self._watching}"
@@ -148,15 +146,20 @@ class Service:
             self._notifier.stopping()
 
     def _write(self, ledger: Mapping[str, Any], events: int, *, running: bool) -> None:
-        from tracer.cli import stats
         from tracer.fallback.stats_file import StatsFileLostError
 
         if self._figures is None or self._file is None:
             return
         lag_s, self._lag = self._lag * _NS, 0
-        text = stats.render(stats.Figures(self._figures, ledger, events=events, lag_s=lag_s, running=running))
         try:
-            self._file.send(text)
+            self._file.send(self._figures.facts(ledger, events=events, lag_s=lag_s, running=running))
         except StatsFileLostError as lost:
             self._tell(f"--stats: {self._path} is not written any more: the process that wrote it is gone ({lost})")
             self._file = None
+
+
+def _render(facts: bytes) -> bytes:
+    """In the process of the file: what is in there. Nothing gives nothing."""
+    from tracer.cli.figures import render
+
+    return render(facts) if facts else b""

@@ -1,6 +1,6 @@
 """What the process of the stats file keeps: to replace files in one directory, and to hear over one socket.
 
-It is forked before anything is loaded, and what it hears it writes and does not read.
+It is forked before anything is loaded. What it hears is JSON, of which it makes text.
 """
 
 from __future__ import annotations

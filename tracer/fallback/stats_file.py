@@ -1,4 +1,4 @@
-"""The stats file: a process beside a confined one replaces it, by rename, with what it is sent.
+"""The stats file: a process beside a confined one replaces it, by rename, with what it makes of the facts it is sent.
 
 Who reads the file, as Prometheus' collectors do, sees a whole one, and who sends neither has a right on the directory
 nor waits for its disk. It is forked before there is anything to be taken over by.
@@ -42,8 +42,10 @@ class StatsFile:
         self.pid = pid
 
     @classmethod
-    def start(cls, path: Path, confine: Callable[[int], dict[str, Any]]) -> Self:
+    def start(cls, path: Path, confine: Callable[[int], dict[str, Any]], render: Callable[[bytes], bytes]) -> Self:
         """Fork it, and begin with an empty file. ``confine`` confines it but for its socket, and tells of that.
+
+        ``render`` makes the file of what is sent.
 
         Raises OSError when the file can't be written, or no process can be made.
         """
@@ -54,8 +56,9 @@ class StatsFile:
             def be(end: socket.socket) -> None:
                 end.send(json.dumps(confine(end.fileno())).encode()[:_TOLD_MOST])
                 while content := end.recv(CONTENT_MOST):
+                    text = render(content)
                     with suppress(OSError):  # a full disk: the file that is there gets old, which who reads it sees
-                        _replace(directory, path.name, content)
+                        _replace(directory, path.name, text)
 
             end, pid = beside(NAME, be, [directory])
         finally:
@@ -83,7 +86,10 @@ class StatsFile:
         return found
 
     def send(self, content: bytes) -> None:
-        """Let the file be this, at most CONTENT_MOST bytes; nothing where it is busy. Raises StatsFileLostError."""
+        """Let the file be of these facts, at most CONTENT_MOST bytes; nothing where it is busy.
+
+        Raises StatsFileLostError.
+        """
         try:
             self._end.send(content, socket.MSG_DONTWAIT)
         except BlockingIOError:
