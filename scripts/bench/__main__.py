@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from scripts.bench import feeder, overhead, programs, report, startup, throughput
+from scripts.bench import feeder, overhead, programs, rendering, report, startup, throughput
 from scripts.bench.crowd import Crowd
 from scripts.bench.figures import Row
 from scripts.bench.programs import BenchError, Programs
@@ -64,6 +64,7 @@ _PARTS: Final[dict[str, _Part]] = {
     "sandbox": _sandbox,
     "others": _others,
     "replay": lambda settings: throughput.rate(settings.directory, 3 if settings.quick else 7),
+    "render": lambda settings: rendering.render(settings.directory, 5 if settings.quick else 15),
     "live": lambda settings: feeder.live_rate(
         settings.directory, feeder.RATES[-1:] if settings.quick else feeder.RATES
     ),

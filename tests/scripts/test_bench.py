@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from scripts.bench import __main__ as bench
-from scripts.bench import feeder, mix, others, overhead, report, session, startup, throughput
+from scripts.bench import feeder, mix, others, overhead, rendering, report, session, startup, throughput
 from scripts.bench.figures import Paired, Row, Spread, table
 from scripts.bench.programs import BenchError, Took, build, busy_seconds, run
 from tracer.cli.errors import Exit
@@ -277,6 +277,21 @@ def test_recording_replays_without_loss_and_with_true_counts(tmp_path: Path) -> 
     assert set(who.values()) == {4}
     assert len(who) == each
     assert min(sizes) >= 900
+
+
+def test_rendering_has_a_row_for_each_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every event of the mix is rendered in each format, and a run tells of it; nothing is left where it was made."""
+    monkeypatch.setattr(rendering, "_MIX", SMALL)
+    *words, ecs, ocsf = rendering.render(tmp_path, 2)
+    assert words == ["run 1 of 2", "run 2 of 2"]
+    assert isinstance(ecs, Row)
+    assert isinstance(ocsf, Row)
+    assert (ecs.budget, ocsf.budget) == (1.5, 2.0)
+    for row in (ecs, ocsf):
+        assert row.facts["events"] >= SMALL.events
+        assert len(row.facts["without_redaction"]) == 2
+        assert row.facts["bytes_per_line"] > 900
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_slow_mix_has_a_ledger_every_ten_seconds(tmp_path: Path) -> None:

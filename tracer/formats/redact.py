@@ -87,6 +87,7 @@ _PROGRAMS: Final = frozenset(_GLUED) | frozenset(_BEHIND) | frozenset(_USER_AND)
 _OF_PROGRAMS: Final = tuple(
     {name.decode() for name in _PROGRAMS if not any(other in name and other != name for other in _PROGRAMS)}
 )
+_UNDERLINED: Final = ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "k_live_", "k_test_", "npm_", "hf_")
 
 
 def _hinted(text: str) -> bool:
@@ -98,12 +99,11 @@ def _hinted(text: str) -> bool:
     return (
         ("pass" in lower or "secret" in lower or "token" in lower or "key" in lower or "cred" in lower)
         or ("auth" in lower or "pwd" in lower or "sig" in lower or "@" in lower or "cookie" in lower)
-        or ("bearer" in lower or "AKIA" in text or "ASIA" in text or "ghp_" in text or "gho_" in text)
-        or ("ghu_" in text or "ghs_" in text or "ghr_" in text or "github_pat_" in text or "glpat-" in text)
-        or ("xox" in text or "k_live_" in text or "k_test_" in text or "sk-" in text or "AIza" in text)
-        or ("ya29." in text or "npm_" in text or "pypi-" in text or "hf_" in text or "SG." in text or "eyJ" in text)
+        or ("bearer" in lower or "IA" in text or "AIza" in text or "glpat-" in text)
+        or ("xox" in text or "sk-" in text or "ya29." in text or "pypi-" in text or "SG." in text or "eyJ" in text)
+        or ("_" in text and any(form in text for form in _UNDERLINED))
         or (
-            ("-p" in text or "-P" in text or "-a" in text or "-w" in text or "-u" in text or "-U" in text)
+            ("-p" in lower or "-a" in lower or "-w" in lower or "-u" in lower)
             and any(name in text for name in _OF_PROGRAMS)
         )
     )
