@@ -16,10 +16,11 @@ from tests.formats.ocsf_lines import check as check_ocsf
 from tests.formats.ocsf_lines import forget
 from tracer.cli import options
 from tracer.cli.errors import CommandError, Exit
+from tracer.formats.discreet import Lines
 from tracer.formats.ecs import Ecs
 from tracer.formats.ocsf import Ocsf
 from tracer.formats.pretty import Pretty
-from tracer.formats.privacy import Lines, Privacy
+from tracer.formats.privacy import Privacy
 from tracer.formats.redact import Redactor
 from tracer.model import IDS, Event, Ids, Kind, Process, ProcessEvent, Resource
 from tracer.pipeline import whose

@@ -7,16 +7,27 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from tracer.formats.privacy import Lines
 from tracer.model import IDS, UNSET_ID, Answered, Cgroup, Event, Notice, Process, Resource, SocketEvent
 
-__all__ = ["Discreet"]
+__all__ = ["Discreet", "Lines"]
 
 _KNOWN_MOST: Final = 1 << 14  # processes, addresses and users whose other form is kept
 _OF_USER: Final = re.compile(rb"(user[-@]|user-runtime-dir@)(\d{1,10})(?=\.(?:slice|service)(?:/|\Z))")
 _ADDRESSES: Final = frozenset({"A", "AAAA"})
+
+
+class Lines(Protocol):
+    """A format: see tracer/cli/stream.py."""
+
+    def lines(self, events: Sequence[Event], offset: int, sequence: int) -> list[bytes]:
+        """A line for each event."""
+        ...
+
+    def header(self) -> bytes:
+        """What a file begins with."""
+        ...
 
 
 class Discreet:

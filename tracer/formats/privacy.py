@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.formats.redact import Redactor
-from tracer.model import Event, Session
+from tracer.model import Session
 
-__all__ = ["KEY_LEAST", "Lines", "Privacy"]
+if TYPE_CHECKING:
+    from tracer.formats.discreet import Lines
+
+__all__ = ["KEY_LEAST", "Privacy"]
 
 KEY_LEAST: Final = 16  # bytes of a key that is worth one
 
 
-class Lines(Protocol):
-    """A format: see tracer/cli/stream.py."""
-
-    def lines(self, events: Sequence[Event], offset: int, sequence: int) -> list[bytes]:
-        """A line for each event."""
-        ...
-
-    def header(self) -> bytes:
-        """What a file begins with."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Privacy:
+class Privacy(NamedTuple):
     """What was asked for. Secrets are taken out unless ``redactor`` is None; ``key`` is that of users' pseudonyms."""
 
     redactor: Redactor | None = None
