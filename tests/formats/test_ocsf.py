@@ -1,5 +1,6 @@
 """OCSF lines: valid events of their classes, with the facts that ECS tells of the same events, and our own beside."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tests.formats.ocsf_lines import OTHERWISE, assert_same, check, flat, forget
 from tests.formats.test_ecs import corpus
 from tests.formats.test_ecs_hostile import HOSTILE, SHAPES, hostile
 from tracer.formats.ocsf import Ocsf
+from tracer.formats.ocsf_socket import _KNOWN_MOST
 from tracer.model import Event, ExecFailed, Flag, Kind, Notice, ProcessEvent, Role
 
 CORPUS = corpus()
@@ -158,6 +160,11 @@ def test_traffic_of_more_flows_than_are_kept(monkeypatch: pytest.MonkeyPatch) ->
     assert traffic(form, moved(Kind.UPDATE, 9, 0, flow=1)) == [(None, 9)]
     assert traffic(form, moved(Kind.UPDATE, 9, 0, flow=3)) == [(4, 9)]
     assert traffic(form, moved(Kind.UPDATE, 9, 0, flow=4, opened=NOW + 1)) == [(9, 9)]
+
+
+def test_how_many_flows_are_kept_is_documented() -> None:
+    """docs/ocsf.md says of how many flows the last totals are kept."""
+    assert f"more than {_KNOWN_MOST:,} were open" in (Path(__file__).parents[2] / "docs/ocsf.md").read_text()
 
 
 def test_an_end_without_address() -> None:
