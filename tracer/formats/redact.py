@@ -20,9 +20,10 @@ _KEPT_BYTES_MOST: Final = 256  # of arguments that are kept with their answer
 # The end of a name that means a secret. `pwd` by itself is where a shell is; a key has to be one of something.
 _NAMES: Final = (
     rb"password|passwd|passphrase|passcode|secret|token|credentials?"
-    rb"|(?:api|access|secret|private|auth|account|shared|encryption|license)[-_.]?key"
-    rb"|(?<![a-z])pass|(?<![a-z])auth|(?<=[a-z0-9_.-])(?<!old)pwd|signature|(?<![a-z])sig"
+    rb"|(?:api|access|secret|auth|account|shared|encryption|license)[-_.]?key"
+    rb"|(?<!by)(?<!com)pass|(?<=_)auth|(?<=[a-z0-9_.-])(?<!old)pwd"
 )
+_IN_TEXT: Final = rb"|private[-_.]?key|signature|(?<![a-z])sig"  # of options these are names of files
 # What begins a word that is a secret by its form, and what else it must have.
 _FORMS: Final = (
     rb"(?:AKIA|ASIA)[A-Z0-9]{16}+",  # access keys of AWS
@@ -162,7 +163,7 @@ class Patterns:
         self.ends = re.compile(rb"(?i)(?:--[a-z0-9_.-]{0,80}?|-|(?=[a-z_])[a-z0-9_.-]{0,80}?)" + names + rb"\Z")
         self.spaces = re.compile(_SPACES)
         self.shell = re.compile(_SHELL)
-        named = rb"(?i)(" + names + rb"[\"']?\s{0,8}[=:]\s{0,8})" + _VALUE
+        named = rb"(?i)((?:" + _NAMES + _IN_TEXT + own + rb")[\"']?\s{0,8}[=:]\s{0,8})" + _VALUE
         # What is looked for in any text, and what comes in its place, in this order.
         self.steps: tuple[tuple[re.Pattern[bytes], bytes | Callable[[re.Match[bytes]], bytes]], ...] = tuple(
             (re.compile(pattern), told)
@@ -260,27 +261,37 @@ class Redactor:
 
     def _one(self, part: bytes, before: bytes, program: bytes, *, words: bool) -> bytes:
         """One argument that is not behind an option."""
-        for glued in _GLUED.get(program, ()):
-            if part.startswith(glued) and len(part) > len(glued):
-                return glued + REDACTED
-        for option in self._options:
-            if part.startswith(option) and len(part) > len(option) and not option.startswith(b"--"):
-                return option + REDACTED
-        name, equals, value = part.partition(b"=")
-        if equals and value and len(name) <= 100:
-            named = name.lstrip(b"\"'") if words else name
-            if named in self._options or self.patterns.ends.match(named):
-                if words or not self.patterns.shell.fullmatch(before):
-                    return name + equals + REDACTED
-            elif program and named in _USER_AND.get(program, ()):
-                return name + equals + _without_password(value)
-        if words:
-            return part
-        for pattern, told in self.patterns.steps:
-            part = pattern.sub(told, part)
+        told = self._glued(part, program) or self._assigned(part, before, program, words=words)
+        if told is not None or words:
+            return told or part
+        for pattern, shown in self.patterns.steps:
+            part = pattern.sub(shown, part)
         if self.patterns.spaces.search(part):
             part = b"".join(self._list(self.patterns.spaces.split(part), words=True))
         return part
+
+    def _glued(self, part: bytes, program: bytes) -> bytes | None:
+        """An option of one letter with a secret right behind it, or None."""
+        option = part[:2]
+        if len(part) == 2 or part[:1] != b"-" or option == b"--":
+            return None
+        if option in _GLUED.get(program, ()) or option in self._options:
+            return option + REDACTED
+        if option in _USER_AND.get(program, ()) and b":" in part:
+            return option + _without_password(part[2:])
+        return None
+
+    def _assigned(self, part: bytes, before: bytes, program: bytes, *, words: bool) -> bytes | None:
+        """An argument that gives something its value, if that is a secret; None if not, or if it is a command line."""
+        name, equals, value = part.partition(b"=")
+        if not equals or not value or len(name) > 100:
+            return None
+        named = name.lstrip(b"\"'") if words else name
+        if named in self._options or self.patterns.ends.match(named):
+            return name + equals + REDACTED if words or not self.patterns.shell.fullmatch(before) else None
+        if named in _USER_AND.get(program, ()):
+            return name + equals + _without_password(value)
+        return None
 
 
 _WHOLE: Final = "whole"  # the argument is a secret
