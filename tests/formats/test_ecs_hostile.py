@@ -127,13 +127,15 @@ def test_what_was_cut_is_named(shape: str, unit: bytes) -> None:
 TEXTS = st.binary(max_size=40).map(lambda raw: raw.replace(b"\0", b""))
 
 
-@given(
+ANY = (
     st.sampled_from(SHAPES),
     st.fixed_dictionaries(dict.fromkeys(["comm", "exe", "cwd", "file", "interp", "cgroup", "parent", "above"], TEXTS)),
     st.lists(TEXTS, min_size=1, max_size=6),
 )
-def test_any_bytes_are_told_and_kept(shape: str, texts: dict[str, bytes], args: list[bytes]) -> None:
-    """Any bytes make a valid line; what is not UTF-8 is shown with escapes and kept as it was, in base64."""
+
+
+def short(shape: str, texts: dict[str, bytes], args: list[bytes]) -> Event:
+    """An event with these texts, so short that nothing is cut."""
     joined = b"\0".join(args)
     process = full_process()
     process.comm = texts["comm"] or b"x"
@@ -159,6 +161,17 @@ def test_any_bytes_are_told_and_kept(shape: str, texts: dict[str, bytes], args: 
         event = event._replace(answers=event.answers[:1])  # so short that nothing is cut
     if isinstance(event, ExecFailed):
         event = event._replace(requested=texts["file"] or b"x", args=joined + b"\0")
+    return event
+
+
+@given(*ANY)
+def test_any_bytes_are_told_and_kept(shape: str, texts: dict[str, bytes], args: list[bytes]) -> None:
+    """Any bytes make a valid line; what is not UTF-8 is shown with escapes and kept as it was, in base64."""
+    event = short(shape, texts, args)
+    assert not isinstance(event, Notice)
+    process = event.process
+    assert process is not None
+    joined = b"\0".join(args)
     document = shown(event)
     check(document)
     assert document["process"]["name"] == process.comm.decode(errors="backslashreplace")

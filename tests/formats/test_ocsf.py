@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
 
 from tests.formats import events
 from tests.formats.ecs_lines import bare_process, full_process, notices
 from tests.formats.events import NOW, OFFSET, SECOND, SESSION
 from tests.formats.ocsf_lines import OTHERWISE, assert_same, check, flat, forget, in_ecs, read, shown
 from tests.formats.test_ecs import corpus
-from tests.formats.test_ecs_hostile import HOSTILE, SHAPES, hostile
+from tests.formats.test_ecs_hostile import ANY, HOSTILE, SHAPES, hostile, short
 from tracer.formats.ocsf import Ocsf
 from tracer.formats.ocsf_socket import _KNOWN_MOST
 from tracer.model import Event, ExecFailed, Flag, Kind, Notice, ProcessEvent, Role
@@ -227,6 +228,15 @@ def test_longest_hostile_line_fits(shape: str, unit: bytes) -> None:
     if shape == "exec":
         line = image.args[:-1].decode(errors="backslashreplace").replace("\0", " ") == process["cmd_line"]
         assert line or "process.cmd_line" in cut
+
+
+@given(*ANY)
+def test_any_bytes_are_told_as_in_ecs(shape: str, texts: dict[str, bytes], args: list[bytes]) -> None:
+    """Any bytes make a valid line with what ECS tells of them, and the bytes of what is not UTF-8 beside them."""
+    event = short(shape, texts, args)
+    document = shown(event)
+    check(document)
+    assert_same(document, in_ecs(event))
 
 
 def test_what_the_kernel_cut_is_named() -> None:
