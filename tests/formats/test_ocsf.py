@@ -149,6 +149,10 @@ def test_traffic_since_the_last_event() -> None:
         (10, 10),
         (2, 12),
     ]
+    stream = [
+        events.socket(Kind.CLOSE, sent=3, received=4, flags=flags, opened=opened) for flags, opened in ((0, 1), (1, 0))
+    ]
+    assert traffic(form, *stream) == [(7, 7), (None, 7)]  # where no calls are counted, TCP's own
     # What was moved before the start is in no sum, and after the close nobody knows what was told last.
     assert traffic(form, moved(Kind.UPDATE, 5, 5, flags=1), moved(Kind.TAIL, 5, 6)) == [(None, 10), (None, 11)]
 

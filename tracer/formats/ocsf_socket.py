@@ -153,14 +153,13 @@ class OcsfSockets:
         elif kind is _CLOSE or kind is _SOCKET_FOUND:
             counted = f',"bytes_sent":{sent},"bytes_received":{received},"retransmits":{retransmits}{rtt}'
             told = _FOUND_OPEN
-            last = None
-            known_since = False
+            last = self._moved.last.pop(flow, None)
+            known_since = kind is _CLOSE and opened > self._moved.forgotten
             # What was moved before the trace was not counted.
             if moved_out < 0 or flags & _SNAPSHOT:
                 moved_out, moved_in = sent, received
-            elif kind is _CLOSE:
-                last = self._moved.last.pop(flow, None)
-                known_since = last is not None or opened > self._moved.forgotten
+                known_since = known_since and last is None and opened > 0 and not flags & _SNAPSHOT
+                last = None
             if kind is _CLOSE:
                 told = _BROKEN if error else _ENDED if marks & _APPROXIMATE else _CLOSED
             out, into = (moved_in, moved_out) if role == _ROLE_ACCEPT else (moved_out, moved_in)
