@@ -19,7 +19,7 @@ ARCH := $(or $(TRACER_ARCH),$(shell uname -m))
 BYTECODE := .venv/.bytecode
 OBJECTS := $(patsubst bpf/%.bpf.c,tracer/probes/objects/$(ARCH)/%.bpf.o,$(wildcard bpf/*.bpf.c))
 
-.PHONY: help setup setup-tests live bpf test lint matrix check-attribution check-backends check-bytes check-questions fuzz bench wheel deb check-deb clean
+.PHONY: help setup setup-tests live bpf test lint docs matrix check-attribution check-backends check-bytes check-questions fuzz bench wheel deb check-deb clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -57,6 +57,12 @@ lint: setup-tests ## ruff and mypy
 	$(VENV)/python -m ruff check .
 	$(VENV)/python -m ruff format --check .
 	$(VENV)/python -m mypy
+
+docs: setup-tests ## bring the tables, the schemas and the index template up to date that are made of the events
+	$(VENV)/python -m scripts.events_page
+	$(VENV)/python -m scripts.event_schema
+	$(VENV)/python -m scripts.index_template > docs/fleet/index-template.json.new
+	mv docs/fleet/index-template.json.new docs/fleet/index-template.json
 
 matrix: setup-tests ## boot other kernels and run the trap corpus in each: make matrix ARGS="--kernel 6.1"
 	@$(VENV)/python -m scripts.kernel_matrix $(ARGS)
