@@ -63,7 +63,7 @@ def test_every_line_comes_once(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_export_is_followed(tmp_path: Path, name: str) -> None:
-    """tracer export goes through 20 rotations and more while 1,009 processes run: all lines of all done files come once.
+    """tracer export goes through 20 rotations and more while 1,009 processes run: all their lines come once.
 
     Their numbers have no gap, and every process is among them.
     """
