@@ -123,7 +123,7 @@ def test_keeper_of_a_directory(tmp_path: Path) -> None:
         return done
 
     def ask() -> object:
-        confine(keeper_plan(log, config=settings / "tracer.toml"))
+        confine(keeper_plan(log, reads=[settings / "tracer.toml"]))
         return attempt()
 
     wanted = [f"log {each}" for each in ("read", "list", "cut", "make", "rename", "remove")]

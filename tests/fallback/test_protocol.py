@@ -35,7 +35,8 @@ QUESTIONS = st.one_of(
     questions(Asks.GLANCE, len(GLANCES), PIDS),
     questions(Asks.OUTPUT, 1, st.just(0), STARTS, st.integers(0, (1 << 64) - 1)),
     questions(Asks.ROTATE, 8, PIDS, STARTS, st.integers(0, 1 << 63)),
-    *(questions(what, 1, st.just(0), STARTS) for what in (Asks.LOOK, Asks.CONFIG)),
+    questions(Asks.LOOK, 1, st.just(0), STARTS),
+    questions(Asks.CONFIG, 2, st.just(0), STARTS),
     questions(Asks.ALIVE, 16, st.just(0), STARTS, st.integers(0, 1 << 63)),
     st.tuples(st.integers(0, 15), STARTS, st.integers(0, 1 << 63), st.binary(max_size=1024)).map(
         lambda fields: Question(Asks.LOST, fields[0], 0, *fields[1:3], text=fields[3])

@@ -724,6 +724,38 @@ def test_command_line_is_stronger(tmp_path: Path) -> None:
     last_ledger(stream(output))
 
 
+def test_rules_for_secrets_change(tmp_path: Path) -> None:
+    """SIGHUP reads the file of --redact again: what is run then is told by the new rules; bad ones change nothing."""
+    output, rules = tmp_path / "log", tmp_path / "rules"
+    rules.write_text("word corp-\n")
+    with agent(output, "--redact", str(rules), "--event", "exec") as exporter:
+
+        def shown(*arguments: str) -> list[str]:
+            with subprocess.Popen(["/bin/true", *arguments]) as child:
+                child.wait(60)
+            exporter.tells_of(child.pid)
+            (told,) = find(stream(output), "process-executed", pid=child.pid)
+            return [str(each) for each in told["process"]["args"][1:]]
+
+        if BACKENDS[0] == "core":
+            assert shown("corp-1", "acme-1") == ["[redacted]", "acme-1"]
+        rules.write_text("word acme-\n")
+        exporter.hang_up()
+        exporter.says(f"{rules}: the rules are taken")
+        if BACKENDS[0] == "core":
+            assert shown("corp-2", "acme-2") == ["corp-2", "[redacted]"]
+        rules.write_text("nonsense\n")
+        exporter.hang_up()
+        exporter.says(f"{rules}: line 1: give name NAME")
+        if BACKENDS[0] == "core":
+            assert shown("corp-3", "acme-3") == ["corp-3", "[redacted]"]
+        exporter.end()
+    events = stream(output)
+    said = [each["tracer"]["config"] for each in find(events, "tracer-config")]
+    assert said == [{"changed": ["redact"], "refused": []}]
+    last_ledger(events)
+
+
 def test_one_file(tmp_path: Path) -> None:
     """With the name of a file that is written, and it is rotated under that name."""
     path = tmp_path / "place" / "agent.jsonl"

@@ -7,7 +7,7 @@ import fcntl
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -64,14 +64,14 @@ class Keeping(Rotation):
         mode: Mode,
         tell: Callable[[str], None],
         limits: Limits,
-        config: Path | None = None,
+        reads: Sequence[Path | None] = (),
     ) -> None:
-        """``path`` is the file that is written; what is in ``config`` is read again after a SIGHUP."""
+        """``path`` is the file that is written; ``reads`` are read again after a SIGHUP, for configure()."""
         super().__init__(path, mode, tell)
         self._file = path
-        self._config = config
-        self.configure: Callable[[bytes, Stream], None] = lambda *_: None
-        """Takes what is in the file of settings after a SIGHUP."""
+        self._reads = reads
+        self.configure: Callable[[int, bytes, Stream], None] = lambda *_: None
+        """Takes what is in one of the files that are read again, by its place among them."""
         self.give_up: Callable[[str], None] = tell
         """Is told when there is nobody any more who could rotate."""
         self._packer = 0  # its pid
@@ -80,7 +80,8 @@ class Keeping(Rotation):
         self._first = 0  # the number of the first line of the file
         self._inode = 0
         self._opened = boottime()
-        self._wants_config = False
+        self._wants: list[int] = []  # of those that are read again
+        self._wanted = 0
         self._seen = boottime()  # when the file was where it should be
         self._moved = 0
         self._gone = False
@@ -139,7 +140,7 @@ class Keeping(Rotation):
 
     def _begin(self, packer: Packer, fd: int) -> dict[str, Any]:
         """In the opener: be confined, and tell of that and of the packer."""
-        told = confine_opener(self._mode, keeper_plan(self._file.parent, fd, self._config))
+        told = confine_opener(self._mode, keeper_plan(self._file.parent, fd, filter(None, self._reads)))
         beside = packer.confined()
         problems = [*told.get("problems", []), *beside.get("problems", ["the packer has ended"] * (not beside))]
         return {**told, "problems": list(dict.fromkeys(problems))}
@@ -157,10 +158,11 @@ class Keeping(Rotation):
         def look(_: Question) -> Opened:
             return Opened(None, 0, bytes([place.look(), packer.failed()]))
 
-        def config(_: Question) -> Opened:
-            if self._config is None:
+        def config(asked: Question) -> Opened:
+            path = self._reads[asked.name] if asked.name < len(self._reads) else None
+            if path is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            with self._config.open("rb", 0) as file:
+            with path.open("rb", 0) as file:
                 data = file.read(_CONFIG_MOST + 1)
             if len(data) > _CONFIG_MOST:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
@@ -234,7 +236,7 @@ class Keeping(Rotation):
                 if what is Asks.ROTATE:
                     self._asked(0, self._first)
                 else:
-                    opener.ask(what)
+                    opener.ask(what, name=self._wanted if what is Asks.CONFIG else 0)
                 within_s = _AT_THE_END_S if last else 0.0 if what is Asks.LOOK else _AT_ONCE_S
                 self._hear(stream, opener, within_s)
                 if what is Asks.LOOK and not self._gone:
@@ -247,10 +249,10 @@ class Keeping(Rotation):
         now = boottime()
         if self._hung_up:
             self._hung_up = False
-            self._wants_config = self._config is not None
+            self._wants = [place for place, path in enumerate(self._reads) if path is not None]
             return Asks.OUTPUT
-        if self._wants_config and not last:
-            self._wants_config = False
+        if self._wants and not last:
+            self._wanted = self._wants.pop(0)
             return Asks.CONFIG
         if now >= self._try_after and (asked := self._turns(stream, now)) is not None:
             return asked
@@ -280,7 +282,7 @@ class Keeping(Rotation):
         if what is Asks.LOOK:
             self._looked(Look(opened.data[0]), opened.data[1])
         elif what is Asks.CONFIG:
-            self.configure(opened.data, stream)
+            self.configure(self._wanted, opened.data, stream)
         elif opened.fd is not None:
             self._goes_on(stream, opened.fd, opened.inode)
 
@@ -322,7 +324,7 @@ class Keeping(Rotation):
         new = (what, self._gone, failed.errno) not in self._told
         self._told.add((what, self._gone, failed.errno))
         if what is Asks.CONFIG:
-            self._tell(f"can't read {self._config}: {reason(failed)}; nothing is changed")
+            self._tell(f"can't read {self._reads[self._wanted]}: {reason(failed)}; nothing is changed")
             return
         if self._gone and not self._put_off and self._output is not None:
             self._put_off = True

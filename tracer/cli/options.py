@@ -125,9 +125,11 @@ def _read(option: str, path: Path, most: int) -> bytes:
 def privacy(redact: Path | None, *, truncate: bool, key: Path | None) -> Privacy:
     """What is taken out of events: ``redact`` is a file of more rules, or ``none``. Raises CommandError."""
     redactor: Redactor | None = None
+    rules: Path | None = None
     if redact is None:
         redactor = Redactor()
     elif str(redact) != "none":
+        rules = redact.absolute()
         text = _read("--redact", redact, _RULES_MOST).decode("utf-8", "backslashreplace")
         try:
             redactor = Redactor(read_rules(text.splitlines()))
@@ -139,7 +141,7 @@ def privacy(redact: Path | None, *, truncate: bool, key: Path | None) -> Privacy
         if len(secret) < KEY_LEAST:
             right = f"a key has {KEY_LEAST} bytes or more: make one with head -c 32 /dev/urandom"
             raise _bad("--hash-users", str(key), right)
-    found = Privacy(redactor, truncate, secret)
+    found = Privacy(redactor, truncate, secret, rules)
     found.load()
     return found
 

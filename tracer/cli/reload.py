@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any, Final
 
-from tracer.cli import export, options
+from tracer.cli import limits, options
 from tracer.cli.config import Config, Values
 from tracer.cli.errors import CommandError
 from tracer.cli.keeping import Keeping
 from tracer.cli.kept import Kept
 from tracer.cli.stream import Stream
 from tracer.cli.tell import tell
+from tracer.formats.redact import Redactor, RuleError, read_rules
 from tracer.pipeline.view import Filters
 
-__all__ = ["CHANGEABLE", "Reload"]
+__all__ = ["CHANGEABLE", "Reload", "follow"]
 
 _FILES: Final = ("rotate_size", "rotate_age", "keep", "compress", "fsync")
 _FILTERS: Final = ("event", "comm", "exe", "uid", "port", "cidr", "netns")
@@ -97,9 +99,9 @@ class Reload:
     def _keep(self, key: str, values: Values, keeping: Keeping, kept: Kept) -> None:
         typed = {each: self._value(each, values if each == key else self._values) for each in _FILES}
         if key == "fsync":
-            kept.fsync = export.fsync(typed[key])
+            kept.fsync = limits.fsync(typed[key])
         else:
-            keeping.limits = export.limits(typed)
+            keeping.limits = limits.limits(typed)
 
     def _filtered(self, key: str, values: Values, filters: Filters) -> Filters:
         """The filters with this one changed. Raises _RefusedError or CommandError."""
@@ -109,6 +111,19 @@ class Reload:
         if not _is_less(key, wanted, getattr(self._start, field)):
             raise _RefusedError("the kernel leaves out more since the start, and that takes a restart")
         return replace(filters, **{field: wanted})
+
+
+def follow(redactor: Redactor, path: Path, data: bytes, stream: Stream) -> None:
+    """Take out secrets by the rules that are in a file now. What is wrong is told, and nothing is changed then."""
+    try:
+        rules = read_rules(data.decode("utf-8", "backslashreplace").splitlines())
+    except RuleError as wrong:
+        tell(f"{path}: {wrong}; nothing is changed")
+        return
+    if rules != redactor.rules:
+        redactor.follow(rules)
+        tell(f"{path}: the rules are taken")
+        stream.tell("tracer-config", {"config": {"changed": ["redact"], "refused": []}})
 
 
 class _RefusedError(Exception):

@@ -6,6 +6,7 @@ can rename and remove what is in there, too.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -33,9 +34,9 @@ def opener_plan(directory: Path, fd: int | None) -> Plan:
     return Plan(None, _OVERRIDE & capabilities.read().permitted, calls, writable=(directory,))
 
 
-def keeper_plan(directory: Path, fd: int | None = None, config: Path | None = None) -> Plan:
-    """What is left to a process that keeps ``directory``, and may read what is beside ``config``; ``fd`` as above."""
+def keeper_plan(directory: Path, fd: int | None = None, reads: Iterable[Path] = ()) -> Plan:
+    """What is left to a process that keeps ``directory``, and may read what lies beside ``reads``; ``fd`` as above."""
     plan = opener_plan(directory, fd)
     calls = rules("renameat renameat2 unlink unlinkat getdents64 ftruncate readlink readlinkat rename")
-    readable = () if config is None else (config.parent,)
+    readable = tuple(path.parent for path in reads)
     return plan._replace(calls=(*plan.calls, *calls), readable=readable, writable=(), kept=(directory,))

@@ -221,7 +221,7 @@ def _close_all_but(kept: set[int]) -> None:
 
 
 def _answer(end: socket.socket, question: Question, answers: Answers) -> None:
-    if question.what not in answers or (question.name and question.what is not Asks.ROTATE):
+    if question.what not in answers:
         raise ProtocolError(f"{question.what.name} is not for an opener")
     number, opened = 0, Opened(None)
     try:

@@ -62,7 +62,7 @@ class Asks(enum.IntEnum):
     )
     # line (most), of such files so many stay (pid; 0: all); of the name see PACKS, IDLE and STAYS
     LOOK = 14  # to the opener: whether the output is still where it was; answered with time, inode and one byte
-    CONFIG = 15  # to the opener: answered with time, 0 and what is in the file of settings
+    CONFIG = 15  # to the opener: answered with time, 0 and what is in the file of settings (name 0), or of rules (1)
 
 
 PACKS, IDLE, STAYS = 1, 2, 4
@@ -122,6 +122,7 @@ _NAMES: Final = {
     Asks.LINK: len(LINKS),
     Asks.GLANCE: len(GLANCES),
     Asks.ROTATE: 8,
+    Asks.CONFIG: 2,
 } | dict.fromkeys((Asks.ALIVE, Asks.LOST), _FEW)
 _MOST: Final = {
     Asks.READ: READ_MOST,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.formats.redact import Redactor
@@ -16,11 +17,15 @@ KEY_LEAST: Final = 16  # bytes of a key that is worth one
 
 
 class Privacy(NamedTuple):
-    """What was asked for. Secrets are taken out unless ``redactor`` is None; ``key`` is that of users' pseudonyms."""
+    """What was asked for. Secrets are taken out unless ``redactor`` is None; ``key`` is that of users' pseudonyms.
+
+    ``rules`` is the file that rules of somebody's own are from.
+    """
 
     redactor: Redactor | None = None
     truncate: bool = False
     key: bytes = b""
+    rules: Path | None = None
 
     def session(self, session: Session) -> Session:
         """The session without the names of users and groups, if there are to be none."""

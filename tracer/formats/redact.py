@@ -184,16 +184,21 @@ class Redactor:
 
     def __init__(self, rules: Rules = NOTHING) -> None:
         """With these rules beside those that are built in."""
-        self._rules = rules
+        self.follow(rules)
+
+    def follow(self, rules: Rules) -> None:
+        """From now on with these rules beside those that are built in."""
+        self.rules = rules
         self._options = rules.options
         own = [*rules.names, *rules.words, *rules.options]
         self._own = [each.decode().lower() for each in own]
         self._kept: dict[bytes, bytes] = {}
+        self.__dict__.pop("patterns", None)
 
     @cached_property
     def patterns(self) -> Patterns:
         """Compiled when the first argument may have a secret, which takes milliseconds."""
-        return Patterns(self._rules)
+        return Patterns(self.rules)
 
     def args(self, raw: bytes) -> bytes:
         """NUL-separated arguments without what is secret; the same object if that is nothing."""
