@@ -18,9 +18,10 @@ RANKS = {
     "fallback": 4,  # tells what the probes would, in their records
     "pipeline": 5,
     "formats": 6,
-    "sinks": 7,
-    "cli": 8,
-    "__main__": 9,
+    "integrity": 7,  # reads what formats have written
+    "sinks": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 
 
