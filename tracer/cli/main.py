@@ -335,6 +335,38 @@ def status(
 
 
 @app.command()
+def verify(
+    files: Annotated[
+        list[Path], typer.Argument(help="files of a stream, or directories of tracer export", metavar="FILE…")
+    ],
+    key: Annotated[
+        list[Path] | None, typer.Option(help="the public key that must have certified it (repeatable)", metavar="FILE")
+    ] = None,
+    expect_head: Annotated[
+        Path | None, typer.Option(help="what --write-head wrote: all up to there must be here", metavar="FILE")
+    ] = None,
+    write_head: Annotated[
+        Path | None, typer.Option(help="keep how far the stream goes, if all is right", metavar="FILE")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="the report as one JSON object")] = False,
+) -> None:
+    """Prove that nothing of a stream is missing and nothing was changed, or name the first bad place."""
+    from tracer.cli import verify as command
+
+    raise typer.Exit(command.verify(files, keys=key or [], expect_head=expect_head, write_head=write_head, json=json))
+
+
+@app.command()
+def keygen(
+    file: Annotated[Path, typer.Argument(help="for the private key; the public one goes to FILE.pub", metavar="FILE")],
+) -> None:
+    """Make the long-term key that tracer export --sign takes."""
+    from tracer.cli import verify as command
+
+    raise typer.Exit(command.keygen(file))
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     if sys.stdout is None:

@@ -18,11 +18,25 @@ if TYPE_CHECKING:
 
     _Key = tuple[Ed25519PrivateKey, list[str]]
 
-__all__ = ["BEGIN", "END", "PROOF_DIGITS", "Chain", "ChainError", "Tail", "key_context", "sealed_message"]
+__all__ = [
+    "BEGIN",
+    "END",
+    "MARK_DIGITS",
+    "PROOF_DIGITS",
+    "VERSION",
+    "Chain",
+    "ChainError",
+    "Tail",
+    "key_context",
+    "sealed_message",
+]
 
 BEGIN: Final = "tracer-segment"
 END: Final = "tracer-segment-end"
 VERSION: Final = 1
+MARK_DIGITS: Final = 16  # hexadecimal, of SHA-256
+_STEP: Final = 1 << 16  # bytes from mark to mark at first
+_MARKS_MOST: Final = 64
 PROOF_DIGITS: Final = {"signature": 128, "checksum": 64}  # hexadecimal: of Ed25519, and of SHA-256
 
 
@@ -100,6 +114,8 @@ class Chain:
         self._hash = hashlib.sha256()
         self._lines = self._size = 0
         self._digest = ""
+        self._marks: list[tuple[int, str]] = []
+        self._step = _STEP
 
     @property
     def number(self) -> int:
@@ -133,6 +149,15 @@ class Chain:
         self._hash.update(data)
         self._size += len(data)
         self._lines += data.count(b"\n")
+        if self._size >= (self._marks[-1][0] if self._marks else 0) + self._step and data.endswith(b"\n"):
+            self._mark()
+
+    def _mark(self) -> None:
+        """Keep the digest of all so far: it will tell in what part of the segment something was changed."""
+        self._marks.append((self._size, self._hash.hexdigest()[:MARK_DIGITS]))
+        if len(self._marks) == _MARKS_MOST:
+            self._marks = self._marks[1::2]
+            self._step *= 2
 
     def last(self, *, final: bool = False) -> dict[str, Any]:
         """The body of the notice ``tracer-segment-end``, of which the proof is yet to come.
@@ -149,6 +174,7 @@ class Chain:
             "lines": self._lines,
             "bytes": self._size,
             "digest": self._digest,
+            "marks": {str(size): digest for size, digest in self._marks},
             "final": final,
         }
         self._ending = "checksum" if self._own is None else "signature"

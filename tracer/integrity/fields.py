@@ -14,12 +14,11 @@ class NoEventError(Exception):
 
 
 class Facts(NamedTuple):
-    """Of a line: its number, the session it is of, its action and kind as ECS has them, when, and what is ours."""
+    """Of a line: its number, the session it is of, what happened (event.action of ECS), when, and what is ours."""
 
     sequence: int
     session: str
     action: str
-    kind: str
     time: str
     own: dict[str, Any]
 
@@ -29,19 +28,32 @@ def facts(line: bytes) -> Facts:
     try:
         found: Any = orjson.loads(line)
     except orjson.JSONDecodeError as odd:
-        raise NoEventError(f"this is no JSON ({odd})") from odd
+        raise NoEventError(f"this is no JSON: {odd}") from odd
     try:
-        event = found["event"]
-        told = Facts(
-            event["sequence"],
-            found["agent"]["ephemeral_id"],
-            event["action"],
-            event["kind"],
-            found["@timestamp"],
-            found["tracer"],
-        )
-    except (KeyError, TypeError) as missing:
-        raise NoEventError("this is no event of tracer") from missing
-    if type(told.sequence) is not int or not all(type(text) is str for text in told[1:5]) or type(told.own) is not dict:
-        raise NoEventError("this is no event of tracer")
+        told = _ocsf(found) if "metadata" in found else _ecs(found)
+    except (KeyError, TypeError, IndexError) as missing:
+        raise NoEventError("this is JSON, but no event of tracer") from missing
+    sequence, session, action, time, own = told
+    if (
+        type(sequence) is not int
+        or type(session) is not str
+        or type(action) is not str
+        or type(time) is not str
+        or type(own) is not dict
+    ):
+        raise NoEventError("this is JSON, but no event of tracer")
     return told
+
+
+def _ecs(found: Any) -> Facts:
+    event = found["event"]
+    return Facts(
+        event["sequence"], found["agent"]["ephemeral_id"], event["action"], found["@timestamp"], found["tracer"]
+    )
+
+
+def _ocsf(found: Any) -> Facts:
+    about, agent = found["metadata"], found["device"]["agent_list"][0]
+    return Facts(
+        about["sequence"], agent["uid_alt"], about["event_code"], found["time_dt"], found["unmapped"]["tracer"]
+    )

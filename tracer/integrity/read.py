@@ -15,7 +15,7 @@ from tracer.formats.shorten import LINE_MOST
 __all__ = ["Lines", "UnreadableError"]
 
 _PIECE: Final = 1 << 18  # bytes read or unpacked at once
-_ZSTD_PIECE: Final = 1 << 10  # bytes given to zstd at once: a block that says "128 KiB of this byte" takes four of them
+_ZSTD_PIECE: Final = 1 << 8  # bytes given to zstd at once: a block that says "128 KiB of this byte" takes four of them
 _ZSTD_WINDOW_MOST: Final = 1 << 27  # bytes, as `zstd` without --long takes
 _GZIP: Final = b"\x1f\x8b"  # RFC 1952, 2.3.1
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1

@@ -1,0 +1,1 @@
+"""Tests of the chain and of what verifies it."""
