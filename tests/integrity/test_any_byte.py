@@ -36,7 +36,7 @@ def test_as_it_was_written_it_is_right() -> None:
     assert is_right(list(signed()[0]))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_any_changed_byte_is_found(data: st.DataObject) -> None:
     """Any byte of any file, to any other value."""
@@ -58,7 +58,7 @@ def test_every_byte_of_the_last_record_is_under_the_seal() -> None:
         assert not is_right(changed), at
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_anything_cut_out_or_put_in_is_found(data: st.DataObject) -> None:
     """A piece of any length out of a file, or any bytes into it, but for whole lines at its very end."""

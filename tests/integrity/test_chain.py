@@ -35,6 +35,7 @@ def segment(chain: Chain, *, final: bool = False) -> tuple[bytes, dict[str, Any]
     chain.feed(begin)
     chain.feed(LINES)
     end = chain.seal(line_of(chain.last(final=final)))
+    chain.feed(end)
     told = [json.loads(line)["tracer"]["segment"] for line in (begin, end)]
     return begin + LINES + end, told[0], told[1]
 
@@ -143,7 +144,8 @@ def test_the_order_of_calls_is_kept() -> None:
     for line in (b"{}\n", line_of(body)[:-1], line_of(body) * 2):
         with pytest.raises(ChainError, match="no line of the record"):
             chain.seal(line)
-    chain.seal(line_of(body))
+    chain.feed(chain.seal(line_of(body)))
+    chain.first()
     assert chain.number == 1
 
 

@@ -18,6 +18,7 @@ from tracer.integrity.chain import Chain
 from tracer.integrity.verify import Report, Verifier
 
 MEMORY_MOST = 16 << 20
+ODD: tuple[object, ...] = (None, -1, 1.5, "x", [], {}, True, "9" * 5000, 10**15)
 
 
 def verified(*paths: Path) -> Report:
@@ -66,16 +67,16 @@ def test_a_bomb_of_zstd_windows_is_refused(tmp_path: Path) -> None:
     [
         (b"\0" * 100_000, "a line of 32,000 bytes or more"),
         (b'{"a":"' + b"x" * 40_000 + b'"}\n', "a line of 32,000 bytes or more"),
-        (b"[" * 31_000 + b"\n", "no JSON"),
-        (b'{"a":' * 5_000 + b"1" + b"}" * 5_000 + b"\n", "no JSON"),
-        (b"\xff\xfe\n", "no JSON"),
-        (b"\n", "no JSON"),
-        (b"\r\n", "no JSON"),
-        (b"hello\n", "no JSON"),
-        (b"1\n", "no event of tracer"),
-        (b"null\n", "no event of tracer"),
-        (b"[]\n", "no event of tracer"),
-        (b'"metadata"\n', "no event of tracer"),
+        (b"[" * 31_000 + b"\n", "no JSON object"),
+        (b'{"a":' * 5_000 + b"1" + b"}" * 5_000 + b"\n", "no JSON: "),
+        (b'{"a":[1}\n', "no JSON: "),
+        (b'{"a":"\xff"}\n', "no JSON: "),
+        (b'{"a":NaN}\n', "no JSON: "),
+        *(
+            (line + b"\n", "no JSON object")
+            for line in (b"\xff\xfe", b"", b"\r", b"hello", b"1", b"null", b"[]", b" {}")
+        ),
+        (b"{} \n", "no JSON object"),
         (b"{}\n", "no event of tracer"),
         (b'{"metadata":[],"device":7}\n', "no event of tracer"),
         (b'{"event":{"sequence":"1"}}\n', "no event of tracer"),
@@ -118,7 +119,7 @@ def test_odd_records_of_segments_are_bad_places(tmp_path: Path) -> None:
     for place in (0, -1):
         whole = orjson.loads(lines[place])
         for member in whole["tracer"]["segment"]:
-            for odd in (None, -1, 1.5, "x", [], {}, True, "9" * 5000, 10**15):
+            for odd in ODD:
                 changed = orjson.loads(lines[place])
                 changed["tracer"]["segment"][member] = odd
                 if changed == whole:
@@ -128,10 +129,10 @@ def test_odd_records_of_segments_are_bad_places(tmp_path: Path) -> None:
                 assert not verified(files[0]).right, (member, odd)
 
 
-ODD: list[object] = [None, 1, "x", [], {}, {"exec": 1}, {"exec": {"attempts": []}}, {"exec": None}]
+LEDGERS: list[object] = [None, 1, "x", [], {}, {"exec": 1}, {"exec": {"attempts": []}}, {"exec": None}]
 
 
-@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("odd", LEDGERS)
 def test_odd_ledgers_are_bad_places(tmp_path: Path, odd: object) -> None:
     """A ledger without rows as they must be is no ledger; one without any rows tells of no line."""
     writer = Writer(tmp_path, None)

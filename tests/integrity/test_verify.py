@@ -346,6 +346,44 @@ def test_a_killed_session_may_end_between_two_segments(out: Path, key: Path) -> 
     assert verified(files, keys=[public(key)]).right
 
 
+def test_a_file_may_hold_several_segments(out: Path, key: Path) -> None:
+    """Where it was reopened in place, also by the next session; what is done to it is found as between files."""
+    chain = Chain(key=key)
+    writer = Writer(out, chain)
+    for number in range(3):
+        writer.begin(in_place=number > 0)
+        for _ in range(10):
+            writer.events(30)
+        if number < 2:
+            writer.end()
+    (file,) = writer.files
+    tail = tail_of(file)
+    assert tail is not None
+    assert (tail.number, tail.ended) == (2, False)
+    other = Writer(out, Chain(tail, key), sequence=tail.sequence + 1, name="next")
+    other.files = [file]
+    other.begin(in_place=True)
+    other.events(10)
+    other.account(final=True)
+    other.end(final=True)
+    report = verified([file], keys=[public(key)])
+    assert report.right, report.what
+    assert (report.segments, report.unsealed, report.sealed) == ([0, 3], [2], 3)
+    assert report.size == file.stat().st_size
+    assert verified([file], expect=report.head).tail
+    lines = lines_of(file)
+    begins = [number for number, line in enumerate(lines) if b'"tracer-segment"' in line]
+    for place in (begins[1] + 5, begins[2] + 5, begins[3] + 5):
+        write(file, [*lines[:place], lines[place].replace(b"x86_64", b"x86_65"), *lines[place + 1 :]])
+        assert bad([file])[3]
+    place = begins[1] + 250
+    write(file, [*lines[:place], lines[place].replace(b"x86_64", b"x86_65"), *lines[place + 1 :]])
+    assert begins[1] < bad([file])[1] <= place + 1
+    for first, last in ((begins[1], begins[2]), (begins[1] - 1, begins[1]), (begins[3] - 1, begins[3])):
+        write(file, [*lines[:first], *lines[last:]])
+        assert bad([file])
+
+
 def test_losses_that_are_told_are_no_damage(out: Path) -> None:
     """The numbers may have gaps of so many lines as loss records say; the report sums up."""
     writer = Writer(out, Chain())

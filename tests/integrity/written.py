@@ -57,9 +57,10 @@ class Writer:
         if self.chain is not None:
             self.chain.feed(data)
 
-    def begin(self) -> None:
-        """A file begins."""
-        self.files.append(self.directory / f"events-{self.sequence:020}.jsonl")
+    def begin(self, *, in_place: bool = False) -> None:
+        """A file begins, or a segment in the one there is."""
+        if not in_place:
+            self.files.append(self.directory / f"events-{self.sequence:020}.jsonl")
         if self.chain is not None:
             self.put(self.notice(BEGIN, self.chain.first()))
         else:
@@ -72,9 +73,7 @@ class Writer:
     def end(self, *, final: bool = False) -> None:
         """A file ends."""
         if self.chain is not None:
-            line = self.chain.seal(self.notice(END, self.chain.last(final=final)))
-            with self.files[-1].open("ab") as file:
-                file.write(line)
+            self.put(self.chain.seal(self.notice(END, self.chain.last(final=final))))
 
     def events(self, count: int) -> None:
         """So many events, of all kinds in turn."""

@@ -119,6 +119,9 @@ class Account:
             self.gaps += 1
         elif not action.startswith("tracer-"):
             self._session.unknown = True
+        elif "gap" in own:
+            gap = own["gap"]
+            self.gaps += not (isinstance(gap, dict) and gap.get("exact") is True)
 
     def end(self) -> None:
         """There are no more lines. Raises BadPlaceError."""

@@ -1,7 +1,8 @@
 """Chain the files of a stream: each begins with the digest of the one before, and ends with its own, signed or not.
 
-A file of a chained stream is a segment. Its first record is a notice ``tracer-segment``, its last one, which it gets
-when it is complete, a notice ``tracer-segment-end``. Both have what is told here under ``tracer.segment``.
+A file of a chained stream is a segment, or several where it was reopened in place. The first record of a segment is a
+notice ``tracer-segment``, its last one, which it gets when it is complete, a notice ``tracer-segment-end``. Both have
+what is told here under ``tracer.segment``.
 """
 
 from __future__ import annotations
@@ -74,9 +75,9 @@ def sealed_message(chain: str, number: int, digest: str, line: bytes) -> bytes:
 class Chain:
     """Makes the records that tie segments together; it knows nothing of files.
 
-    Of each segment, in this order: first(), feed() for every byte that was written, the first record's line included;
-    last(), whose line goes through seal() before it is written. What seal() returns counts as written. Of a segment
-    that was not ended, as its process was killed, the next session's Tail tells. Only one process may have it.
+    Of each segment, in this order: first(), and last(), whose line goes through seal() before it is written. feed()
+    gets every byte once it is written, those of the first and the last line too. Of a segment that was not ended, as
+    its process was killed, the next session's Tail tells. Only one process may have it.
     """
 
     def __init__(self, after: Tail | None = None, key: Path | None = None) -> None:
@@ -114,12 +115,13 @@ class Chain:
         self._hash = hashlib.sha256()
         self._lines = self._size = 0
         self._digest = ""
+        self._sealed = False
         self._marks: list[tuple[int, str]] = []
         self._step = _STEP
 
     @property
     def number(self) -> int:
-        """The number of this segment, or of the next where none is open."""
+        """The number of the segment that was begun last."""
         return self._number
 
     @property
@@ -133,6 +135,8 @@ class Chain:
             raise ChainError(f"segment {self._number} is not ended")
         if self._session and self._own is None:
             raise ChainError("the session that signs has ended")
+        if self._sealed:
+            self._follow()
         self._open = True
         told: dict[str, Any] = {"version": VERSION, "chain": self.id, "number": self._number}
         if self._before is not None:
@@ -143,6 +147,12 @@ class Chain:
             key, path = self._own
             told["signing"] = {"public": public_bytes(key).hex(), "session": self._session, "path": path}
         return {"segment": told}
+
+    def _follow(self) -> None:
+        """What was fed since the last segment was begun is the one before."""
+        self._before = {"number": self._number, "digest": self._hash.hexdigest(), "bytes": self._size, "ended": True}
+        self._number += 1
+        self._begin()
 
     def feed(self, data: bytes) -> None:
         """These bytes were written to the segment."""
@@ -193,31 +203,18 @@ class Chain:
         """
         if not self._ending:
             raise ChainError("no segment is being ended")
-        blank = f'"{self._ending}":"{"0" * PROOF_DIGITS[self._ending]}"'.encode()
+        name = self._ending
+        blank = f'"{name}":"{"0" * PROOF_DIGITS[name]}"'.encode()
         if line.count(blank) != 1 or line.count(b"\n") != 1 or not line.endswith(b"\n"):
             raise ChainError(f"this is no line of the record that ends segment {self._number}")
         message = sealed_message(self.id, self._number, self._digest, line)
         proof = hashlib.sha256(message).hexdigest() if self._own is None else self._own[0].sign(message).hex()
         self._own, self._next = self._next, None
-        done = line.replace(blank, f'"{self._ending}":"{proof}"'.encode())
-        self.feed(done)
-        self._before = {
-            "number": self._number,
-            "digest": self._hash.hexdigest(),
-            "bytes": self._size,
-            "ended": True,
-        }
-        self._number += 1
         self._open, self._ending = False, ""
-        self._begin()
-        return done
+        self._sealed = True
+        return line.replace(blank, f'"{name}":"{proof}"'.encode())
 
 
 def _told(tail: Tail) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "number": tail.number,
-        "digest": tail.digest,
-        "bytes": tail.size,
-        "ended": tail.ended,
-    }
+    told: dict[str, Any] = {"number": tail.number, "digest": tail.digest, "bytes": tail.size, "ended": tail.ended}
     return told | ({"torn": tail.torn} if tail.torn else {})

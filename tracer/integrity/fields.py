@@ -25,6 +25,8 @@ class Facts(NamedTuple):
 
 def facts(line: bytes) -> Facts:
     """Read a line. Raises NoEventError."""
+    if not line.startswith(b"{") or not line.endswith(b"}"):
+        raise NoEventError("this line is no JSON object")
     try:
         found: Any = orjson.loads(line)
     except orjson.JSONDecodeError as odd:
@@ -32,7 +34,7 @@ def facts(line: bytes) -> Facts:
     try:
         told = _ocsf(found) if "metadata" in found else _ecs(found)
     except (KeyError, TypeError, IndexError) as missing:
-        raise NoEventError("this is JSON, but no event of tracer") from missing
+        raise NoEventError("this is a JSON object, but no event of tracer") from missing
     sequence, session, action, time, own = told
     if (
         type(sequence) is not int
@@ -41,7 +43,7 @@ def facts(line: bytes) -> Facts:
         or type(time) is not str
         or type(own) is not dict
     ):
-        raise NoEventError("this is JSON, but no event of tracer")
+        raise NoEventError("this is a JSON object, but no event of tracer")
     return told
 
 

@@ -89,8 +89,11 @@ class Links:
                 )
             self.keys.append(key)
 
-    def end(self, told: Facts, line: bytes, begin: Begin, digest: str, place: Place) -> End:
-        """The last record, a line without its newline; ``digest`` is that of all before it. Raises BadPlaceError."""
+    def end(self, told: Facts, line: bytes, begin: Begin, digest: str, place: Place, first: Place) -> End:
+        """The last record, a line without its newline. Raises BadPlaceError.
+
+        ``digest`` is that of all before it in its segment, which begins at ``first``.
+        """
         if told.action != END:
             raise BadPlaceError(place, f"a record of a segment in the midst of one, and that is no {END}")
         try:
@@ -100,8 +103,8 @@ class Links:
         if (end.chain, end.number) != (begin.chain, begin.number):
             raise BadPlaceError(place, f"the last record is of segment {end.number}, the first one of {begin.number}")
         if digest != end.digest:
-            raise _located(Path(place.file), end, place)
-        if (end.lines, end.size) != (place.line - 1, place.byte):
+            raise _located(end, first, place)
+        if (end.lines, end.size) != (place.line - first.line, place.byte - first.byte):
             raise BadPlaceError(place, f"the last record tells of {end.lines:,} lines and {end.size:,} bytes before it")
         signing = begin.signing
         if (end.proof[0] == "signature") != (signing is not None):
@@ -121,27 +124,28 @@ class Links:
         self.before, self.ending, self.signing, self.place = found, end, begin.signing, place
 
 
-def _located(path: Path, end: End, place: Place) -> BadPlaceError:
+def _located(end: End, first: Place, place: Place) -> BadPlaceError:
     """Which lines of a segment are not as they were: between the last digest that holds and the first that doesn't."""
     digest = hashlib.sha256()
     marks = iter(end.marks)
     at, expected = next(marks, (-1, ""))
-    first = Place(place.file, 1, 0)
-    last = place.line - 1
-    lines = Lines(path)
+    base, bad, last = first.byte, first, place.line - 1
+    lines = Lines(Path(place.file))
     try:
         for number, line in enumerate(lines, 1):
+            if number < first.line:
+                continue
             digest.update(line + b"\n")
-            size = lines.offset + len(line) + 1
+            size = lines.offset + len(line) + 1 - base
             if at < 0 or size < at or number >= place.line:
                 continue
             if size > at or digest.hexdigest()[:MARK_DIGITS] != expected:
                 last = number
                 break
-            first = Place(place.file, number + 1, size)
+            bad = Place(place.file, number + 1, base + size)
             at, expected = next(marks, (-1, ""))
     finally:
         lines.close()
     return BadPlaceError(
-        first, f"something was changed, removed or added in lines {first.line:,} to {last:,}: the digest does not match"
+        bad, f"something was changed, removed or added in lines {bad.line:,} to {last:,}: the digest does not match"
     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Final
 
 from tracer.integrity.chain import BEGIN, END, Tail
 from tracer.integrity.fields import NoEventError, facts
 from tracer.integrity.read import Lines, UnreadableError
 
 __all__ = ["tail_of"]
+
+_BEGINS: Final = f'"{BEGIN}"'.encode()
 
 
 def tail_of(path: Path) -> Tail | None:
@@ -27,24 +30,34 @@ def tail_of(path: Path) -> Tail | None:
 
 def _tail(lines: Lines) -> Tail | None:
     digest = hashlib.sha256()
-    chain, number, newest = "", 0, b""
+    begun: tuple[str, int] | None = None
+    base, newest = 0, b""
     for line in lines:
-        if not newest:
-            try:
-                segment = facts(line).own["segment"]
-                chain, number = segment["chain"], segment["number"]
-            except (NoEventError, KeyError, TypeError):
-                return None
-            if type(chain) is not str or type(number) is not int or facts(line).action != BEGIN:
-                return None
+        # Every line is looked at for the word alone: to read them all would take much longer.
+        if (begun is None or _BEGINS in line) and (found := _begun(line)) is not None:
+            begun, base, digest = found, lines.offset, hashlib.sha256()
+        if begun is None:
+            return None
         digest.update(line + b"\n")
         newest = line
-    if not newest:
+    if begun is None:
         return None
     digest.update(lines.torn)
     try:
         last = facts(newest)
     except NoEventError as odd:
         raise UnreadableError(f"its last line can't be read: {odd}") from odd
-    size = lines.offset + len(lines.torn)
-    return Tail(chain, number, digest.hexdigest(), size, last.action == END, len(lines.torn), last.sequence)
+    size = lines.offset - base + len(lines.torn)
+    return Tail(*begun, digest.hexdigest(), size, last.action == END, len(lines.torn), last.sequence)
+
+
+def _begun(line: bytes) -> tuple[str, int] | None:
+    """The chain and the number of the segment that this line begins."""
+    try:
+        told = facts(line)
+        chain, number = told.own["segment"]["chain"], told.own["segment"]["number"]
+    except (NoEventError, KeyError, TypeError):
+        return None
+    if told.action != BEGIN or type(chain) is not str or type(number) is not int:
+        return None
+    return chain, number

@@ -19,7 +19,7 @@ from tracer.integrity.seals import Begin, End, Previous
 
 __all__ = ["Report", "Verifier", "as_json"]
 
-_SEGMENT_ACTIONS: Final = frozenset({BEGIN, END})
+_RECORDS: Final = frozenset({BEGIN, END})
 _TELL_EVERY: Final = 4096  # lines
 
 
@@ -53,6 +53,20 @@ class Report:
     def right(self) -> bool:
         """Whether there is no bad place."""
         return not self.what
+
+
+class _Open:
+    """A segment that is being read."""
+
+    __slots__ = ("begin", "digest", "end", "head_at", "place")
+
+    def __init__(self, begin: Begin, place: Place, head: int) -> None:
+        """``place`` is that of its first line, ``head`` as Verifier._head_in() gives it."""
+        self.begin = begin
+        self.end: End | None = None
+        self.place = place
+        self.digest = hashlib.sha256()
+        self.head_at = place.byte + head if head >= 0 else -1  # in the file
 
 
 class Verifier:
@@ -109,7 +123,7 @@ class Verifier:
             raise BadPlaceError(Place(name, 0, -1), f"the file {why}") from why
         try:
             if chained:
-                self._segment(name, lines, following, account)
+                self._segments(name, lines, following, account)
             else:
                 self._stream(name, lines, account)
         except UnreadableError as why:
@@ -124,7 +138,7 @@ class Verifier:
         for number, line in enumerate(lines, 1):
             told = self._read(name, number, line, lines)
             account.take(told, number, lines.offset)
-            if told.action in _SEGMENT_ACTIONS:
+            if told.action in _RECORDS:
                 raise BadPlaceError(Place(name, number, lines.offset), "a record of a chain that has no beginning")
         if lines.torn:
             raise _torn(name, number + 1, lines)
@@ -143,42 +157,52 @@ class Verifier:
             self._progress(self._done + lines.read, self._all)
         return told
 
-    def _segment(self, name: str, lines: Lines, following: Part | None, account: Account) -> None:
-        digest = hashlib.sha256()
-        update = digest.update
-        links, report = self._links, self._report
-        begin: Begin | None = None
-        end: End | None = None
-        head_at, number = -1, 0
+    def _segments(self, name: str, lines: Lines, following: Part | None, account: Account) -> None:
+        """A file of a chain: a segment, or several where it was reopened in place."""
+        open_: _Open | None = None
+        number = 0
         for number, line in enumerate(lines, 1):
             told = self._read(name, number, line, lines)
-            if begin is None:
-                begin = links.begin(told, Place(name, number, lines.offset))
-                report.segments = [*report.segments[:1], begin.number]
-                head_at = self._head_in(begin)
-            account.take(told, number, lines.offset)
-            if end is not None:
-                raise BadPlaceError(Place(name, number, lines.offset), "a line behind the last record of its segment")
-            if number > 1 and (told.action in _SEGMENT_ACTIONS or "segment" in told.own):
-                end = links.end(told, line, begin, digest.hexdigest(), Place(name, number, lines.offset))
-            update(line)
-            update(b"\n")
-            if lines.offset + len(line) + 1 == head_at:
-                self._at_head(digest.hexdigest(), Place(name, number, lines.offset))
-        if begin is None:
+            if open_ is None or told.action == BEGIN:
+                self._close(open_, name, number - 1, lines.offset, account)
+                place = Place(name, number, lines.offset)
+                begin = self._links.begin(told, place)
+                open_ = _Open(begin, place, self._head_in(begin))
+                account.take(told, number, lines.offset)
+            else:
+                account.take(told, number, lines.offset)
+                if open_.end is not None:
+                    raise BadPlaceError(Place(name, number, lines.offset), "a line behind the last one of its segment")
+                if told.action == END or "segment" in told.own:
+                    place = Place(name, number, lines.offset)
+                    open_.end = self._links.end(told, line, open_.begin, open_.digest.hexdigest(), place, open_.place)
+            open_.digest.update(line)
+            open_.digest.update(b"\n")
+            if lines.offset + len(line) + 1 == open_.head_at:
+                self._at_head(open_.digest.hexdigest(), Place(name, number, lines.offset))
+        if open_ is None:
             raise BadPlaceError(Place(name, 1, 0), "an empty file: every one of the others begins with its segment")
-        place = Place(name, number, lines.offset)
-        if head_at >= 0 and not report.tail:
-            raise BadPlaceError(place, f"the end was removed: it ends before the head, which is at byte {head_at:,}")
-        if lines.torn and not _is_told_of(lines.torn, begin, following):
+        if lines.torn and not _is_told_of(lines.torn, open_.begin, following):
             raise _torn(name, number + 1, lines)
-        update(lines.torn)
-        found = Previous(
-            begin.number, digest.hexdigest(), lines.offset + len(lines.torn), end is not None, len(lines.torn)
-        )
-        links.ended(begin, end, found, place)
-        report.size += found.size
-        report.head = Head(begin.chain, begin.number, account.next - 1, found.size, found.digest, found.ended)
+        self._close(open_, name, number, lines.offset, account, lines.torn)
+
+    def _close(
+        self, open_: _Open | None, name: str, number: int, offset: int, account: Account, torn: bytes = b""
+    ) -> None:
+        """All lines of a segment were read; the last one is ``number``, and ends before ``offset``."""
+        if open_ is None:
+            return
+        begin, end, report = open_.begin, open_.end, self._report
+        place = Place(name, number, offset)
+        if open_.head_at >= 0 and not report.tail:
+            raise BadPlaceError(place, f"the end was removed: it ends before the head, at byte {open_.head_at:,}")
+        open_.digest.update(torn)
+        size = offset - open_.place.byte + len(torn)
+        found = Previous(begin.number, open_.digest.hexdigest(), size, end is not None, len(torn))
+        self._links.ended(begin, end, found, place)
+        report.segments = [*report.segments[:1], begin.number]
+        report.size += size
+        report.head = Head(begin.chain, begin.number, account.next - 1, size, found.digest, found.ended)
         if end is None:
             report.unsealed.append(begin.number)
         else:
@@ -186,7 +210,7 @@ class Verifier:
             report.signed += begin.signing is not None
 
     def _head_in(self, begin: Begin) -> int:
-        """Where the head is in this segment, as a number of bytes; -1: not in it."""
+        """How many bytes of this segment are before the head; -1: it is not in it."""
         expect = self._expect
         return expect.size if expect is not None and expect.segment == begin.number else -1
 
@@ -198,15 +222,10 @@ class Verifier:
         if expect is None:
             return
         begins = [part.begin for part in parts if part.begin is not None]
-        first, last = min(begins, key=_number_of), max(begins, key=_number_of)
+        first = min(begins, key=_number_of)
         place = Place(str(parts[0].path), 1, 0)
         if first.chain != expect.chain:
             raise BadPlaceError(place, f"the head is of another chain: {expect.chain}")
-        if last.number < expect.segment:
-            raise BadPlaceError(
-                Place(str(parts[-1].path), 0, -1),
-                f"the end was removed: this is segment {last.number}, and the head is in segment {expect.segment}",
-            )
         if first.number > expect.segment:
             told = first.previous
             if told is None or (told.number, told.digest, told.size) != (expect.segment, expect.digest, expect.size):
@@ -224,7 +243,12 @@ class Verifier:
     def _last(self, account: Account) -> None:
         """There are no more files."""
         account.end()
-        end, place = self._links.ending, self._links.place
+        expect, end, place = self._expect, self._links.ending, self._links.place
+        if expect is not None and not self._report.tail:
+            last = self._report.segments[-1]
+            raise BadPlaceError(
+                place, f"the end was removed: this is segment {last}, and the head is in segment {expect.segment}"
+            )
         if end is not None and not end.final:
             raise BadPlaceError(
                 place, f"segment {end.number + 1} is missing behind this line, which says that it follows"
