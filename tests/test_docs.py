@@ -11,6 +11,7 @@ from datetime import datetime
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -39,6 +40,8 @@ from tracer.confine.plan import Layer, Plan, State, Verdict
 from tracer.formats.ecs import Ecs
 from tracer.formats.redact import Redactor
 from tracer.formats.shorten import LINE_MOST
+from tracer.integrity.chain import BEGIN, END, Chain, Tail
+from tracer.integrity.keys import make_keys
 from tracer.model import (
     IDS,
     RING_KINDS,
@@ -68,6 +71,7 @@ ROOT = Path(__file__).parent.parent
 EVENTS = ROOT / "docs/events.md"
 LIVE = ROOT / "docs/live.md"
 EXPORT = ROOT / "docs/export.md"
+VERIFY = ROOT / "docs/verify.md"
 README = ROOT / "README.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -92,6 +96,7 @@ PLACEHOLDERS = {
     "tracer.ledger.by_kind": "<kind>",
     "tracer.ledger.missed.programs": "<name>",
     "tracer.ledger.missed.map_full": "<kind>",
+    "tracer.segment.marks": "<bytes>",
 }
 TYPES = {
     "keyword": lambda value: isinstance(value, str),
@@ -161,6 +166,18 @@ def notices() -> Iterator[Event]:
     sorts = [1] * len(SORTS)
     yield _wire_notice(NOW, DeviceTotals(4026531840, 2, "eth0", sorts, sorts, [0, 0], [9, 9]))
     yield Notice("tracer-ledger", NOW, "metric", {"ledger": ledger()})
+    yield from segments()
+
+
+def segments() -> Iterator[Event]:
+    """The first and the last record of a segment, signed and not, with all members that they can have."""
+    with TemporaryDirectory() as directory:
+        make_keys(Path(directory, "key"))
+        before = Tail("ab" * 16, 3, "cd" * 32, 1000, ended=False, torn=7, sequence=12)
+        for chain in (Chain(before, Path(directory, "key")), Chain()):
+            yield Notice(BEGIN, NOW, "state", chain.first())
+            chain.feed(bytes(1 << 16) + b"\n")
+            yield Notice(END, NOW, "state", chain.last())
 
 
 def events() -> Iterator[Event]:
@@ -329,10 +346,10 @@ def test_what_sighup_changes_is_documented() -> None:
     assert set(re.findall(r"`([a-z_]+)`", told)) == CHANGEABLE
 
 
-@pytest.mark.parametrize("command", ["replay", "doctor"])
+@pytest.mark.parametrize("command", ["replay", "doctor", "verify"])
 def test_options_of_other_commands_are_documented(command: str) -> None:
-    """The README or docs/live.md names the command and each of its options."""
-    text = README.read_text() + LIVE.read_text()
+    """The README, docs/live.md or docs/verify.md names the command and each of its options."""
+    text = README.read_text() + LIVE.read_text() + VERIFY.read_text()
     offered = options_in(help_of(command)) - {"--help"}
     assert f"tracer {command}" in text
     assert offered

@@ -3,6 +3,9 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,16 @@ from tracer.integrity.keys import (
     read_public,
 )
 
+ROOT = Path(__file__).parents[2]
+CERTIFIES = """
+import sys
+from pathlib import Path
+from tracer.integrity.chain import Chain
+
+chain = Chain(key=Path(sys.argv[1]))
+print(chain.first()["segment"]["signing"]["session"]["root"], flush=True)
+sys.stdin.read()
+"""
 LINES = b'{"event":1}\n' * 5
 
 
@@ -112,6 +125,40 @@ def test_keys_of_the_past_are_gone() -> None:
     assert len(waiting) <= DEPTH
     for node in waiting:
         assert node.place << (DEPTH - node.level) > 8, "its first segment is still to come"
+
+
+def test_the_long_term_key_is_not_in_this_process(tmp_path: Path) -> None:
+    """The memory of a process that had a session certified has the key nowhere, neither raw nor as text."""
+    make_keys(tmp_path / "key")
+    text = (tmp_path / "key").read_bytes().splitlines()[1]
+    secret = b64decode(text)[-32:]  # the last member of PKCS #8 for Ed25519 (RFC 8410, 7)
+    with subprocess.Popen(
+        [sys.executable, "-c", CERTIFIES, str(tmp_path / "key")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    ) as signer:
+        assert signer.stdin is not None
+        assert signer.stdout is not None
+        root = signer.stdout.readline().strip()
+        memory = memory_of(signer.pid)
+        signer.stdin.close()
+    assert root in memory, "the search finds what is there"
+    assert secret not in memory
+    assert text not in memory
+
+
+def memory_of(pid: int) -> bytes:
+    """All that a process can write to."""
+    found = []
+    with Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            place, rights, *_ = line.split()
+            if rights.startswith("rw"):
+                begin, end = (int(part, 16) for part in place.split("-"))
+                memory.seek(begin)
+                found.append(memory.read(end - begin))
+    return b"".join(found)
 
 
 @pytest.mark.parametrize("path", [[], ["a"] * DEPTH, [1] * DEPTH, [""] * DEPTH, ["AAAA"] * DEPTH, [None]])

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any, Final, NamedTuple
 
 from tracer.integrity.fields import Facts
+from tracer.model import Kind
 
 __all__ = ["Account", "BadPlaceError", "Place"]
 
@@ -17,23 +18,23 @@ _TERMS: Final = ("delivered", "aggregated", "filtered", "lost", "in_flight")
 _new: Final = tuple.__new__  # the class's own constructor would take longer
 # Kinds of the ledger that lines do not tell apart are counted together.
 _GROUPS: Final = {
-    "exec": "process-executed",
-    "exec-failed": "process-exec-failed",
-    "fork": "process-forked",
-    "exit": "process-exited",
-    "process-found": "process-running",
-    "connect": "connection-opened",
-    "attempt": "connection-opened",
-    "flow": "connection-opened",
-    "accept": "connection-accepted",
-    "close": "connection-closed",
-    "flow-end": "connection-closed",
-    "tail": "connection-update",
-    "update": "connection-update",
-    "owner": "connection-owner-changed",
-    "payload": "dns-answered",
-    "listen": "socket-listening",
-    "socket-found": "connection-open",
+    kind.label: action
+    for action, kinds in {
+        "process-executed": [Kind.EXEC],
+        "process-exec-failed": [Kind.EXEC_FAILED],
+        "process-forked": [Kind.FORK],
+        "process-exited": [Kind.EXIT],
+        "process-running": [Kind.PROCESS_FOUND],
+        "connection-opened": [Kind.CONNECT, Kind.ATTEMPT, Kind.FLOW],
+        "connection-accepted": [Kind.ACCEPT],
+        "connection-closed": [Kind.CLOSE, Kind.FLOW_END],
+        "connection-update": [Kind.TAIL, Kind.UPDATE],
+        "connection-owner-changed": [Kind.OWNER],
+        "dns-answered": [Kind.PAYLOAD],
+        "socket-listening": [Kind.LISTEN],
+        "connection-open": [Kind.SOCKET_FOUND],
+    }.items()
+    for kind in kinds
 }
 _COUNTED_AS: Final = {"connection-failed": "connection-opened", "connection-attempted": "connection-opened"}
 _LISTENING: Final = "socket-listening"

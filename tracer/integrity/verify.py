@@ -131,6 +131,7 @@ class Verifier:
         finally:
             lines.close()
         self._done += lines.size
+        self._progress(self._done, self._all)
 
     def _stream(self, name: str, lines: Lines, account: Account) -> None:
         """A file without a chain."""
