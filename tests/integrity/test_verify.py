@@ -13,6 +13,8 @@ import pytest
 import zstandard
 
 from tests.integrity.written import Writer, lines_of, offsets, plain, stream
+from tracer.formats.ecs import Ecs
+from tracer.formats.ocsf import Ocsf
 from tracer.integrity.chain import Chain
 from tracer.integrity.files import listed
 from tracer.integrity.head import Head
@@ -73,6 +75,24 @@ def test_a_signed_stream_is_right(out: Path, key: Path) -> None:
     assert (report.first, report.last) == (0, report.lines - 1)
     assert report.keys == [public(key).hex()]
     assert (report.sessions, report.complete, report.ended, report.tail) == (1, True, True, False)
+
+
+@pytest.mark.parametrize("form", [Ecs, Ocsf])
+def test_every_format_is_read(out: Path, key: Path, form: type) -> None:
+    """Lines of each kind are counted, numbers and segments found, and a line that is missing, wherever it is."""
+    files = stream(out, key=key, form=form)
+    report = verified(files, keys=[public(key)])
+    assert report.right, report.what
+    assert (report.lines, report.last, report.sessions, report.complete) == (92, 91, 1, True)
+    lines = lines_of(files[1])
+    for place in range(len(lines)):
+        write(files[1], [*lines[:place], *lines[place + 1 :]])
+        assert bad(files)
+    single = plain(out, form=form)
+    assert verified([single]).right
+    lines = lines_of(single)
+    write(single, [*lines[:1], lines[1].replace(b"process-exec-failed", b"process-exited"), *lines[2:]])
+    assert "the ledger tells of" in bad([single])[3]
 
 
 def test_an_unsigned_stream_is_right(out: Path) -> None:

@@ -11,38 +11,44 @@ from typing import Any
 from tests.formats.events import NOW, OFFSET, SECOND, SESSION, answered, executed, exited, failed, image, socket
 from tracer.formats.ecs import Ecs
 from tracer.integrity.chain import BEGIN, END, Chain, Tail
-from tracer.model import Event, Kind, Notice
+from tracer.model import TCP_STATES, Event, Kind, Notice, Role
 from tracer.pipeline.ledger import Ledger
 
-CURL = image(b"curl", b"http://example.org")
-EVENTS: tuple[Any, ...] = (
-    executed(CURL),
-    failed(2, b"/bin/none", b"none"),
-    executed(CURL, Kind.FORK),
-    exited(0),
-    *(socket(kind) for kind in (Kind.CONNECT, Kind.ATTEMPT, Kind.ACCEPT, Kind.LISTEN, Kind.CLOSE, Kind.UPDATE)),
-    socket(Kind.CONNECT, error=111),
-    socket(Kind.FLOW, transport="udp", protocol=17, role=4),
-    socket(Kind.FLOW_END, transport="udp", protocol=17, role=4, moved_out=5, moved_in=7),
-    socket(Kind.SOCKET_FOUND),
-    socket(Kind.SOCKET_FOUND, state=10),
-    executed(CURL, Kind.PROCESS_FOUND),
-    answered(),
-)
+
+def of_all_kinds() -> list[Any]:
+    """Events of every kind that lines can be of; a format keeps in them what it has rendered, so each has its own."""
+    curl = image(b"curl", b"http://example.org")
+    datagrams = {"transport": "udp", "protocol": 17, "role": Role.SENT}
+    return [
+        executed(curl),
+        failed(2, b"/bin/none", b"none"),
+        executed(curl, Kind.FORK),
+        exited(0),
+        *(socket(kind) for kind in (Kind.CONNECT, Kind.ATTEMPT, Kind.ACCEPT, Kind.LISTEN, Kind.CLOSE, Kind.UPDATE)),
+        socket(Kind.CONNECT, error=111),
+        socket(Kind.FLOW, **datagrams),
+        socket(Kind.FLOW_END, **datagrams, moved_out=5, moved_in=7),
+        socket(Kind.SOCKET_FOUND),
+        socket(Kind.SOCKET_FOUND, state=TCP_STATES.index("LISTEN")),
+        executed(curl, Kind.PROCESS_FOUND),
+        answered(),
+    ]
 
 
 class Writer:
     """One session of an exporter: lines, notices, segments. With a chain that is None it is `tracer live`."""
 
-    def __init__(self, directory: Path, chain: Chain | None, *, sequence: int = 0, name: str = "run") -> None:
-        """Lines are numbered from ``sequence`` on; ``name`` is the session's."""
+    def __init__(
+        self, directory: Path, chain: Chain | None, *, sequence: int = 0, name: str = "run", form: type = Ecs
+    ) -> None:
+        """Lines are numbered from ``sequence`` on; ``name`` is the session's, ``form`` how lines are written."""
         self.directory = directory
         self.chain = chain
         self.sequence = sequence
-        self.form: Any = Ecs(SESSION._replace(ephemeral_id=name))
+        self.form: Any = form(SESSION._replace(ephemeral_id=name))
         self.ledger = Ledger()
         self.files: list[Path] = []
-        self._events = itertools.cycle(EVENTS)
+        self._events = itertools.cycle(of_all_kinds())
 
     def lines(self, events: list[Event]) -> bytes:
         """These events as lines."""
@@ -115,10 +121,11 @@ def stream(
     key: Path | None = None,
     after: Tail | None = None,
     name: str = "run",
+    form: type = Ecs,
 ) -> list[Path]:
     """A whole session in so many files, with a ledger in each."""
     chain = Chain(after, key)
-    writer = Writer(directory, chain, sequence=0 if after is None else after.sequence + 1, name=name)
+    writer = Writer(directory, chain, sequence=0 if after is None else after.sequence + 1, name=name, form=form)
     for number in range(segments):
         writer.begin()
         writer.events(events)
@@ -127,9 +134,9 @@ def stream(
     return writer.files
 
 
-def plain(directory: Path, *, events: int = 40) -> Path:
+def plain(directory: Path, *, events: int = 40, form: type = Ecs) -> Path:
     """What `tracer live --output FILE` leaves: a session without a chain."""
-    writer = Writer(directory, None)
+    writer = Writer(directory, None, form=form)
     writer.files = [directory / "plain.jsonl"]
     writer.events(events)
     writer.account()
