@@ -113,19 +113,23 @@ def _inode(path: Path) -> int:
 
 
 def _told(report: Report, *, signed_by: bool) -> list[str]:
-    lines = [
-        f"{report.files:,} {'file' if report.files == 1 else 'files'}, {report.lines:,} lines, {report.size:,} bytes",
-        f"sequence: {report.first:,} to {report.last:,}" if report.lines else "sequence: none",
-        _of_sessions(report),
-    ]
-    lost = ", ".join(f"{count:,} at {stage}" for stage, count in sorted(report.lost.items()))
-    lines.append(f"losses, as told: {lost or 'none'}")
-    if report.gaps:
-        lines.append(f"gaps, as told: {report.gaps:,}, of which nobody knows how much is missing")
-    lines += _of_chain(report, signed_by=signed_by)
+    lines = []
+    if report.lines:
+        lost = ", ".join(f"{count:,} at {stage}" for stage, count in sorted(report.lost.items()))
+        lines = [
+            f"{report.files:,} {'file' if report.files == 1 else 'files'}, {report.lines:,} lines, {report.size:,} bytes",
+            f"sequence: {report.first:,} to {report.last:,}",
+            _of_sessions(report),
+            f"losses, as told: {lost or 'none'}",
+        ]
+        if report.gaps:
+            lines.append(f"gaps, as told: {report.gaps:,}, of which nobody knows how much is missing")
+        lines += _of_chain(report, signed_by=signed_by)
     if report.bad is None:
-        return [*lines, "ok"]
+        return [*lines, "ok" if report.lines else "there is no line in it"]
     bad = report.bad
+    if report.lines:
+        lines[0] = f"up to the bad place: {lines[0]}"
     where = bad.file + (f", line {bad.line:,}" if bad.line else "") + (f", byte {bad.byte:,}" if bad.byte >= 0 else "")
     return [*lines, f"BAD: {where}: {report.what}"]
 
