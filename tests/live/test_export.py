@@ -165,8 +165,9 @@ def assert_unbroken(events: Lines, begin: int = 0) -> None:
 
 
 def last_ledger(events: Lines) -> dict[str, Any]:
-    """The ledger that the last line is, which balances."""
-    ledger: dict[str, Any] = events[-1]["tracer"]["ledger"]
+    """The ledger that the last line is but for the one that ends the file; it balances."""
+    assert events[-1]["event"]["action"] == "tracer-segment-end"
+    ledger: dict[str, Any] = events[-2]["tracer"]["ledger"]
     assert (ledger["final"], ledger["balanced"]) == (True, True), ledger
     assert not ledger["total"]["in_flight"]
     return ledger

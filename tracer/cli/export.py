@@ -32,6 +32,8 @@ class Files:
     limits: Limits = field(default_factory=Limits)
     fsync: Fsync = Fsync.ROTATE
     config: Path | None = None
+    chained: bool = True
+    sign: Path | None = None
 
 
 def place(output: str) -> Path:
@@ -52,7 +54,12 @@ def place(output: str) -> Path:
 def files(typed: Mapping[str, Any]) -> Files:
     """How the files are kept, from the parameters of the command. Raises CommandError."""
     config = typed["config"]
-    return Files(limits(typed), fsync(typed["fsync"]), None if config is None else Path(config))
+    sign = None if typed["sign"] is None else Path(typed["sign"])
+    if sign is not None and typed["no_chain"]:
+        raise CommandError("--sign and --no-chain contradict each other: give one of them", Exit.USAGE)
+    return Files(
+        limits(typed), fsync(typed["fsync"]), None if config is None else Path(config), not typed["no_chain"], sign
+    )
 
 
 class Export(Live):
@@ -64,7 +71,7 @@ class Export(Live):
             raise AssertionError
         rules = None if asked.privacy is None else asked.privacy.rules
         keeping = Keeping(asked.output, asked.sandbox, tell, how.limits, (how.config, rules))
-        kept = Kept(asked.output, keeping, how.fsync)
+        kept = Kept(asked.output, keeping, how.fsync, chained=how.chained, sign=how.sign)
         keeping.give_up = self._give_up
         keeping.configure = lambda place, data, stream: self._configure(place, data, stream, kept)
         self._reload = reload

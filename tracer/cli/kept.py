@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +14,13 @@ from tracer.cli.stream import Format, Stream
 from tracer.cli.tell import tell
 from tracer.pipeline.engine import Engine
 from tracer.probes.source import boottime
-from tracer.sinks.durable import Chain, Durable, Fsync
+from tracer.sinks.durable import Durable, Fsync
 from tracer.sinks.place import done
 from tracer.sinks.resume import look
 
 if TYPE_CHECKING:
     from tracer.fallback.broker import Worker
+    from tracer.integrity.chain import Chain
 
 __all__ = ["Kept"]
 
@@ -29,13 +29,14 @@ class Kept(Outputs):
     """A file that is kept by an opener; ``fsync`` may be changed for the writing thread that there is."""
 
     def __init__(
-        self, path: Path, keeping: Keeping, fsync: Fsync, chain: Callable[[], Chain | None] = lambda: None
+        self, path: Path, keeping: Keeping, fsync: Fsync, *, chained: bool = False, sign: Path | None = None
     ) -> None:
-        """``chain`` makes what proves the files, once for each session."""
+        """``chained``: files begin and end with records that prove them; with ``sign`` under that long-term key."""
         super().__init__(path, None, keeping)
         self._file = path
         self._keeping = keeping
-        self._chain = chain
+        self._chained = chained
+        self._sign = sign
         self._fsync = fsync
         self._sequence = 0
         self._durable: Durable | None = None
@@ -66,10 +67,34 @@ class Kept(Outputs):
     def stream(self, engine: Engine, form: Format, fd: int, name: str) -> Stream:
         """As Outputs.stream()."""
         size = os.lseek(fd, 0, os.SEEK_END)
-        chain = self._chain()
+        chain = self._chain() if self._chained else None
         self._durable = Durable(fd, name, tell, boottime, fsync=self._fsync, chain=chain)
         self._keeping.follows(self._durable, size)
         return Stream(engine, form, fd, name, output=self._durable, sequence=self._sequence, chain=chain)
+
+    def _chain(self) -> Chain:
+        """What proves the files of this session, from where the newest of them ends. Raises CommandError."""
+        from tracer.integrity.chain import Chain
+        from tracer.integrity.read import UnreadableError
+        from tracer.integrity.tail import tail_of
+
+        after = None
+        for path in (self._file, *reversed(done(self._file))):
+            try:
+                after = tail_of(path)
+                if after is None and not path.stat().st_size:
+                    continue  # it was made just now
+            except (OSError, UnreadableError) as why:
+                tell(f"a new chain begins, as nothing can follow {path}: {why}")
+            break
+        if self._sign is None:
+            return Chain(after)
+        from tracer.integrity.keys import KeyFileError
+
+        try:
+            return Chain(after, self._sign)
+        except (KeyFileError, OSError) as refused:
+            raise CommandError(f"--sign: {refused}", Exit.FAILURE) from refused
 
     @property
     def fsync(self) -> Fsync:

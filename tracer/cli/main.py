@@ -218,6 +218,10 @@ def export(
     fsync: Annotated[
         str, typer.Option(help="never, rotate (and at the end), second or batch", metavar="WHEN")
     ] = "rotate",
+    sign: Annotated[
+        Path | None, typer.Option(help="sign the files under this key of tracer keygen", metavar="FILE")
+    ] = None,
+    no_chain: Annotated[bool, typer.Option("--no-chain", help="leave out what tracer verify proves files by")] = False,
     duration: Duration = None,
     update_every: UpdateEvery = "30s",
     buffer: Buffer = "8M",

@@ -14,6 +14,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import orjson
+
 from tracer.cli.errors import CommandError, Exit
 from tracer.formats.ecs import Ecs
 from tracer.formats.places import Places
@@ -27,11 +29,16 @@ from tracer.probes.source import boottime
 from tracer.sinks.output import QUEUE_MOST, Batch, Output, OutputError, is_terminal, open_file
 
 if TYPE_CHECKING:
-    from tracer.sinks.durable import Chain, Durable
+    from tracer.integrity.chain import Chain
+    from tracer.sinks.durable import Durable
 
 __all__ = ["FORMATS", "Stream", "begin_line", "make_format", "open_output"]
 
 FORMATS: Final = ("pretty", "ecs", "ocsf")
+BEGIN: Final = "tracer-segment"
+END: Final = "tracer-segment-end"
+_UNFILLED: Final = "@"
+_UNFILLED_MEMBER: Final = f'"segment":"{_UNFILLED}"'.encode()
 _FIRST: Final = itemgetter(0)
 _PATIENT_MOST: Final = 1 << 16  # bytes that wait when there is no hurry: written, they are still in the cache
 _FLUSH_SECONDS: Final = 10.0  # how long a stopped reader of a pipe may delay the end
@@ -86,8 +93,7 @@ class Stream:
         """The number of the next line."""
         self.size = 0
         """Bytes that were put since the output was switched last."""
-        if chain is not None:
-            self._segment("tracer-segment", chain.first)
+        self._begun = chain is None  # its first record has a time only once the engine knows the clock
         self._untold: dict[tuple[str, str], dict[str, Any]] = {}  # losses there was no room to tell, by kind and stage
         self.complete = True
 
@@ -114,6 +120,9 @@ class Stream:
 
     def show(self, events: list[Event]) -> None:
         """Render and queue events."""
+        if not self._begun:
+            self._begun = True
+            self._begin_segment()
         if self._untold:
             self._tell()
         if events:
@@ -141,24 +150,28 @@ class Stream:
         return self._switch(output.put_off)
 
     def _switch(self, switch: Callable[[], None]) -> int:
-        if self._chain is not None:
-            self._segment("tracer-segment-end", self._chain.last)
+        self._end_segment()
         switch()
         self.size, first = 0, self.sequence
-        if self._chain is not None:
-            self._segment("tracer-segment", self._chain.first)
+        self._begin_segment()
         return first
 
-    def _segment(self, action: str, make: Callable[[int], dict[str, Any]]) -> None:
-        """A record at an end of a file, which is made when all that is before it is written, and has its place now."""
-        sequence, now = self.sequence, boottime()
+    def _begin_segment(self) -> None:
+        """With a chain: the record that a file begins with."""
+        if (chain := self._chain) is not None:
+            self._segment(BEGIN, lambda line: _filled(line, chain.first()))
+
+    def _end_segment(self, *, final: bool = False) -> None:
+        """With a chain: the record that a file ends with."""
+        if (chain := self._chain) is not None and self._begun:
+            self._segment(END, lambda line: chain.seal(_filled(line, chain.last(final=final))))
+
+    def _segment(self, action: str, fill: Callable[[bytes], bytes]) -> None:
+        """A record at an end of a file: what it says is known when all before it is written, its place is now."""
+        notice = Notice(action, boottime(), "state", {"segment": _UNFILLED})
+        line = b"".join(self._form.lines([notice], self._engine.offset, self.sequence))
         self.sequence += 1
-
-        def lines() -> list[bytes]:
-            notice = Notice(action, now, "state", {"segment": make(sequence)})
-            return self._form.lines([notice], self._engine.offset, sequence)
-
-        self._output.later(lines)
+        self._output.later(lambda: [fill(line)])
 
     def _put(self, lines: list[bytes], events: list[Event]) -> None:
         firsts = Counter(map(_FIRST, events))  # of notices their actions
@@ -167,11 +180,24 @@ class Stream:
         if self._put_patiently(Batch(lines, size, kinds)):
             self.size += size
             return
-        for notice in [*events, *self._engine.lost(kinds, events[0].time, events[-1].time)]:
-            if isinstance(notice, Notice) and "loss" in notice.body:
-                loss = notice.body["loss"]
-                key = loss["kind"], loss["stage"]
-                self._untold[key] = _joined(self._untold[key], loss) if key in self._untold else loss
+        losses = [
+            notice.body["loss"]
+            for notice in [*events, *self._engine.lost(kinds, events[0].time, events[-1].time)]
+            if isinstance(notice, Notice) and "loss" in notice.body
+        ]
+        if notices := len(events) - kinds.total():  # no kind of the ledger, but numbers that no line has
+            losses.append(
+                {
+                    "kind": "notice",
+                    "stage": "sink",
+                    "count": notices,
+                    "first": events[0].time,
+                    "last": events[-1].time,
+                }
+            )
+        for loss in losses:
+            key = loss["kind"], loss["stage"]
+            self._untold[key] = _joined(self._untold[key], loss) if key in self._untold else loss
 
     def _put_patiently(self, batch: Batch) -> bool:
         if not self._patience:
@@ -216,14 +242,18 @@ class Stream:
 
     def close(self) -> None:
         """Write what is queued and end. Raises CommandError when the output failed; a closed pipe is a normal end."""
-        if self._chain is not None:
-            self._segment("tracer-segment-end", self._chain.last)
+        self._end_segment(final=True)
         self._output.flush(_FLUSH_SECONDS)
         self._output.close()
         if self._output.error is not None:
             left = sum(self._engine.queued.values())
             told = f"; {left:,} events that waited are lost" if self._output.tells_lost and left else ""
             raise CommandError(f"{self._output.error}{told}", Exit.FAILURE)
+
+
+def _filled(line: bytes, body: dict[str, Any]) -> bytes:
+    """The line of a record that had nothing to say yet, with what it says."""
+    return line.replace(_UNFILLED_MEMBER, orjson.dumps(body)[1:-1])
 
 
 def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ __all__ = ["keygen", "verify"]
 
 _TRIES: Final = 3
 _AGAIN_S: Final = 0.5
+_FILES: Final = ("file", "files")
 
 
 def keygen(file: Path) -> int:
@@ -117,7 +118,7 @@ def _told(report: Report, *, signed_by: bool) -> list[str]:
     if report.lines:
         lost = ", ".join(f"{count:,} at {stage}" for stage, count in sorted(report.lost.items()))
         lines = [
-            f"{report.files:,} {'file' if report.files == 1 else 'files'}, {report.lines:,} lines, {report.size:,} bytes",
+            f"{report.files:,} {_FILES[report.files != 1]}, {report.lines:,} lines, {report.size:,} bytes",
             f"sequence: {report.first:,} to {report.last:,}",
             _of_sessions(report),
             f"losses, as told: {lost or 'none'}",

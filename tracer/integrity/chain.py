@@ -8,7 +8,7 @@ what is told here under ``tracer.segment``.
 from __future__ import annotations
 
 import hashlib
-import secrets
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -85,7 +85,7 @@ class Chain:
 
         With a key, make it while there is one thread, and before confinement. Raises keys.KeyFileError, OSError.
         """
-        self.id = secrets.token_hex(16) if after is None else after.chain
+        self.id = os.urandom(16).hex() if after is None else after.chain
         self._number = 0 if after is None else after.number + 1
         self._before = None if after is None else _told(after)
         self._open = False

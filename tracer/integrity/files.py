@@ -14,8 +14,8 @@ from tracer.integrity.seals import Begin, SealError, begin_of
 
 __all__ = ["Part", "arranged", "listed"]
 
-_ROTATED: Final = re.compile(r"events-\d{20}\.jsonl(\.gz|\.zst)?")
 _NEWEST: Final = "events.jsonl"
+_ROTATED: Final = re.compile(r"events-\d{20}\.jsonl(\.gz|\.zst)?|events\.jsonl[.-].+")  # the latter by logrotate
 
 
 class Part(NamedTuple):
@@ -29,7 +29,7 @@ class Part(NamedTuple):
 
 
 def listed(directory: Path) -> list[Path]:
-    """What `tracer export` has written in a directory, oldest first. Raises OSError."""
+    """What `tracer export` has written in a directory, oldest first by their names. Raises OSError."""
     names = sorted(entry.name for entry in directory.iterdir())
     found = [name for name in names if _ROTATED.fullmatch(name)]
     return [directory / name for name in [*found, *([_NEWEST] if _NEWEST in names else [])]]

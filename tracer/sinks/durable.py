@@ -8,11 +8,14 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.sinks.output import QUEUE_MOST, Batch, Item, Late, Output
 
-__all__ = ["Chain", "Durable", "Fsync", "Trouble"]
+if TYPE_CHECKING:
+    from tracer.integrity.chain import Chain
+
+__all__ = ["Durable", "Fsync", "Trouble"]
 
 _AT_ONCE: Final = 1024  # pieces that writev(2) takes: UIO_MAXIOV of include/uapi/linux/uio.h
 _RETRY_S: Final = 0.5
@@ -28,25 +31,6 @@ class Fsync(enum.StrEnum):
     ROTATE = "rotate"
     SECOND = "second"
     BATCH = "batch"
-
-
-class Chain(Protocol):
-    """What makes a file provable: it sees all that is written, and gives the records that a file begins and ends with.
-
-    It is called in the writing thread alone.
-    """
-
-    def first(self, sequence: int) -> dict[str, Any]:
-        """The body of a file's first record, which has this number."""
-        ...
-
-    def feed(self, data: bytes) -> None:
-        """This was written, in this order; whole lines."""
-        ...
-
-    def last(self, sequence: int) -> dict[str, Any]:
-        """The body of a file's last record, which has this number."""
-        ...
 
 
 class Trouble(NamedTuple):
