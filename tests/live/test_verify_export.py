@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.commands import ROOT, TRACER
 from tests.live.test_export import BACKENDS, agent, files, refused, run
 from tracer.cli.errors import Exit
 from tracer.integrity.files import listed
@@ -108,6 +109,23 @@ def test_a_chain_goes_on_over_signals_restarts_and_kills(tmp_path: Path, key: Pa
     assert len(report.unsealed) == 1
     assert report.gaps == 1
     assert report.lines == report.last + 1
+
+
+def test_what_is_being_written_can_be_verified(tmp_path: Path, key: Path) -> None:
+    """Twenty looks while files grow, are rotated and compressed: no false alarm, and no head is missed."""
+    output, head = tmp_path / "log", tmp_path / "head"
+    arguments = ("--sign", str(key), "--rotate-size", "64K", "--keep", "0", "--compress", "gzip")
+    with agent(output, *arguments) as exporter:
+        busy = threading.Thread(target=traffic, args=(404, 212))
+        busy.start()
+        for number in range(20):
+            expected = ["--expect-head", str(head)] if number else []
+            command = ["verify", str(output), "--key", f"{key}.pub", *expected, "--write-head", str(head)]
+            done = subprocess.run([*TRACER, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+            assert done.returncode == Exit.OK, done.stdout + done.stderr
+        busy.join()
+        exporter.end()
+    assert verified(output, key, Head.load(head)).tail
 
 
 def test_a_file_that_is_never_rotated_holds_a_chain(tmp_path: Path, key: Path) -> None:

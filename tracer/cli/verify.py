@@ -52,7 +52,7 @@ def verify(
         tries += 1
         if report.right or tries == _TRIES or paths == _paths(files):
             break
-        time.sleep(_AGAIN_S)  # what is being written was rotated meanwhile
+        time.sleep(_AGAIN_S)  # it was being written, and may have been rotated meanwhile
     if write_head is not None and report.right:
         if report.head is None:
             raise CommandError("--write-head: these files have no chain, and so no head", Exit.FAILURE)
@@ -89,8 +89,8 @@ def _head(path: Path | None) -> Head | None:
         raise CommandError(f"--expect-head: {error}", Exit.USAGE) from error
 
 
-def _paths(files: Sequence[Path]) -> list[tuple[Path, int]]:
-    """The files to read, and the inode of each. Raises CommandError."""
+def _paths(files: Sequence[Path]) -> list[tuple[Path, tuple[int, int]]]:
+    """The files to read, and what shows that one is another or has grown. Raises CommandError."""
     found: list[Path] = []
     for path in files:
         if not path.is_dir():
@@ -103,14 +103,15 @@ def _paths(files: Sequence[Path]) -> list[tuple[Path, int]]:
         if not names:
             raise CommandError(f"{path} has no events.jsonl: name the files themselves", Exit.USAGE)
         found += names
-    return [(path, _inode(path)) for path in found]
+    return [(path, _state(path)) for path in found]
 
 
-def _inode(path: Path) -> int:
+def _state(path: Path) -> tuple[int, int]:
     try:
-        return path.lstat().st_ino
+        found = path.lstat()
     except OSError:
-        return 0  # that it is not there is told as what is wrong
+        return 0, 0  # that it is not there is told as what is wrong
+    return found.st_ino, found.st_size
 
 
 def _told(report: Report, *, signed_by: bool) -> list[str]:
