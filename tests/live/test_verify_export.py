@@ -98,6 +98,7 @@ def test_a_chain_goes_on_over_signals_restarts_and_kills(tmp_path: Path, key: Pa
         exporter.end()
     with agent(output, *arguments) as exporter:
         traffic()
+        exporter.tells_of(run())
         exporter.kill()
     with agent(output, *arguments) as exporter:
         exporter.tells_of(run())

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["keygen", "verify"]
 
-_TRIES: Final = 3
-_AGAIN_S: Final = 0.5
+_TRIES: Final = 5
+_AGAIN_S: Final = 0.2
 _FILES: Final = ("file", "files")
 
 

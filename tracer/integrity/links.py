@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from pathlib import Path
 
 from tracer.integrity.account import BadPlaceError, Place
 from tracer.integrity.chain import BEGIN, END, MARK_DIGITS
@@ -89,10 +88,11 @@ class Links:
                 )
             self.keys.append(key)
 
-    def end(self, told: Facts, line: bytes, begin: Begin, digest: str, place: Place, first: Place) -> End:
+    def end(self, told: Facts, line: bytes, begin: Begin, digest: str, place: Place, first: Place, lines: Lines) -> End:
         """The last record, a line without its newline. Raises BadPlaceError.
 
-        ``digest`` is that of all before it in its segment, which begins at ``first``.
+        ``digest`` is that of all before it in its segment, which begins at ``first``. The file, ``lines``, is read
+        again if that is wrong.
         """
         if told.action != END:
             raise BadPlaceError(place, f"a record of a segment in the midst of one, and that is no {END}")
@@ -103,7 +103,7 @@ class Links:
         if (end.chain, end.number) != (begin.chain, begin.number):
             raise BadPlaceError(place, f"the last record is of segment {end.number}, the first one of {begin.number}")
         if digest != end.digest:
-            raise _located(end, first, place)
+            raise _located(end, first, place, lines)
         if (end.lines, end.size) != (place.line - first.line, place.byte - first.byte):
             raise BadPlaceError(place, f"the last record tells of {end.lines:,} lines and {end.size:,} bytes before it")
         signing = begin.signing
@@ -124,28 +124,27 @@ class Links:
         self.before, self.ending, self.signing, self.place = found, end, begin.signing, place
 
 
-def _located(end: End, first: Place, place: Place) -> BadPlaceError:
+def _located(end: End, first: Place, place: Place, lines: Lines) -> BadPlaceError:
     """Which lines of a segment are not as they were: between the last digest that holds and the first that doesn't."""
     digest = hashlib.sha256()
     marks = iter(end.marks)
     at, expected = next(marks, (-1, ""))
     base, bad, last = first.byte, first, place.line - 1
-    lines = Lines(Path(place.file))
-    try:
-        for number, line in enumerate(lines, 1):
-            if number < first.line:
-                continue
-            digest.update(line + b"\n")
-            size = lines.offset + len(line) + 1 - base
-            if at < 0 or size < at or number >= place.line:
-                continue
-            if size > at or digest.hexdigest()[:MARK_DIGITS] != expected:
-                last = number
-                break
-            bad = Place(place.file, number + 1, base + size)
-            at, expected = next(marks, (-1, ""))
-    finally:
-        lines.close()
+    lines.rewind()
+    for number, line in enumerate(lines, 1):
+        if number < first.line:
+            continue
+        digest.update(line + b"\n")
+        size = lines.offset + len(line) + 1 - base
+        if number >= place.line or at < 0:
+            break
+        if size < at:
+            continue
+        if size > at or digest.hexdigest()[:MARK_DIGITS] != expected:
+            last = number
+            break
+        bad = Place(place.file, number + 1, base + size)
+        at, expected = next(marks, (-1, ""))
     return BadPlaceError(
         bad, f"something was changed, removed or added in lines {bad.line:,} to {last:,}: the digest does not match"
     )

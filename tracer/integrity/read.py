@@ -37,8 +37,6 @@ class Lines:
 
     def __init__(self, path: Path) -> None:
         """Open the file, not through a symbolic link. Raises UnreadableError."""
-        self.offset = 0
-        self.torn = b""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as refused:
@@ -50,8 +48,19 @@ class Lines:
         if not stat.S_ISREG(found.st_mode):
             self.close()
             raise UnreadableError("is no regular file")
-        self._left = self.size = found.st_size  # bytes on disk
-        self.read = 0  # bytes of them read so far
+        self.size = found.st_size  # bytes on disk
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Begin again; what was appended meanwhile is left alone. Raises UnreadableError."""
+        try:
+            os.lseek(self._file, 0, os.SEEK_SET)
+        except OSError as failed:
+            raise UnreadableError(f"can't be read: {failed.strerror}") from failed
+        self._left = self.size
+        self.read = 0  # bytes on disk read so far
+        self.offset = 0
+        self.torn = b""
 
     def close(self) -> None:
         """Close the file. Idempotent."""

@@ -106,6 +106,10 @@ class Verifier:
         except BadPlaceError as found:
             first = account.gap or found  # a line that is missing was missing before the digest told of it
             report.bad, report.what = first.place, str(first)
+        finally:
+            for part in parts:
+                if part.lines is not None:
+                    part.lines.close()
         report.sessions, report.open_ended = account.sessions, account.open_ended
         report.ended, report.last = account.ended, account.next - 1
         report.chain, report.keys = self._links.chain, self._links.keys
@@ -118,7 +122,7 @@ class Verifier:
         if part.empty and not chained:
             return
         try:
-            lines = Lines(part.path)
+            lines = part.open()
         except UnreadableError as why:
             raise BadPlaceError(Place(name, 0, -1), f"the file {why}") from why
         try:
@@ -176,7 +180,9 @@ class Verifier:
                     raise BadPlaceError(Place(name, number, lines.offset), "a line behind the last one of its segment")
                 if told.action == END or "segment" in told.own:
                     place = Place(name, number, lines.offset)
-                    open_.end = self._links.end(told, line, open_.begin, open_.digest.hexdigest(), place, open_.place)
+                    open_.end = self._links.end(
+                        told, line, open_.begin, open_.digest.hexdigest(), place, open_.place, lines
+                    )
             open_.digest.update(line)
             open_.digest.update(b"\n")
             if lines.offset + len(line) + 1 == open_.head_at:
