@@ -96,7 +96,7 @@ def test_a_chain_goes_on_over_signals_restarts_and_kills(tmp_path: Path, key: Pa
         exporter.wait_for((output / "events.jsonl").exists)
         exporter.tells_of(run())
         exporter.end()
-    with agent(output, *arguments) as exporter:
+    with agent(output, "--sign", str(key), "--keep", "0") as exporter:
         traffic()
         exporter.tells_of(run())
         exporter.kill()

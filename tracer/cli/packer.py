@@ -91,8 +91,8 @@ def _be(place: Place, directory: int, asked: int, told: int, confine: Callable[[
             try:
                 if not pack(directory, name, lambda: not poll.poll(0)):
                     break  # nobody is left to ask, and another tracer may be about to come
-            except FileNotFoundError:
-                continue  # somebody else has taken it away
+            except (FileNotFoundError, BlockingIOError):
+                continue  # somebody else has taken it away, or has still to write to it
             except OSError as failed:
                 number = failed.errno or errno.EIO
         if number:

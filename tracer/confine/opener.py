@@ -37,6 +37,6 @@ def opener_plan(directory: Path, fd: int | None) -> Plan:
 def keeper_plan(directory: Path, fd: int | None = None, reads: Iterable[Path] = ()) -> Plan:
     """What is left to a process that keeps ``directory``, and may read what lies beside ``reads``; ``fd`` as above."""
     plan = opener_plan(directory, fd)
-    calls = rules("renameat renameat2 unlink unlinkat getdents64 ftruncate readlink readlinkat rename")
+    calls = rules("renameat renameat2 unlink unlinkat getdents64 ftruncate readlink readlinkat rename flock")
     readable = tuple(path.parent for path in reads)
     return plan._replace(calls=(*plan.calls, *calls), readable=readable, writable=(), kept=(directory,))

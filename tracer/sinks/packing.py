@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import os
 from collections.abc import Callable
@@ -17,7 +18,7 @@ _LEVEL: Final = 6  # a tenth of the size; 9 takes three times as long for a few 
 def pack(directory: int, name: str, go_on: Callable[[], bool] = lambda: True) -> bool:
     """Put ``name``.gz in the place of the file ``name`` of the directory with this descriptor, while ``go_on`` says so.
 
-    False where it did not: the file is as it was then. Raises OSError.
+    False where it did not: the file is as it was then. Raises OSError: EWOULDBLOCK while somebody still writes to it.
     """
     packed, new = f"{name}.gz", f".{name}.gz.new"
     with suppress(FileNotFoundError):
@@ -43,6 +44,7 @@ def pack(directory: int, name: str, go_on: Callable[[], bool] = lambda: True) ->
 def _copy(directory: int, name: str, new: str, go_on: Callable[[], bool]) -> bool:
     source = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
     with os.fdopen(source, "rb", 0) as reader:
+        _lock(source)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         target = os.open(new, flags, 0o640, dir_fd=directory)
         with os.fdopen(target, "wb") as writer:
@@ -54,3 +56,13 @@ def _copy(directory: int, name: str, new: str, go_on: Callable[[], bool]) -> boo
             writer.flush()
             os.fsync(target)
     return True
+
+
+def _lock(fd: int) -> None:
+    """Nobody writes to the file any more. Raises BlockingIOError."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return  # a filesystem without locks

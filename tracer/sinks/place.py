@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import fcntl
 import os
 import re
 import stat
@@ -127,6 +128,9 @@ class Place:
         if self._kept >= 0:
             os.close(self._kept)
         self._kept = os.dup(fd)
+        # Who writes may be behind by several files: nobody compresses one as long as its descriptor is open anywhere.
+        with suppress(OSError):  # a filesystem without locks
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def _renamed(self, name: str) -> int:
         here = {"src_dir_fd": self._directory, "dst_dir_fd": self._directory}
