@@ -94,14 +94,20 @@ _UNDERLINED: Final = ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "k_
 def _hinted(text: str) -> bool:
     """Whether there may be anything for the rules that are built in. Most often not, and each command is asked about.
 
-    That is said in full because a loop, or one pattern for all, takes three times as long.
+    That is said in full because a loop, or one pattern for all, takes three times as long. A single character is found
+    four times as fast as two or three: what has a rare one is looked for where that is.
     """
     lower = text.lower()
     return (
-        ("pass" in lower or "secret" in lower or "token" in lower or "key" in lower or "cred" in lower)
-        or ("auth" in lower or "pwd" in lower or "sig" in lower or "@" in lower or "cookie" in lower)
-        or ("bearer" in lower or "IA" in text or "AIza" in text or "glpat-" in text)
-        or ("xox" in text or "sk-" in text or "ya29." in text or "pypi-" in text or "SG." in text or "eyJ" in text)
+        ("pass" in lower or "secret" in lower or "cred" in lower or "auth" in lower or "@" in text)
+        or ("k" in lower and ("token" in lower or "key" in lower or "cookie" in lower or "sk-" in text))
+        or ("w" in lower and "pwd" in lower)
+        or ("g" in lower and ("sig" in lower or "glpat-" in text))
+        or ("b" in lower and "bearer" in lower)
+        or ("y" in lower and ("ya29." in text or "pypi-" in text or "eyJ" in text))
+        or ("x" in text and "xox" in text)
+        or ("A" in text and ("AKIA" in text or "ASIA" in text or "AIza" in text))
+        or ("G" in text and "SG." in text)
         or ("_" in text and any(form in text for form in _UNDERLINED))
         or (
             ("-p" in lower or "-a" in lower or "-w" in lower or "-u" in lower)
@@ -202,14 +208,12 @@ class Redactor:
 
     def args(self, raw: bytes) -> bytes:
         """NUL-separated arguments without what is secret; the same object if that is nothing."""
+        text = raw.decode("latin-1")
+        if not _hinted(text) and not (self._own and any(map(text.lower().__contains__, self._own))):
+            return raw
         found = self._kept.get(raw)
         if found is None:
-            found = raw
-            text = raw.decode("latin-1")
-            if _hinted(text) or (self._own and any(map(text.lower().__contains__, self._own))):
-                told = b"\0".join(self._list(raw.split(b"\0"), words=False))
-                if told != raw:
-                    found = told
+            found = b"\0".join(self._list(raw.split(b"\0"), words=False))
             if len(raw) <= _KEPT_BYTES_MOST:
                 if len(self._kept) >= _KEPT_MOST:
                     self._kept.clear()
