@@ -131,15 +131,18 @@ class OcsfProcesses(Processes):
                 identity = f',"namespace_pid":{vpid}{group},"session":{{"uid":"{session}"}}'
         start = process.start
         wall = start + process.clock
-        return Acting(
-            f'"process":{{"pid":{process.tgid},"uid":"{process.entity_id}"{name},"created_time":{wall // MS}'
-            f',"created_time_dt":"{stamp(wall)}"{file}{identity}{user}{container}{parent}',
-            f'"process":{{"start_ns":{start}{own}',
-            rest,
-            cgroup,
-            raw,
-            actor,
-            itself,
+        return tuple.__new__(
+            Acting,
+            (
+                f'"process":{{"pid":{process.tgid},"uid":"{process.entity_id}"{name},"created_time":{wall // MS}'
+                f',"created_time_dt":"{stamp(wall)}"{file}{identity}{user}{container}{parent}',
+                f'"process":{{"start_ns":{start}{own}',
+                rest,
+                cgroup,
+                raw,
+                actor,
+                itself,
+            ),
         )
 
     def _make_alike(self, same: Any, within: Cgroup | None) -> Any:

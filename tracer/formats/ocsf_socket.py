@@ -73,6 +73,7 @@ class OcsfSockets:
         self._netns = processes.netns
         self._here = f'"hostname":{dumps(host)}'
         self._moved = _Moved()
+        self._last = self._moved.last
 
     def parts(self, event: SocketEvent, offset: int, when: str) -> Parts:
         """The line of any socket event."""
@@ -153,7 +154,7 @@ class OcsfSockets:
         elif kind is _CLOSE or kind is _SOCKET_FOUND:
             counted = f',"bytes_sent":{sent},"bytes_received":{received},"retransmits":{retransmits}{rtt}'
             told = _FOUND_OPEN
-            last = self._moved.last.pop(flow, None)
+            last = self._last.pop(flow, None)
             known_since = kind is _CLOSE and opened > self._moved.forgotten
             # What was moved before the trace was not counted.
             if moved_out < 0 or flags & _SNAPSHOT:
