@@ -12,9 +12,11 @@ from netaddr import IPSet
 
 from tests.formats import events
 from tests.formats.events import OFFSET, SESSION
+from tests.formats.ocsf_lines import check as check_ocsf
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.geoip import open_places
 from tracer.formats.ecs import Ecs
+from tracer.formats.ocsf import Ocsf
 from tracer.formats.places import CACHED_MOST, Places
 from tracer.model import Kind, Role
 
@@ -183,3 +185,39 @@ def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "maxminddb", None)
     with pytest.raises(CommandError, match=r"pip install 'tracer\[geoip\]'"):
         open_places([tmp_path / "x.mmdb"])
+
+
+@pytest.mark.parametrize("role", [Role.CONNECT, Role.ACCEPT])
+@pytest.mark.parametrize("kind", [Kind.CONNECT, Kind.CLOSE, Kind.SOCKET_FOUND, Kind.FLOW, Kind.UPDATE])
+def test_places_in_ocsf(places: Places, kind: Kind, role: Role) -> None:
+    """The same facts are in the location and the autonomous system of that end, in valid lines."""
+    line = json.loads(Ocsf(SESSION, places=places).render(events.socket(kind, role=role), OFFSET, 0))
+    check_ocsf(line)
+    far, near = ("src_endpoint", "dst_endpoint") if role is Role.ACCEPT else ("dst_endpoint", "src_endpoint")
+    assert line[far]["location"] == {
+        "city": "Linköping",
+        "country": "SE",
+        "region": "SE-E",
+        "continent": "Europe",
+        "postal_code": "580 02",
+        "lat": 58.4167,
+        "long": 15.6167,
+    }
+    assert line[far]["autonomous_system"] == {"number": 29518, "name": "Bredband2 AB"}
+    assert line[near].keys() == {"ip", "port"}
+
+
+def test_places_of_an_answer_in_ocsf(places: Places) -> None:
+    """The resolver has its place, too."""
+    event = events.answered(remote="93.184.215.1")
+    line = json.loads(Ocsf(SESSION, places=places).render(event, OFFSET, 0))
+    check_ocsf(line)
+    assert line["dst_endpoint"]["location"]["city"] == "Linköping"
+    assert line["src_endpoint"].keys() == {"ip", "port"}
+
+
+def test_a_point_alone_is_no_place_in_ocsf() -> None:
+    """OCSF asks for a city, a country, a region or a postal code; a network of which only the name is known is told."""
+    known = {"location": {"latitude": 1.5, "longitude": 2.5}, "autonomous_system_organization": "X"}
+    assert Places([lambda _: known]).ocsf("192.0.2.1") == ',"autonomous_system":{"name":"X"}'
+    assert Places([lambda _: None]).ocsf("192.0.2.1") == ""

@@ -302,7 +302,7 @@ def make_format(
 ) -> Format:
     """The format asked for; by itself pretty on a terminal and ecs elsewhere. Raises CommandError.
 
-    It shows no more than ``privacy`` lets it; without that, all but secrets. ``places`` are told in ecs.
+    It shows no more than ``privacy`` lets it; without that, all but secrets. ``places`` are told in ecs and ocsf.
     """
     privacy = privacy or Privacy(Redactor())
     return privacy.form(_make_format(name, privacy.session(session), fd, privacy.redactor, places))
@@ -318,7 +318,7 @@ def _make_format(
     if name == "ocsf":
         from tracer.formats.ocsf import Ocsf  # the default starts the sooner without it
 
-        return Ocsf(session, redactor)
+        return Ocsf(session, redactor, places)
     if name != "pretty":
         raise CommandError(f"--format {name!r}: give one of {', '.join(FORMATS)}", Exit.USAGE)
     from tracer.formats.pretty import Pretty  # not for the stream of a SIEM, which starts the sooner

@@ -12,6 +12,7 @@ from tracer.formats.ecs_values import dumps, members, second_of
 from tracer.formats.ocsf_names import OcsfAnswers
 from tracer.formats.ocsf_process import MS, OcsfProcesses, activity
 from tracer.formats.ocsf_socket import OcsfSockets
+from tracer.formats.places import Places
 from tracer.formats.redact import Redactor
 from tracer.model import Answered, Event, ExecFailed, Kind, Notice, ProcessEvent, ProcessExited, Session, SocketEvent
 
@@ -27,8 +28,8 @@ _MEDIUM: Final = frozenset({"tracer-backend", "tracer-gap", "tracer-loss"})  # s
 class Ocsf:
     """A line an event: render(event, wall clock minus CLOCK_BOOTTIME in ns, the line's number)."""
 
-    def __init__(self, session: Session, redactor: Redactor | None = None) -> None:
-        """Lines carry the session's host as ``device``, and us as its agent; ``redactor`` as in ECS."""
+    def __init__(self, session: Session, redactor: Redactor | None = None, places: Places | None = None) -> None:
+        """Lines carry the session's host as ``device``, and us as its agent; the rest is as in ECS."""
         host = session.host
         agent = {
             "type_id": 4,  # Performance Monitoring & Observability
@@ -57,8 +58,8 @@ class Ocsf:
             ProcessEvent: processes.started,
             ExecFailed: processes.failed,
             ProcessExited: processes.exited,
-            SocketEvent: OcsfSockets(processes, host.name).parts,
-            Answered: OcsfAnswers(processes).parts,
+            SocketEvent: OcsfSockets(processes, host.name, places).parts,
+            Answered: OcsfAnswers(processes, places).parts,
             Notice: self._notice,
         }
 

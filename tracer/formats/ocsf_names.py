@@ -8,6 +8,7 @@ from tracer.formats.ecs_names import Told, own_of
 from tracer.formats.ecs_process import Parts
 from tracer.formats.ecs_values import MARKS, keep_raw, members, quality, quoted, text
 from tracer.formats.ocsf_process import MS, OcsfProcesses, activity
+from tracer.formats.places import Places
 from tracer.model import Answered, Names
 
 __all__ = ["OcsfAnswers", "told_of"]
@@ -37,8 +38,9 @@ def _told(names: Names) -> Told:
 class OcsfAnswers:
     """Renders the answers of DNS. Source is who asked."""
 
-    def __init__(self, processes: OcsfProcesses) -> None:
-        """Who asked is described by ``processes``."""
+    def __init__(self, processes: OcsfProcesses, places: Places | None = None) -> None:
+        """Who asked is described by ``processes``, where an address is by ``places``."""
+        self._places = places
         self._acting = processes.acting
         self._netns = processes.netns
         self._told = processes.told
@@ -86,14 +88,19 @@ class OcsfAnswers:
         community = f',"community_uid":"{event.community_id}"' if event.community_id else ""
         socket = f',"socket":{{"id":"{event.flow:x}"}}' if event.flow else ""
         uid = f',"uid":"{event.flow:x}"' if event.flow else ""
+        here, there = (
+            f'"ip":"{event.local}","port":{event.local_port}',
+            f'"ip":"{event.remote}","port":{event.remote_port}',
+        )
+        if self._places is not None:
+            here, there = here + self._places.ocsf(event.local), there + self._places.ocsf(event.remote)
         inexact = quality(event.marks) if event.marks & MARKS else ""
         at = (event.time + offset) // MS
         return (
             f"{_FAILED if event.malformed or event.code != 'NOERROR' else _ANSWERED}"
             f',"time":{at},"time_dt":"{when}","response_time":{at},"response_time_dt":"{when}"{actor}',
             owner,
-            f'{thread},"src_endpoint":{{"ip":"{event.local}","port":{event.local_port}}}'
-            f',"dst_endpoint":{{"ip":"{event.remote}","port":{event.remote_port}}}'
+            f'{thread},"src_endpoint":{{{here}}},"dst_endpoint":{{{there}}}'
             f',"connection_info":{{{_UNKNOWN if event.protocol == "mdns" else _OUT},"protocol_num":{event.number}'
             f',"protocol_name":"{event.transport}","protocol_ver_id":{6 if event.ipv6 else 4}{community}{uid}}}'
             f',"app_protocol_name":"{event.protocol}"{members(document)}{self._told_late if event.late else self._told}'

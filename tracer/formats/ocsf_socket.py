@@ -8,6 +8,7 @@ from tracer.formats.ecs_process import Parts
 from tracer.formats.ecs_values import MARKS, dumps, members, quality
 from tracer.formats.ocsf_names import told_of
 from tracer.formats.ocsf_process import MS, OcsfProcesses, activity
+from tracer.formats.places import Places
 from tracer.formats.text import errno_name
 from tracer.model import ATTRIBUTIONS, MOVED_KINDS, NO_OWNER, TCP_STATES, Flag, Kind, Role, SocketEvent, Via
 
@@ -63,8 +64,12 @@ class _Moved:
 class OcsfSockets:
     """Renders socket events. Source is who initiated, where that is known, else the local end."""
 
-    def __init__(self, processes: OcsfProcesses, host: str) -> None:
-        """The owner is described by ``processes``; ``host`` names an end here that has no address."""
+    def __init__(self, processes: OcsfProcesses, host: str, places: Places | None = None) -> None:
+        """The owner is described by ``processes``, where an address is by ``places``.
+
+        ``host`` names an end here that has no address.
+        """
+        self._places = places
         self._acting = processes.acting
         self._told = processes.told
         self._told_late = processes.told_late
@@ -188,6 +193,8 @@ class OcsfSockets:
         if state:
             counted = f',"state":"{TCP_STATES[state] if state < _STATES else state}"{counted}'
         here, there = f'"ip":"{local}","port":{local_port}', f'"ip":"{remote}","port":{remote_port}'
+        if self._places is not None:
+            here, there = here + self._places.ocsf(local), there + self._places.ocsf(remote)
         if role == _ROLE_ACCEPT:
             here, there = there, here
         said = ""
@@ -236,6 +243,10 @@ class OcsfSockets:
             ]
             for address, port in ((event.local, event.local_port), (event.remote, event.remote_port))
         )
+        if self._places is not None and addressed:
+            for end, address in ((here, event.local), (there, event.remote)):
+                if address not in _ANY and (told := self._places.ocsf(address)):
+                    end.append(told[1:])
         if not addressed or event.local in _ANY:
             here.insert(0, self._here)
         said = ""

@@ -1,4 +1,4 @@
-"""Places: where an address is, and whose network it is in, from MaxMind databases, as members of an ECS end."""
+"""Places: where an address is, and whose network it is in, from MaxMind databases, as members of an end of a flow."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ CACHED_MOST: Final = 8192
 """Addresses whose places are kept as JSON; a few hundred bytes each."""
 _TEXT_MOST: Final = 200  # characters of a name: a database is a file of somebody else
 _LANGUAGE: Final = "en"
+_OCSF_PLACES: Final = {
+    "city_name": "city",
+    "country_iso_code": "country",
+    "region_iso_code": "region",
+    "continent_name": "continent",
+    "postal_code": "postal_code",
+}
+_OCSF_NEEDS: Final = frozenset({"city", "country", "postal_code", "region"})  # of which a location has one at least
 
 
 class Places:
@@ -24,12 +32,33 @@ class Places:
         """Each of ``lookups`` gives a database's record of an address, None for none, or raises ValueError."""
         self._lookups = lookups
         self.members = lru_cache(CACHED_MOST)(self._members)
+        self.ocsf = lru_cache(CACHED_MOST)(self._ocsf)
 
     def at(self, end: str, address: str) -> str:
         """``end``, a JSON object that is not empty, with what is known of its address."""
         return f"{end[:-1]}{self.members(address)}}}"
 
     def _members(self, address: str) -> str:
+        geo, network = self._known(address)
+        return members(({"geo": geo} if geo else {}) | ({"as": network} if network else {}))
+
+    def _ocsf(self, address: str) -> str:
+        """The same as OCSF has it, as JSON members behind a comma; a point alone is no place there."""
+        geo, network = self._known(address)
+        found: dict[str, Any] = {}
+        place = {ours: geo[name] for name, ours in _OCSF_PLACES.items() if name in geo}
+        if place.keys() & _OCSF_NEEDS:
+            point = geo.get("location")
+            found["location"] = place | ({"lat": point["lat"], "long": point["lon"]} if point else {})
+        if network:
+            found["autonomous_system"] = {
+                **({"number": network["number"]} if "number" in network else {}),
+                **({"name": network["organization"]["name"]} if "organization" in network else {}),
+            }
+        return members(found)
+
+    def _known(self, address: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The members of ECS's geo and as."""
         geo: dict[str, Any] = {}
         network: dict[str, Any] = {}
         for lookup in self._lookups:
@@ -40,7 +69,7 @@ class Places:
             if isinstance(record, dict):
                 geo = _geo(record) | geo
                 network = _network(record) | network
-        return members(({"geo": geo} if geo else {}) | ({"as": network} if network else {}))
+        return geo, network
 
 
 def _geo(record: Mapping[str, Any]) -> dict[str, Any]:
