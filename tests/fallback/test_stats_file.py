@@ -69,11 +69,14 @@ def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
     for number in range(200):
         file.send(b"b" * 50_000 if number % 2 else b"a" * 100)
         time.sleep(0.001)
-    file.send(b"the end")
-    await_content(path, b"the end")
+    deadline = time.monotonic() + 20 * PATIENCE
+    while path.read_bytes() != b"the end" and time.monotonic() < deadline:
+        file.send(b"the end")  # which is nothing while it is busy
+        time.sleep(0.01)
     stop.set()
     reader.join()
     ended(file)
+    assert path.read_bytes() == b"the end"
     assert seen <= contents
     assert len(seen) > 1
 
