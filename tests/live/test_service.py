@@ -122,3 +122,14 @@ def test_figures_that_can_not_be_written(tmp_path: Path) -> None:
     assert done.stderr == (
         f"tracer: --stats: can't write {tmp_path}/absent/t.prom: No such file or directory; name another file\n"
     )
+
+
+def test_figures_in_place_of_the_output(tmp_path: Path) -> None:
+    """The file of the output is not taken for the figures, which would replace it; what is in there stays."""
+    output = tmp_path / "out.jsonl"
+    output.write_text("as it was\n")
+    command = [*COMMAND, "--output", str(output), "--stats", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == f"tracer: --stats: {output} is written already; name another file\n"
+    assert output.read_text() == "as it was\n"

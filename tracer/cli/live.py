@@ -44,7 +44,7 @@ class Live(Session):
         for line in absent(self._options.filters):
             tell(line)
         self._rotation.start()
-        self._service.start()
+        self._service.start(self._outputs.files)
         self._places = open_places(self._options.geoip)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)

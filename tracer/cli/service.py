@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -38,8 +38,11 @@ class Service:
         self._lag = 0
         self.record: dict[str, Any] = {}
 
-    def start(self) -> None:
-        """Connect to the manager and fork the process of the file, before anything is loaded. Raises CommandError."""
+    def start(self, taken: Iterable[Path] = ()) -> None:
+        """Connect to the manager and fork the process of the file, before anything is loaded. Raises CommandError.
+
+        ``taken`` are files for something else, which the figures must not replace.
+        """
         self._notifier = Notifier.open()
         if self._path is None:
             return
@@ -50,6 +53,8 @@ class Service:
         from tracer.fallback.stats_file import StatsFile
 
         path = self._path.absolute()
+        if path.resolve() in {each.resolve() for each in taken}:
+            raise CommandError(f"--stats: {path} is written already; name another file", Exit.USAGE)
 
         def confine(fd: int) -> dict[str, Any]:
             _render(b"")  # what it takes is loaded before
