@@ -22,6 +22,11 @@ _TYPES: Final[dict[str, dict[str, Any]]] = {
     "long": {"type": "integer"},
     "boolean": {"type": "boolean"},
     "date": {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z$"},
+    "geo_point": {
+        "type": "object",
+        "properties": {"lat": {"type": "number"}, "lon": {"type": "number"}},
+        "required": ["lat", "lon"],
+    },
     "ip": {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]},
 }
 _ALWAYS: Final = (  # what every line has

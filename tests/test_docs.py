@@ -30,6 +30,7 @@ from tests.formats.events import (
     process,
     socket,
 )
+from tests.formats.test_places import ASN, CITY
 from tracer.cli import facts, session
 from tracer.cli.coverage import coverage_record
 from tracer.cli.errors import Exit
@@ -38,6 +39,7 @@ from tracer.cli.sandbox import Mode, Sandbox
 from tracer.confine.apply import Applied
 from tracer.confine.plan import Layer, Plan, State, Verdict
 from tracer.formats.ecs import Ecs
+from tracer.formats.places import Places
 from tracer.formats.redact import Redactor
 from tracer.formats.shorten import LINE_MOST
 from tracer.integrity.chain import BEGIN, END, Chain, Tail
@@ -103,6 +105,7 @@ TYPES = {
     "wildcard": lambda value: isinstance(value, str),
     "long": lambda value: type(value) is int,
     "boolean": lambda value: type(value) is bool,
+    "geo_point": lambda value: [type(value[name]) for name in ("lon", "lat")] == [float, float] and len(value) == 2,
     "date": lambda value: datetime.fromisoformat(value).utcoffset() is not None,
     "ip": lambda value: bool(ip_address(value)),
 }
@@ -225,13 +228,13 @@ def events() -> Iterator[Event]:
 @cache
 def rendered() -> list[dict[str, Any]]:
     """The events as a reader of the stream has them."""
-    form = Ecs(SESSION, Redactor())
+    form = Ecs(SESSION, Redactor(), places=Places([lambda _: {**CITY, **ASN}]))
     return [json.loads(form.render(event, OFFSET, number)) for number, event in enumerate(events())]
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every field of a document, as the document of events names it, and its value; a list is one field."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not path.endswith("geo.location"):
         placeholder = PLACEHOLDERS.get(path)
         for name, part in value.items():
             yield from leaves(part, f"{path}.{placeholder or name}".removeprefix("."))

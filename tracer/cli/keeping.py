@@ -179,7 +179,7 @@ class Keeping(Rotation):
     def busy(self) -> bool:
         """As Rotation's; settings are a part of it."""
         opener, config = self._opener, Asks.CONFIG
-        return super().busy or self._wants_config or (opener is not None and opener.asked and opener.what is config)
+        return super().busy or bool(self._wants) or (opener is not None and opener.asked and opener.what is config)
 
     def ends(self) -> bool:
         """SIGHUP never ends it: it is a service."""
