@@ -47,6 +47,8 @@ def _type(value: Any) -> str:
         return "boolean"
     if isinstance(value, int):
         return "long"
+    if isinstance(value, dict) and value.keys() == {"lon", "lat"}:
+        return "geo_point"
     if not isinstance(value, str):
         raise PageError(f"{value!r}: no type of a field")
     if _STAMP.fullmatch(value):
