@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -603,13 +604,17 @@ def test_read_only_from_the_start(tmp_path: Path) -> None:
         assert f"can't use {disk / 'other'}: Read-only file system" in line
 
 
-def test_directory_that_becomes_read_only(tmp_path: Path) -> None:
+@pytest.fixture(name="open_path")
+def _open_path() -> Iterator[Path]:
+    """A directory that everybody can come to; pytest closes its own when another one is started."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_directory_that_becomes_read_only(open_path: Path) -> None:
     """An ordinary user's file that can't be rotated goes on growing, which is told once, until it can be."""
-    tmp_path.chmod(0o755)
-    for above in tmp_path.parents:
-        if above.name.startswith("pytest-"):
-            above.chmod(0o755)
-    output = tmp_path / "log"
+    output = open_path / "log"
     output.mkdir()
     os.chown(output, DAEMON, DAEMON)
     output.chmod(0o555)
