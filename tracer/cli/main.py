@@ -341,7 +341,7 @@ def status(
 @app.command()
 def verify(
     files: Annotated[
-        list[Path], typer.Argument(help="files of a stream, or directories of tracer export", metavar="FILE…")
+        list[Path], typer.Argument(help="files of a stream, or directories of tracer export", metavar="FILE")
     ],
     key: Annotated[
         list[Path] | None, typer.Option(help="the public key that must have certified it (repeatable)", metavar="FILE")
