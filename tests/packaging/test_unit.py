@@ -259,9 +259,10 @@ def test_service_works_under_them(own: dict[str, Path], manager: Manager, backen
         == confinement["stats"]["capabilities"]
         == []
     )
-    assert events[-1]["tracer"]["ledger"]["final"] is True
+    ledger = tracing.find(events, "tracer-ledger")[-1]["tracer"]["ledger"]
+    assert ledger["final"] is True
     if backend == "core":
-        tracing.assert_complete(events[-1]["tracer"]["ledger"])
+        tracing.assert_complete(ledger)
         assert tracing.find(events, "process-exited", process__exit_code=23)
 
 
