@@ -18,9 +18,11 @@ from scripts.attribution.compare import Comparison, TruthError, compare, load_tr
 
 SOURCE = Path(__file__).with_name("storm.c")
 READY = "tracer: ready"
-READY_SECONDS = 60
+# A factor on limits of waiting, as for the tests: 10 for an emulated machine.
+PATIENCE = float(os.environ.get("TRACER_TEST_PATIENCE") or 1)
+READY_SECONDS = 60 * PATIENCE
 STORM_SECONDS = 660  # the generator ends itself after 600
-DRAIN_SECONDS = 120
+DRAIN_SECONDS = 120 * PATIENCE
 LEDGER_TERMS = ("attempts", "delivered", "filtered", "lost")
 SHOWN = 5  # mistakes of each sort that are printed
 

@@ -7,13 +7,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scripts.attribution.check import PATIENCE
 from scripts.bytes.generator import Flow
 
 TOLERANCE = 0.01
 OWNED_LEAST = 0.9  # of the payload: what a socket without connections sends first is gone when its owner gets known
 OPTIONS = ("--account-wire", "--update-every", "1s")
 _ACTION = b'"action":"tracer-wire"'
-_WITHIN_S = 6  # several times as long as what OPTIONS ask for
+_WITHIN_S = 6 * min(PATIENCE, 3)  # several times as long as what OPTIONS ask for
 _QUIET_S = 2
 _LOOK_S = 0.05
 WAYS = ("out", "in")
