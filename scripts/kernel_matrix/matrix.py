@@ -9,7 +9,7 @@ import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from scripts.kernel_matrix import qemu
 from scripts.kernel_matrix.cache import Cache
@@ -29,6 +29,7 @@ STEP_S = 900
 PROCESSES = 1009  # a prime, so that nothing comes out right by being a multiple
 SPARE_MIB = 1024  # of memory that guests leave alone
 TRIAL = Limits(ready_s=30, silent_s=30, total_s=60)  # a hypervisor that works boots a guest in a few seconds
+_HEAVY: Final = frozenset({44})  # thousands of sockets, which only core finds all at once
 _TRAP = re.compile(r"test_(\d\d)_")
 
 
@@ -93,6 +94,12 @@ def corpus_of(source: Path) -> list[int]:
     return sorted({int(match[1]) for match in found if match})
 
 
+def traps_for(plan: Plan, backend: str) -> tuple[int, ...]:
+    """The traps that a column with this backend runs: what was asked for, else the corpus."""
+    corpus = plan.traps or tuple(corpus_of(plan.source))
+    return tuple(trap for trap in corpus if plan.traps or not plan.few or backend == "core" or trap not in _HEAVY)
+
+
 def arguments(
     plan: Plan, backend: str, patience: int, *, hide_btf: bool = False, sleep: bool = False
 ) -> tuple[str, ...]:
@@ -100,7 +107,8 @@ def arguments(
     found = ["--backend", backend, "--patience", str(patience), "--alive", str(ALIVE_S), "--limit", str(STEP_S)]
     found += ["--processes", str(PROCESSES if plan.attribution else 0)]
     # As one word: a kernel takes no more than 32 for its first process (MAX_INIT_ARGS in init/main.c).
-    found += ["--traps", ",".join(map(str, plan.traps))] if plan.traps else []
+    traps = traps_for(plan, backend)
+    found += ["--traps", ",".join(map(str, traps))] if [*traps] != corpus_of(plan.source) else []
     found += ["--few"] if plan.few else []
     found += ["--hide-btf"] if hide_btf else []
     found += ["--sleep"] if sleep else []
@@ -123,8 +131,7 @@ def run_matrix(cache: Cache, matrix: Matrix, wanted: Wanted, plan: Plan) -> Resu
     A kernel that cannot be had is a column with that problem. Raises MatrixError when there is nothing to run, or the
     emulator is missing.
     """
-    corpus = list(plan.traps) or corpus_of(plan.source)
-    progress = Progress(len(corpus))
+    progress = Progress(len(plan.traps or corpus_of(plan.source)))
     workshop = Workshop(cache, matrix, plan.source, progress.say, refresh=plan.refresh)
     columns: list[Column] = []
     ready: dict[str, Prepared] = {}
@@ -159,7 +166,7 @@ def run_matrix(cache: Cache, matrix: Matrix, wanted: Wanted, plan: Plan) -> Resu
     outcomes = _run(cache, columns, ready, plan, progress)
     for column in columns:
         if column.name in outcomes:
-            _fill(column, ready.get(column.name), outcomes[column.name], matrix, plan, corpus)
+            _fill(column, ready.get(column.name), outcomes[column.name], matrix, plan)
     cost = {
         "fetched_bytes": float(workshop.fetched.size),
         "fetch_s": round(workshop.fetched.seconds, 1),
@@ -226,9 +233,7 @@ def _host_job(column: Column, plan: Plan) -> Job:
     return Job(column.name, 0, lambda _console: ["setpriv", "--pdeathsig", "KILL", *command], plan.limits)
 
 
-def _fill(
-    column: Column, one: Prepared | None, outcome: Outcome, matrix: Matrix, plan: Plan, corpus: Sequence[int]
-) -> None:
+def _fill(column: Column, one: Prepared | None, outcome: Outcome, matrix: Matrix, plan: Plan) -> None:
     column.boots, column.ready_s, column.seconds = outcome.boots, round(outcome.ready_s, 1), round(outcome.seconds, 1)
     column.lost, column.crashes = outcome.lost, outcome.crashes
     if plan.run:
@@ -243,6 +248,7 @@ def _fill(
                 column.problems.append(f"booted {line['kernel']} instead of {column.release}")
         elif line.get("guest") == "doctor" and one is not None:
             column.problems += check_capabilities(one.kernel, line["doctor"])
-    judge(column, outcome.lines, corpus, matrix.missing, attribution=plan.attribution)
+    traps = traps_for(plan, column.backend)
+    judge(column, outcome.lines, traps, matrix.missing, attribution=plan.attribution)
     if column.lost and outcome.console:
         column.problems.append(f"the end of its console:\n{outcome.console}")

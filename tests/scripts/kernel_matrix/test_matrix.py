@@ -13,7 +13,7 @@ from scripts.kernel_matrix.cache import Cache
 from scripts.kernel_matrix.config import Kernel, Matrix, Userland
 from scripts.kernel_matrix.errors import MatrixError
 from scripts.kernel_matrix.guests import Guests, Job
-from scripts.kernel_matrix.matrix import Plan, Wanted, arguments, run_matrix
+from scripts.kernel_matrix.matrix import Plan, Wanted, arguments, run_matrix, traps_for
 from scripts.kernel_matrix.results import Results
 from scripts.kernel_matrix.workshop import Prepared, Workshop
 from tests.scripts.kernel_matrix.columns import ending, trap
@@ -127,6 +127,22 @@ def test_arguments(tmp_path: Path) -> None:
     assert told[told.index("--traps") :][:2] == ("--traps", "4,28")
     assert "--few" not in told
     assert "--few" in arguments(Plan(tmp_path, few=True), "core", 10)
+
+
+def test_traps_of_a_column(tmp_path: Path) -> None:
+    """All of the corpus, or those asked for; where less is enough, thousands of sockets are left to core."""
+    traps = tmp_path / "tests/traps"
+    traps.mkdir(parents=True)
+    for name in ("test_01_softirq.py", "test_44_many.py"):
+        (traps / name).touch()
+    for plan, backend, told in (
+        (Plan(tmp_path), "bcc", (1, 44)),
+        (Plan(tmp_path, few=True), "core", (1, 44)),
+        (Plan(tmp_path, few=True), "bcc", (1,)),
+        (Plan(tmp_path, few=True, traps=(44,)), "bcc", (44,)),
+    ):
+        assert traps_for(plan, backend) == told
+        assert ("--traps" in arguments(plan, backend, 10)) is (told != (1, 44))
 
 
 class Suite(Apt):
