@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from tracer.probes.core import Core
+from tracer.model import SOCKET_KINDS, Kind
+from tracer.pipeline.view import Filters
+from tracer.probes.core import HOOKS, Core
 from tracer.probes.source import KernelFilters, Source
 
 if TYPE_CHECKING:
     from tracer.fallback.broker import Worker
 
-__all__ = ["BACKENDS", "BROKERED", "EBPF", "LADDER", "make"]
+__all__ = ["BACKENDS", "BROKERED", "EBPF", "HOOKS", "LADDER", "kernel_filters", "make"]
 
 BACKENDS: Final = ("auto", "core", "bcc", "netlink", "procfs")
 LADDER: Final = BACKENDS[1:]
@@ -21,6 +23,31 @@ EBPF: Final = frozenset({"core", "bcc"})
 BROKERED: Final = frozenset({"netlink", "procfs"})
 """Those that ask about /proc as long as they run, and so run under a broker."""
 _WATERMARK: Final = 64 << 10
+_NAMED: Final = SOCKET_KINDS - {Kind.LISTEN}  # events with the name of who is talked to
+
+
+def kernel_filters(wanted: Filters, *, payload: bool) -> KernelFilters:
+    """What the kernel can filter of what is asked for, and is to give for it; names only with ``payload``."""
+    kinds = set(wanted.kinds)
+    if Kind.CLOSE in kinds:
+        kinds |= {Kind.CONNECT, Kind.ACCEPT}  # they tell whose it is
+    if Kind.UPDATE in kinds:
+        kinds |= {Kind.CONNECT, Kind.ACCEPT, Kind.CLOSE, Kind.FLOW, Kind.FLOW_END, Kind.OWNER, Kind.TAIL}
+    if Kind.FLOW in kinds:
+        kinds |= {Kind.FLOW_END}
+    if not payload:
+        kinds -= {Kind.PAYLOAD}
+    elif kinds & _NAMED:
+        kinds |= {Kind.PAYLOAD}  # it tells their names
+    return KernelFilters(
+        frozenset(kinds & SOCKET_KINDS),
+        wanted.pids,
+        wanted.children,
+        wanted.uids,
+        wanted.netns,
+        wanted.ports,
+        wanted.cidrs,
+    )
 
 
 def make(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING
 
 from tracer.cli import backends, reading
 from tracer.cli.absent import absent
@@ -17,26 +17,35 @@ from tracer.cli.rotation import Rotation
 from tracer.cli.sandbox import confine_broker
 from tracer.cli.session import Options, Session
 from tracer.cli.tell import tell
-from tracer.model import SOCKET_KINDS, Kind
+from tracer.model import Kind
 from tracer.probes.core import HOOKS
 from tracer.probes.source import Coverage, KernelFilters, Source
 from tracer.probes.unusable import UnusableError
 
 if TYPE_CHECKING:
+    from tracer.cli.ahead import Ahead
     from tracer.fallback.broker import Worker
 
 __all__ = ["BACKENDS", "HOOKS", "Live", "Options"]
-
-_NAMED: Final = SOCKET_KINDS - {Kind.LISTEN}  # events with the name of who is talked to
 
 
 class Live(Session):
     """Chooses a backend that starts, and handles signals; a session runs on it."""
 
-    def __init__(self, options: Options, rotation: Rotation | None = None, outputs: Outputs | None = None) -> None:
-        """Nothing is loaded before run(). ``rotation`` and ``outputs`` are there where they are not the usual ones."""
+    def __init__(
+        self,
+        options: Options,
+        rotation: Rotation | None = None,
+        outputs: Outputs | None = None,
+        ahead: Ahead | None = None,
+    ) -> None:
+        """Nothing is loaded before run(), but for what is loaded ``ahead``: the first backend of these options.
+
+        ``rotation`` and ``outputs`` are there where they are not the usual ones.
+        """
         rotation = rotation or Rotation(options.output, options.sandbox, tell)
         super().__init__(options, rotation, outputs or Outputs(options.output, options.record, rotation))
+        self._ahead = ahead
         self._unprivileged: str | None = None  # why eBPF is not for this user
 
     def run(self) -> int:
@@ -122,8 +131,11 @@ class Live(Session):
             fix = "raise the limits on processes and open files (ulimit -u, ulimit -n)"
             raise CommandError(f"can't start a worker: {refused.strerror}; {fix}", Exit.FAILURE) from refused
 
-    def _backend(self, name: str) -> Source:
+    def _backend(self, name: str) -> AbstractContextManager[Source]:
         options = self._options
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and name == "core":
+            return ahead
         also = self._rotation.pids + self._service.pids
         return backends.make(name, self._kernel_filters(), options.buffer, options.hooks, self._worker, also)
 
@@ -137,24 +149,4 @@ class Live(Session):
         return number != signal.SIGHUP or self._rotation.ends()
 
     def _kernel_filters(self) -> KernelFilters:
-        wanted = self._options.filters
-        kinds = set(wanted.kinds)
-        if Kind.CLOSE in kinds:
-            kinds |= {Kind.CONNECT, Kind.ACCEPT}  # they tell whose it is
-        if Kind.UPDATE in kinds:
-            kinds |= {Kind.CONNECT, Kind.ACCEPT, Kind.CLOSE, Kind.FLOW, Kind.FLOW_END, Kind.OWNER, Kind.TAIL}
-        if Kind.FLOW in kinds:
-            kinds |= {Kind.FLOW_END}
-        if not self._options.payload:
-            kinds -= {Kind.PAYLOAD}
-        elif kinds & _NAMED:
-            kinds |= {Kind.PAYLOAD}  # it tells their names
-        return KernelFilters(
-            frozenset(kinds & SOCKET_KINDS),
-            wanted.pids,
-            wanted.children,
-            wanted.uids,
-            wanted.netns,
-            wanted.ports,
-            wanted.cidrs,
-        )
+        return backends.kernel_filters(self._options.filters, payload=self._options.payload)

@@ -50,9 +50,9 @@ from tracer.cli.errors import CommandError, Exit
 from tracer.formats.text import visible
 
 if TYPE_CHECKING:
+    from tracer.cli.asked import Options
     from tracer.cli.config import Config
-    from tracer.cli.sandbox import Mode
-    from tracer.cli.session import Options
+    from tracer.cli.mode import Mode
 
 __all__ = ["COMPLETE", "app", "run"]
 
@@ -77,7 +77,7 @@ def _format(name: str | None, json: bool) -> str | None:
 
 
 def _mode(no_sandbox: bool, strict: bool, user: str | None = None) -> Mode:
-    from tracer.cli.sandbox import Mode  # with all that it takes
+    from tracer.cli.mode import Mode
 
     if no_sandbox and (strict or user is not None):
         other = "--sandbox-strict" if strict else "--user"
@@ -87,7 +87,8 @@ def _mode(no_sandbox: bool, strict: bool, user: str | None = None) -> Mode:
 
 def _asked(typed: dict[str, Any]) -> Options:
     """What was asked of a session, from the parameters of a command. Raises CommandError."""
-    from tracer.cli.live import BACKENDS, HOOKS, Options
+    from tracer.cli.asked import Options
+    from tracer.cli.backends import BACKENDS, HOOKS
 
     backend, hooks = typed["backend"], typed["hooks"]
     if backend not in BACKENDS:
@@ -186,9 +187,13 @@ def live(
 
     Examples: tracer live --port 443 -- tracer live --pid 4242 --children -- tracer live --json | jq .process.name
     """
+    from tracer.cli import ahead
+
+    asked = _asked(ctx.params)
+    begun = ahead.begin(asked)
     from tracer.cli.live import Live
 
-    raise typer.Exit(int(Live(_asked(ctx.params)).run()))
+    raise typer.Exit(int(Live(asked, ahead=begun).run()))
 
 
 @app.command()

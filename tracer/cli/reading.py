@@ -16,7 +16,7 @@ from tracer.probes.source import Coverage
 __all__ = ["load", "loading", "read", "read_again"]
 
 _TAKES: Final = frozenset(hook.program for hooks in PAYLOADS.values() for hook in hooks)
-_TURN_S: Final = 0.0002  # how long who comes back from the kernel waits for who loads modules
+_TURN_S: Final = 0.001  # how long who comes back from the kernel waits for who loads modules
 _WITH_QUIC: Final = "quic"
 _PLAIN: Final = "plain"
 _MISSING: Final = "names in QUIC, for which cryptography is needed ({}): pip install cryptography"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import enum
 import os
 from collections.abc import Callable
 from typing import Any, Final
 
 from tracer.cli.errors import CommandError, Exit
+from tracer.cli.mode import Mode
 from tracer.confine import attest, identity
 from tracer.confine.apply import Applied, confine
 from tracer.confine.broker import LAYERS
@@ -17,14 +17,6 @@ from tracer.confine.plan import Layer, Plan, State, missing
 __all__ = ["Mode", "Sandbox", "choose_user", "confine_broker", "confine_opener"]
 
 _SUDO: Final = "to run as the user behind sudo"
-
-
-class Mode(enum.Enum):
-    """What was asked for: as much as this kernel can, nothing, or all of it and else no start."""
-
-    BEST = "best"
-    OFF = "off"
-    STRICT = "strict"
 
 
 def choose_user(asked: str | None, tell: Callable[[str], None], *, writes_files: bool) -> Identity | None:

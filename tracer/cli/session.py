@@ -5,11 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tracer.cli import facts, reading
+from tracer.cli.asked import Options
 from tracer.cli.clock import Clock
 from tracer.cli.coverage import coverage_record
 from tracer.cli.errors import Exit
@@ -48,31 +48,6 @@ _IDLE_MS: Final = 100.0
 _HOLDING_MS: Final = 20.0
 _CLOSURE_TURNS: Final = 8
 _TIME = struct.Struct("=Q").unpack_from
-
-
-@dataclass
-class Options:
-    """What was asked for, checked."""
-
-    filters: Filters = field(default_factory=Filters)
-    backend: str = "auto"
-    hooks: str = "auto"
-    format: str | None = None
-    output: Path | None = None
-    duration: float | None = None
-    count: int | None = None
-    update: float = 30.0  # seconds
-    buffer: int = 8 << 20
-    record: Path | None = None
-    fail_on_loss: bool = False
-    snapshot: bool = True
-    payload: bool = True
-    sandbox: Mode = Mode.BEST
-    user: str | None = None
-    account_wire: bool = False
-    privacy: Privacy | None = None
-    geoip: list[Path] = field(default_factory=list)
-    stats: Path | None = None
 
 
 class Session:

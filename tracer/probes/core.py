@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tracer.model import MOVED_KINDS, Kind
-from tracer.probes import cgroup, libbpf
+from tracer.probes import cgroup, heap, libbpf
 from tracer.probes.backend import Backend, KernelFilters, object_file
 from tracer.probes.cmdlines import with_arguments
 from tracer.probes.hooks import (
@@ -110,7 +110,8 @@ class Core(Backend):
         del types
         maps = self._make_maps()
         share = {name: maps.map(name).fd for name in maps.map_names() if not name.startswith(".")}
-        self._load_programs(share, may_use_returns)
+        with heap.kept():
+            self._load_programs(share, may_use_returns)
         if self._wants_moves():
             self._parts = Parts({name: maps.map(name) for name in ("parts", "retired", "parts_limit", "moved")})
             self._stack.callback(self._parts.close)

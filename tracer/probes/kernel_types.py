@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from typing import Final
 
@@ -32,12 +33,30 @@ class KernelTypes:
         return self.has(name) or any(_within(name, _read(self._place.with_name(module))) for module in modules)
 
 
-def _within(name: str, names: bytes) -> bool:
+def _within(name: str, names: bytearray) -> bool:
     return b"\0%b\0" % name.encode() in names
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> bytearray:
+    """A whole file of sysfs, which gives a page at a time: by the C library, that lets other threads run meanwhile."""
     try:
-        return path.read_bytes()
+        content = bytearray(path.stat().st_size)
     except OSError:
-        return b""
+        return bytearray()
+    file = _libc.fopen(bytes(path), b"rb")
+    if not file:
+        return bytearray()
+    try:
+        whole = _libc.fread((ctypes.c_char * len(content)).from_buffer(content), 1, len(content), file)
+    finally:
+        _libc.fclose(file)
+    del content[whole:]
+    return content
+
+
+_libc = ctypes.CDLL(None)
+_libc.fopen.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
+_libc.fopen.restype = ctypes.c_void_p
+_libc.fread.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p)
+_libc.fread.restype = ctypes.c_size_t
+_libc.fclose.argtypes = (ctypes.c_void_p,)

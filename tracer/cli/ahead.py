@@ -1,0 +1,62 @@
+"""Begin to load the probes while the modules that are needed behind them are still being imported."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from tracer.cli.backends import kernel_filters, make
+from tracer.pipeline.view import Filters
+from tracer.probes.source import Source
+
+__all__ = ["Ahead", "begin"]
+
+_TURN_S: Final = 0.001  # how long who comes back from the kernel waits for who imports
+
+
+class Ahead:
+    """A backend that is being entered in a thread of its own; entered here, it is ready, or fails as it did there."""
+
+    def __init__(self, source: Source) -> None:
+        """Begin with ``source``."""
+        self._source = source
+        self._failure: BaseException | None = None
+        self._turn = sys.getswitchinterval()
+        sys.setswitchinterval(_TURN_S)
+        self._thread = threading.Thread(target=self._enter, name="ahead")
+        self._thread.start()
+
+    def _enter(self) -> None:
+        try:
+            self._source.__enter__()
+        except BaseException as failure:  # noqa: BLE001  # it is the other thread's to tell
+            self._failure = failure
+
+    def __enter__(self) -> Source:
+        """The backend. Raises UnusableError."""
+        self._thread.join()
+        sys.setswitchinterval(self._turn)
+        if self._failure is not None:
+            raise self._failure
+        return self._source
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give back all it took."""
+        self._source.__exit__(kind, error, trace)
+
+
+def begin(
+    backend: str, hooks: str, filters: Filters, buffer: int, output: Path | None, *, payload: bool
+) -> Ahead | None:
+    """Begin, if the first backend to be tried is one of probes.
+
+    Not where a process is forked that is to reopen the output: before there is anything that it could inherit.
+    """
+    if backend not in ("auto", "core") or (output is not None and str(output) != "-"):
+        return None
+    return Ahead(make("core", kernel_filters(filters, payload=payload), buffer, hooks, None))
