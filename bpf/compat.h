@@ -72,12 +72,9 @@ static __always_inline const struct pt_regs *user_regs(const struct task_struct 
 	return BPF_CORE_READ(task, stack) + stack_bytes(task) - bpf_core_type_size(struct pt_regs);
 }
 
-/* The descriptor table of the current process: direct loads where the current task can
- * be had with its type (5.11, commit 3ca1032ab7ab). */
+/* The descriptor table of the current process. Not by its typed pointer: see read_addresses(). */
 static __always_inline struct fdtable *current_fds(void)
 {
-	if (bpf_core_enum_value_exists(enum bpf_func_id___helpers, BPF_FUNC_get_current_task_btf___helpers))
-		return bpf_get_current_task_btf()->files->fdt;
 	return BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), files, fdt);
 }
 

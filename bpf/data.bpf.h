@@ -358,7 +358,7 @@ static __always_inline void datagram_moved(void *ctx, const struct sock *sk, u16
 	struct part *part;
 	u16 sport, protocol;
 	u32 at = out, slot;
-	bool nobody;
+	u32 nobody;
 
 	key.sk = (u64)sk;
 	s = bpf_map_lookup_elem(MAP(sockets), &key.sk);
@@ -371,8 +371,10 @@ static __always_inline void datagram_moved(void *ctx, const struct sock *sk, u16
 	}
 	if (s && s->excluded)
 		return;
-	nobody = (s && s->kernels) || task_flags() & PF_KTHREAD;
-	key.tgid = nobody ? 0 : bpf_get_current_pid_tgid() >> 32;
+	/* By arithmetic: each branch is another state for the verifier in all that follows. */
+	nobody = (s ? s->kernels : 0) | !!(task_flags() & PF_KTHREAD);
+	asm volatile("" : "+r"(nobody));
+	key.tgid = (bpf_get_current_pid_tgid() >> 32) & (nobody - 1);
 	talk = bpf_map_lookup_elem(MAP(talks), &at);
 	find_peer(&key, sk, talk, out, family, protocol, sport, typed);
 	slot = s ? s->slot : 0;

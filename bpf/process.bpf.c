@@ -560,21 +560,22 @@ SEC("iter/task")
 int whoami(struct bpf_iter__task *ctx)
 {
 	struct task_struct *task = ctx->task;
+	struct seq_file *seq = ctx->meta->seq;
 	struct header h;
 
 	if (!task)
 		return 0;
 	if (!ctx->meta->seq_num) {
 		describe_asker(&h);
-		bpf_seq_write(ctx->meta->seq, &h, sizeof(h));
+		bpf_seq_write(seq, &h, sizeof(h));
 	}
 	if (BPF_CORE_READ(task, pid) == 1) {
 		begin(&h, KIND_TRACER_FOUND, 0, 1, 1, boot_start(task));
-		bpf_seq_write(ctx->meta->seq, &h, sizeof(h));
+		bpf_seq_write(seq, &h, sizeof(h));
 	} else if (BPF_CORE_READ(task, pid) == BPF_CORE_READ(task, tgid) &&
 		   BPF_CORE_READ(task, real_parent, tgid) == (int)(bpf_get_current_pid_tgid() >> 32)) {
 		describe_child(&h, task);
-		bpf_seq_write(ctx->meta->seq, &h, sizeof(h));
+		bpf_seq_write(seq, &h, sizeof(h));
 	}
 	return 0;
 }
