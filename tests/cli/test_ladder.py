@@ -2,7 +2,7 @@
 
 import signal
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pytest
 
@@ -10,7 +10,7 @@ from tracer.cli import live
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.live import Live, Options
 from tracer.fallback.files import DirectFiles
-from tracer.probes.source import Coverage
+from tracer.probes.source import Coverage, Source
 from tracer.probes.unusable import UnusableError
 
 NO_BTF = UnusableError("this kernel has no BTF; run another", 4)
@@ -190,4 +190,4 @@ def test_backends_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in live.BACKENDS[1:]:
         command = Live(Options())
         monkeypatch.setattr(command, "_worker", SimpleNamespace(files=DirectFiles(), broker=1))
-        assert command._backend(name).name == name
+        assert cast("Source", command._backend(name)).name == name

@@ -104,6 +104,10 @@ def test_kernel_types(tmp_path: Path) -> None:
     assert types.has_function("vsock_dgram_sendmsg", "af_packet", "vsock")
     assert not types.has_function("vsock_dgram_sendmsg", "af_packet")
     assert not KernelTypes(tmp_path / "none").has("inet_sendmsg")
+    (tmp_path / "empty").touch()
+    assert not KernelTypes(tmp_path / "empty").has("")
+    (tmp_path / "large").write_bytes(bytes(5_000_011) + b"the_last\0")
+    assert KernelTypes(tmp_path / "large").has("the_last")
 
 
 # What they count, on this kernel.

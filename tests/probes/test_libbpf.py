@@ -371,6 +371,18 @@ def test_refused_program_is_named_with_its_log(refused: Path, capfd: pytest.Capt
 
 
 @pytest.mark.live
+def test_silence_ends(refused: Path) -> None:
+    """While libbpf is silent a refusal has no reason and nobody to blame; afterwards it has both again."""
+    with libbpf_binding.library().silent(), pytest.raises(libbpf.LoadError) as error:
+        libbpf.load(refused, knobs={}, optional=("wilder", "nowhere"))
+    assert error.value.program is None
+    assert not error.value.log
+    assert error.value.errno > 0
+    with pytest.raises(libbpf.LoadError, match="program 'wild'"):
+        libbpf.load(refused, knobs={}, optional=("wilder", "nowhere"))
+
+
+@pytest.mark.live
 def test_optional_programs_are_left_out(refused: Path) -> None:
     """Each optional program that is refused is switched off with its reason; the rest loads and runs."""
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -417,6 +429,7 @@ def test_without_privilege_the_load_is_refused(plain: Path) -> None:
 import os, sys
 from pathlib import Path
 from tracer.probes import libbpf
+from tracer.probes.libbpf_binding import library
 opened = libbpf.Object.open(Path({str(plain)!r}))
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:

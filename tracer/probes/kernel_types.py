@@ -18,7 +18,7 @@ class KernelTypes:
     def __init__(self, place: Path) -> None:
         """``place`` is the kernel's own file; one that can't be read has no names."""
         self._place = place
-        self._names = _read(place)
+        self._names: bytes | bytearray = _read(place)
 
     def has(self, name: str) -> bool:
         """Whether the kernel itself has anything by this name."""
@@ -33,7 +33,7 @@ class KernelTypes:
         return self.has(name) or any(_within(name, _read(self._place.with_name(module))) for module in modules)
 
 
-def _within(name: str, names: bytearray) -> bool:
+def _within(name: str, names: bytes | bytearray) -> bool:
     return b"\0%b\0" % name.encode() in names
 
 
