@@ -2,6 +2,8 @@
 
 import ctypes
 import resource
+import subprocess
+import sys
 
 from tracer.probes import heap
 
@@ -32,3 +34,25 @@ def test_kept_and_given_back() -> None:
         pages_mapped()
         assert pages_mapped() <= huge_pages // 8
     assert pages_mapped() > huge_pages
+
+
+SHARED = """
+import ctypes, threading
+from tracer.probes import heap
+libc = ctypes.CDLL(None)
+libc.malloc.argtypes, libc.malloc.restype = (ctypes.c_size_t,), ctypes.c_void_p
+heap.share()
+found = [libc.malloc(1000)]
+thread = threading.Thread(target=lambda: found.append(libc.malloc(1000)))
+thread.start()
+thread.join()
+ranges = [line.split() for line in open("/proc/self/maps")]
+at = next(line[0].split("-") for line in ranges if line[-1] == "[heap]")
+print(*(int(at[0], 16) <= each < int(at[1], 16) for each in found))
+"""
+
+
+def test_threads_share_a_heap() -> None:
+    """What a thread asks for comes from the heap of the first one."""
+    done = subprocess.run([sys.executable, "-c", SHARED], capture_output=True, text=True, check=True)
+    assert done.stdout == "True True\n"
