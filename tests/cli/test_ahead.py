@@ -10,6 +10,7 @@ import pytest
 
 from tracer.cli import ahead
 from tracer.cli.ahead import Ahead
+from tracer.cli.short_turns import short_turns
 from tracer.pipeline.view import Filters
 from tracer.probes.source import KernelFilters, Source
 from tracer.probes.unusable import UnusableError
@@ -38,13 +39,25 @@ class Fake:
 
 def test_entered_once_and_left_once() -> None:
     """The thread enters it; here it is waited for, and left as any other."""
-    fake, turn = Fake(), sys.getswitchinterval()
+    fake = Fake()
     with Ahead(cast("Source", fake)) as source:
         assert cast("Any", source) is fake
-        assert sys.getswitchinterval() == turn
     assert fake.left == 1
     (thread,) = fake.entered
     assert thread is not threading.current_thread()
+
+
+def test_turns_are_short_for_a_while() -> None:
+    """Threads take turns as before once the backend is entered, wherever that is waited for."""
+    usual = sys.getswitchinterval()
+    begun = Ahead(cast("Source", Fake()))
+    assert sys.getswitchinterval() < usual
+    with short_turns(), begun:
+        assert sys.getswitchinterval() == usual
+    assert sys.getswitchinterval() == usual
+    with short_turns():
+        assert sys.getswitchinterval() < usual
+    assert sys.getswitchinterval() == usual
 
 
 def test_a_failure_is_told_here() -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Final
 
 from tracer.cli.backends import kernel_filters, make
+from tracer.cli.short_turns import short_turns
 from tracer.pipeline.view import Filters
 from tracer.probes.source import Source
 
 __all__ = ["Ahead", "begin"]
-
-_TURN_S: Final = 0.001  # how long who comes back from the kernel waits for who imports
 
 
 class Ahead:
@@ -24,8 +21,8 @@ class Ahead:
         """Begin with ``source``."""
         self._source = source
         self._failure: BaseException | None = None
-        self._turn = sys.getswitchinterval()
-        sys.setswitchinterval(_TURN_S)
+        self._turns = short_turns()
+        self._turns.__enter__()
         self._thread = threading.Thread(target=self._enter, name="ahead")
         self._thread.start()
 
@@ -38,7 +35,7 @@ class Ahead:
     def __enter__(self) -> Source:
         """The backend. Raises UnusableError."""
         self._thread.join()
-        sys.setswitchinterval(self._turn)
+        self._turns.__exit__(None, None, None)
         if self._failure is not None:
             raise self._failure
         return self._source

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from tracer.cli.short_turns import short_turns
 from tracer.cli.tell import tell
 from tracer.pipeline.engine import Engine
 from tracer.probes.hooks import PAYLOADS
@@ -16,7 +16,6 @@ from tracer.probes.source import Coverage
 __all__ = ["load", "loading", "read", "read_again"]
 
 _TAKES: Final = frozenset(hook.program for hooks in PAYLOADS.values() for hook in hooks)
-_TURN_S: Final = 0.001  # how long who comes back from the kernel waits for who loads modules
 _WITH_QUIC: Final = "quic"
 _PLAIN: Final = "plain"
 _MISSING: Final = "names in QUIC, for which cryptography is needed ({}): pip install cryptography"
@@ -37,14 +36,12 @@ def loading(wanted: bool) -> Iterator[None]:
         yield
         return
     thread = threading.Thread(target=load)
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(_TURN_S)
     thread.start()
     try:
-        yield
+        with short_turns():
+            yield
     finally:
         thread.join()
-        sys.setswitchinterval(before)
 
 
 def read(engine: Engine, coverage: Coverage) -> tuple[Coverage, str | None]:
