@@ -234,6 +234,24 @@ def test_own_process_is_excluded(started: Core) -> None:
     assert os.getpid() in coverage.excluded
 
 
+@pytest.mark.live
+def test_what_fails_in_silence_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object that is refused while nothing is said is loaded again, when it is said why, and it alone."""
+    load, tries = libbpf.load, Counter[str]()
+
+    def refusing(path: Path, **options: Any) -> tuple[libbpf.Object, dict[str, str]]:
+        tries[path.name] += 1
+        if path.name == "tcp.bpf.o" and tries[path.name] == 1:
+            raise LoadError("refused", errno.EINVAL, None, "")
+        return load(path, **options)
+
+    monkeypatch.setattr(libbpf, "load", refusing)
+    with make() as source:
+        coverage = source.start()
+    assert "socket_state_change" in coverage.hooks
+    assert (tries["tcp.bpf.o"], tries["process.bpf.o"]) == (2, 1)
+
+
 OTHER = """
 import sys
 from tracer.model import SOCKET_KINDS
