@@ -10,6 +10,7 @@ import pytest
 
 from tracer.cli import ahead
 from tracer.cli.ahead import Ahead
+from tracer.cli.asked import Options
 from tracer.cli.short_turns import short_turns
 from tracer.pipeline.view import Filters
 from tracer.probes.source import KernelFilters, Source
@@ -70,16 +71,19 @@ def test_a_failure_is_told_here() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "output", "begins"),
+    ("backend", "output", "stats", "begins"),
     [
-        ("auto", None, True),
-        ("core", Path("-"), True),
-        ("bcc", None, False),
-        ("procfs", None, False),
-        ("auto", Path("events.jsonl"), False),
+        ("auto", None, None, True),
+        ("core", Path("-"), None, True),
+        ("bcc", None, None, False),
+        ("procfs", None, None, False),
+        ("auto", Path("events.jsonl"), None, False),
+        ("auto", None, Path("tracer.prom"), False),
     ],
 )
-def test_what_is_begun(backend: str, output: Path | None, begins: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_begun(
+    backend: str, output: Path | None, stats: Path | None, begins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only the probes are, with the filters and the buffer of the session, and never before a process is forked."""
     made: list[tuple[object, ...]] = []
 
@@ -88,7 +92,9 @@ def test_what_is_begun(backend: str, output: Path | None, begins: bool, monkeypa
         return Fake()
 
     monkeypatch.setattr(ahead, "make", make)
-    begun = ahead.begin(backend, "tracepoints", Filters(ports=frozenset({443})), 65536, output, payload=False)
+    filters = Filters(ports=frozenset({443}))
+    asked = Options(filters, backend, "tracepoints", output=output, buffer=65536, stats=stats, payload=False)
+    begun = ahead.begin(asked)
     assert (begun is not None) == begins
     if begun is not None:
         with begun:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from types import TracebackType
 
+from tracer.cli.asked import Options
 from tracer.cli.backends import kernel_filters, make
 from tracer.cli.short_turns import short_turns
-from tracer.pipeline.view import Filters
+from tracer.probes import heap
 from tracer.probes.source import Source
 
 __all__ = ["Ahead", "begin"]
@@ -47,13 +47,15 @@ class Ahead:
         self._source.__exit__(kind, error, trace)
 
 
-def begin(
-    backend: str, hooks: str, filters: Filters, buffer: int, output: Path | None, *, payload: bool
-) -> Ahead | None:
+def begin(asked: Options) -> Ahead | None:
     """Begin, if the first backend to be tried is one of probes.
 
-    Not where a process is forked that is to reopen the output: before there is anything that it could inherit.
+    Not where processes are forked that are to reopen the output, or to write figures: that is done before there is
+    anything that they could inherit.
     """
-    if backend not in ("auto", "core") or (output is not None and str(output) != "-"):
+    heap.share()
+    forks = asked.stats is not None or (asked.output is not None and str(asked.output) != "-")
+    if forks or asked.backend not in ("auto", "core"):
         return None
-    return Ahead(make("core", kernel_filters(filters, payload=payload), buffer, hooks, None))
+    filters = kernel_filters(asked.filters, payload=asked.payload)
+    return Ahead(make("core", filters, asked.buffer, asked.hooks, None))

@@ -18,6 +18,7 @@ from tracer.cli.sandbox import confine_broker
 from tracer.cli.session import Options, Session
 from tracer.cli.tell import tell
 from tracer.model import Kind
+from tracer.probes import heap
 from tracer.probes.core import HOOKS
 from tracer.probes.source import Coverage, KernelFilters, Source
 from tracer.probes.unusable import UnusableError
@@ -50,6 +51,7 @@ class Live(Session):
 
     def run(self) -> int:
         """Trace until the end that was asked for, a signal, or a closed output. Raises CommandError."""
+        heap.share()
         for line in absent(self._options.filters):
             tell(line)
         self._rotation.start()

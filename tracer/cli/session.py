@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tracer.cli import facts, reading
@@ -23,12 +22,10 @@ from tracer.cli.tell import tell
 from tracer.confine.identity import Identity
 from tracer.confine.plan import Plan
 from tracer.confine.seccomp_filter import ASKING, HEARING, WORKER, on_descriptors
-from tracer.formats.privacy import Privacy
 from tracer.model import Kind
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.order import RingRun
 from tracer.pipeline.turns import Confined, Found, Input, Known, Moves, Start, Turn
-from tracer.pipeline.view import Filters
 from tracer.probes.canary import CALLS
 from tracer.probes.records import only, without
 from tracer.probes.rings import Run
