@@ -152,6 +152,21 @@ def test_keep(kept: Kept) -> None:
     assert done(kept.path) == [kept.path.parent / kept.name(number) for number in (10, 11)]
 
 
+def test_keep_what_is_still_written(kept: Kept) -> None:
+    """A writer that is behind by several files has them open: none of those is deleted before it has closed it."""
+    turned = kept.place.rotate(0, 1, idle=True)
+    for number in range(3):
+        kept.path.write_bytes(b"x\n")
+        kept.rotate(number, 1)
+    assert kept.names() == [kept.name(0), kept.name(2), "events.jsonl"]
+    os.write(turned.fd, b"late\n")
+    os.close(turned.fd)
+    assert (kept.path.parent / kept.name(0)).read_bytes() == b"x\nlate\n"
+    kept.path.write_bytes(b"x\n")
+    kept.rotate(3, 1)
+    assert kept.names() == [kept.name(3), "events.jsonl"]
+
+
 def test_look(kept: Kept) -> None:
     """It is told what became of the file that was opened last: there, under another name, or gone for good."""
     assert kept.place.look() is Look.HERE

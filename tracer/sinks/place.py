@@ -178,4 +178,16 @@ class Place:
         if keep:
             for name in self._names()[:-keep]:
                 with suppress(OSError):  # it stays for the next time
-                    os.unlink(name, dir_fd=self._directory)
+                    if not self._is_written(name):
+                        os.unlink(name, dir_fd=self._directory)
+
+    def _is_written(self, name: str) -> bool:
+        """Whether somebody has still to write to that file. Raises OSError."""
+        with self._opened(name, _READ) as fd:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False  # a filesystem without locks
+        return False
