@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from scripts.attribution.compare import entity_id
 from scripts.bytes.generator import Flow
 
-# What has no ports, and what has no addresses.
-PORTLESS = frozenset({"icmp", "ipv6-icmp", "raw", "packet"})
+# What has no ports, or is told without them, and what has no addresses.
+PORTLESS = frozenset({"icmp", "ipv6-icmp", "raw", "packet", "vsock"})
 NAMELESS = frozenset({"packet", "vsock"})
 
 

@@ -250,6 +250,17 @@ def test_what_nobody_sees_here_is_no_pass() -> None:
     assert as_json(Report([right, unseen], {}, (), 1.0))["rows"][1]["verdict"] == f"can't here: {SPOT}"
 
 
+def test_vsock_has_no_ends() -> None:
+    """It is told of its process, without addresses or ports."""
+    truth = [each._replace(transport="vsock") for each in flows()]
+    records = [record(each) for each in truth]
+    for each in records:
+        for end in ("source", "destination"):
+            each[end] = {name: each[end][name] for name in ("bytes", "packets")}
+    assert verdict_of(truth, *records).exact
+    assert not verdict_of(truth, *records).problems
+
+
 def test_sctp_without_its_peer() -> None:
     """What SCTP sends later to one of many peers may be told without it: it counts, unless there are two it may be."""
     near, far = (each._replace(transport="sctp") for each in flows())
