@@ -42,6 +42,7 @@ _UNFILLED_MEMBER: Final = f'"segment":"{_UNFILLED}"'.encode()
 _FIRST: Final = itemgetter(0)
 _PATIENT_MOST: Final = 1 << 16  # bytes that wait when there is no hurry: written, they are still in the cache
 _FLUSH_SECONDS: Final = 10.0  # how long a stopped reader of a pipe may delay the end
+_TURN_SECONDS: Final = 0.05  # how long what was in a ring may wait for the output: what comes meanwhile fits there
 _BURST_SECONDS: Final = 1.0  # how long what is in no ring may wait for the output, while the rings fill
 _LEDGER_SECONDS: Final = 0.1  # how long a ledger waits for what is being written; what is not is in flight
 
@@ -86,6 +87,7 @@ class Stream:
         self._engine = engine
         self._form = form
         self._patience: float | None = None if patient else 0.0  # for how long lines may still wait for room, s
+        self._stopped = False  # nothing was written since lines waited in vain
         most = _PATIENT_MOST if patient else QUEUE_MOST
         self._output = output or Output(fd, name, queue_most=most, started=started)
         self._chain = chain
@@ -109,12 +111,16 @@ class Stream:
     def feed(self, item: Input) -> None:
         """Show what the engine makes of an input.
 
-        What comes from a ring has to make room there at once, and is lost where the output is too slow. What was
-        looked up comes in thousands at a time, that would be lost on any output: it waits for a while.
+        What comes from a ring has to make room there soon, and is lost where the output is too slow: it waits a moment,
+        in which the ring takes what happens, but not for an output that has stopped. What was looked up comes in
+        thousands at a time, that would be lost on any output: it waits longer.
         """
         if self._patience is not None:
             last = isinstance(item, Turn | Moves) and item.last
-            self._patience = _FLUSH_SECONDS if last else _BURST_SECONDS if isinstance(item, Moves | Found) else 0.0
+            if last or isinstance(item, Moves | Found):
+                self._patience = _FLUSH_SECONDS if last else _BURST_SECONDS
+            else:
+                self._patience = 0.0 if self._stopped else _TURN_SECONDS
         for events in self._engine.portions(item):
             self.show(events)
 
@@ -131,6 +137,7 @@ class Stream:
             self._put(lines, events)
         written = self._output.written()
         if written:
+            self._stopped = False
             self._engine.delivered(written)
 
     def switch(self, fd: int) -> int:
@@ -205,6 +212,7 @@ class Stream:
         began = time.monotonic()
         put = self._output.put(batch, self._patience)
         self._patience = max(self._patience - (time.monotonic() - began), 0.0)
+        self._stopped = not put
         return put
 
     def _tell(self) -> None:
