@@ -8,6 +8,7 @@
 #include <linux/rtnetlink.h>
 #include <linux/tls.h>
 #include <net/if_arp.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
 
 #ifndef SOL_TLS
@@ -196,9 +197,12 @@ static bool redirect(int *map)
 		{.code = BPF_LDX | BPF_W | BPF_MEM, .dst_reg = 0, .src_reg = 1, .off = 0},
 		{.code = BPF_JMP | BPF_EXIT},
 	};
+	/* Kernels before 5.11 charge maps and programs of all of a user's processes to this limit. */
+	const struct rlimit unlimited = {.rlim_cur = RLIM_INFINITY, .rlim_max = RLIM_INFINITY};
 	union bpf_attr attr;
 	int parse, verdict;
 
+	setrlimit(RLIMIT_MEMLOCK, &unlimited); /* not everywhere may root do that; newer kernels need it not */
 	memset(&attr, 0, sizeof(attr));
 	attr.map_type = BPF_MAP_TYPE_SOCKMAP;
 	attr.key_size = 4;
