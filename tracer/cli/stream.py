@@ -43,6 +43,7 @@ _FIRST: Final = itemgetter(0)
 _PATIENT_MOST: Final = 1 << 16  # bytes that wait when there is no hurry: written, they are still in the cache
 _FLUSH_SECONDS: Final = 10.0  # how long a stopped reader of a pipe may delay the end
 _TURN_SECONDS: Final = 0.05  # how long what was in a ring may wait for the output: what comes meanwhile fits there
+_DISK_SECONDS: Final = 1.0  # the same of a file, which is always written in the end
 _BURST_SECONDS: Final = 1.0  # how long what is in no ring may wait for the output, while the rings fill
 _LEDGER_SECONDS: Final = 0.1  # how long a ledger waits for what is being written; what is not is in flight
 
@@ -87,6 +88,7 @@ class Stream:
         self._engine = engine
         self._form = form
         self._patience: float | None = None if patient else 0.0  # for how long lines may still wait for room, s
+        self._moment = _DISK_SECONDS if not patient and stat.S_ISREG(os.fstat(fd).st_mode) else _TURN_SECONDS
         self._stopped = False  # nothing was written since lines waited in vain
         most = _PATIENT_MOST if patient else QUEUE_MOST
         self._output = output or Output(fd, name, queue_most=most, started=started)
@@ -120,7 +122,7 @@ class Stream:
             if last or isinstance(item, Moves | Found):
                 self._patience = _FLUSH_SECONDS if last else _BURST_SECONDS
             else:
-                self._patience = 0.0 if self._stopped else _TURN_SECONDS
+                self._patience = 0.0 if self._stopped else self._moment
         for events in self._engine.portions(item):
             self.show(events)
 
