@@ -127,38 +127,40 @@ static __always_inline bool has_part(const struct talk *talk)
 }
 
 /* A datagram goes to a device, in the context of who sends it: the first device that it comes to. */
-static __always_inline int queued(const struct sk_buff *skb, const bool typed)
+static __always_inline int queued(const struct sk_buff *skb)
 {
-	const struct sock *sk = FIELD(typed, skb, sk);
-	u32 at = 1, tid = bpf_get_current_pid_tgid();
+	const struct sock *sk = FIELD(TYPED, skb, sk);
 	u16 family, protocol;
 	struct talk seen = {};
 	struct talk *talk;
-	bool again;
+	bool raw, fresh, again;
 
 	if (!sk)
 		return 0;
-	family = FIELD(typed, sk, __sk_common.skc_family);
+	family = FIELD(TYPED, sk, __sk_common.skc_family);
 	if (family != AF_INET && family != AF_INET6)
 		return 0;
-	protocol = FIELD(typed, sk, sk_protocol);
+	protocol = FIELD(TYPED, sk, sk_protocol);
 	/* A connected one tells both ends itself. */
 	if (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP ||
-	    FIELD(typed, sk, __sk_common.skc_dport))
+	    FIELD(TYPED, sk, __sk_common.skc_dport))
 		return 0;
-	talk = bpf_map_lookup_elem(MAP(talks), &at);
-	if (!talk)
+	raw = FIELD(TYPED, sk, sk_type) == SOCK_RAW;
+	/* ICMP of the kernel's own: answers, for one, on any task. No call ends with it. */
+	if (raw && has_no_file(sk))
 		return 0;
-	again = talk->tid == tid && talk->sk == (u64)sk;
-	/* What the kernel itself answers over loopback, while this task's own send has not returned. */
-	if (!again && talk->tid == tid && has_no_file(sk))
+	talk = find_talk(true);
+	fresh = talk && !talk->ended;
+	again = fresh && talk->sk == (u64)sk;
+	/* What the kernel itself sends over loopback, while this task's own send has not returned. */
+	if (fresh && !again && has_no_file(sk))
 		return 0;
 	if (again && (talk->local_known || has_part(talk)))
 		return 0;
-	if (!read_packet(&seen, skb, true, typed))
+	if (!read_packet(&seen, skb, true, TYPED))
 		return 0;
 	/* What a tunnel adds has another protocol; of a raw socket it is the sender's to choose. */
-	if (FIELD(typed, sk, sk_type) == SOCK_RAW)
+	if (raw)
 		seen.protocol = protocol;
 	if (again) {
 		if (seen.protocol != talk->protocol || seen.port != talk->port || !same_address(seen.peer, talk->peer))
@@ -166,17 +168,17 @@ static __always_inline int queued(const struct sk_buff *skb, const bool typed)
 		seen.named = talk->named;
 	}
 	seen.sk = (u64)sk;
-	seen.tid = tid;
 	seen.local_known = 1;
-	*talk = seen;
+	keep_talk(talk, &seen, true);
 	return 0;
 }
 
+/* Never skipped for another: softirqs are off here, and with them preemption (rcu_read_lock_bh() in __dev_queue_xmit()). */
 SEC("tp_btf/net_dev_queue")
 int BPF_PROG(datagram_queued, const struct sk_buff *skb)
 {
 	(void)ctx;
-	return queued(skb, TYPED);
+	return queued(skb);
 }
 
 /* A datagram is being read, in the context of who reads it. Most of UDP is copied in another way, and is told of by
@@ -184,20 +186,15 @@ int BPF_PROG(datagram_queued, const struct sk_buff *skb)
 static __always_inline int taken(const struct sk_buff *skb, const bool typed)
 {
 	u16 protocol = FIELD(typed, skb, protocol);
-	struct talk *talk;
-	u32 at = 0;
+	struct talk seen = {};
 
 	if (protocol != __builtin_bswap16(ETH_P_IP) && protocol != __builtin_bswap16(ETH_P_IPV6))
 		return 0;
-	talk = bpf_map_lookup_elem(MAP(talks), &at);
-	if (!talk)
-		return 0;
-	talk->tid = 0;
-	talk->sk = 0;
-	if (read_packet(talk, skb, false, typed)) {
-		talk->local_known = 1;
-		talk->tid = bpf_get_current_pid_tgid();
-	}
+	if (read_packet(&seen, skb, false, typed))
+		seen.local_known = 1;
+	else
+		seen.ended = 2;
+	keep_talk(find_talk(false), &seen, false);
 	return 0;
 }
 
@@ -212,6 +209,9 @@ int BPF_PROG(datagram_taken, const struct sk_buff *skb)
  * The same at the classic tracepoints, for kernels that can preempt the programs above and skip them for others
  * meanwhile (see `seen_to`): perf's part of a tracepoint is not preempted (7.0, commit a46023d5616e and those
  * before it), so here these are in place of the others, not beside them. It costs a little more.
+ *
+ * A softirq that interrupts any program of this kind passes over all others of it. So they are only where the task
+ * itself moves bytes.
  */
 SEC("tp/sock/sock_send_length")
 int bytes_sent_classic(struct trace_event_raw_sock_msg_length *ctx)
@@ -231,16 +231,12 @@ int stream_read_classic(struct trace_event_raw_tcp_event_sk *ctx)
 	return taken_out(ctx, ctx->skaddr, false);
 }
 
+/* Beside the other: who finds the entry in `tails` tells of it. The other runs with softirqs off, and so without being
+ * preempted, but for the few sockets that end in what waited for their last release. */
 SEC("tp/tcp/tcp_destroy_sock")
-int stream_gone_classic(struct trace_event_raw_tcp_event_sk *ctx)
+int stream_gone_stand_in(struct trace_event_raw_tcp_event_sk *ctx)
 {
 	return gone(ctx, ctx->skaddr, false);
-}
-
-SEC("tp/net/net_dev_queue")
-int datagram_queued_classic(struct trace_event_raw_net_dev_template *ctx)
-{
-	return queued(ctx->skbaddr, false);
 }
 
 SEC("tp/skb/skb_copy_datagram_iovec")

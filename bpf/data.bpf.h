@@ -8,11 +8,12 @@
 
 #include "socket.bpf.h"
 
-/* The datagram that this CPU has just handed to a device, or taken from a queue: its other end is
- * in no socket that is not connected. `tid`: in whose context; `sk`, where it is known, through which socket. */
+/* The datagram that a task has just handed to a device, or taken from a queue: its other end is in no socket that is
+ * not connected. Of each task, not of each CPU: until its call ends a task may sleep, be preempted and moved.
+ * `ended`: how many calls have ended since, 2 standing for more; `sk`, where it is known, through which socket. */
 struct talk {
 	u64 sk;
-	u32 tid;
+	u32 ended;
 	u16 local_port;		/* host order */
 	u16 port;
 	u8 local[16];
@@ -24,11 +25,40 @@ struct talk {
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);	/* received, sent */
-	__type(key, u32);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u64);	/* tid, and in the lowest bit whether it was sent */
 	__type(value, struct talk);
 } talks SEC(".maps");
+
+static __always_inline u64 talk_key(const bool out)
+{
+	return (u64)(u32)bpf_get_current_pid_tgid() << 1 | out;
+}
+
+static __always_inline struct talk *find_talk(const bool out)
+{
+	u64 key = talk_key(out);
+
+	return bpf_map_lookup_elem(MAP(talks), &key);
+}
+
+/* `known` is what find_talk() has found: nobody else writes there. */
+static __always_inline void keep_talk(struct talk *known, const struct talk *talk, const bool out)
+{
+	u64 key = talk_key(out);
+
+	if (known)
+		*known = *talk;
+	else
+		bpf_map_update_elem(MAP(talks), &key, talk, BPF_ANY);
+}
+
+static __always_inline void call_ended(struct talk *talk)
+{
+	if (talk && talk->ended < 2)
+		talk->ended++;
+}
 
 #ifdef MAKES_PARTS
 
@@ -229,8 +259,7 @@ static __always_inline void map_ipv4(u8 *to, u32 address)
 static __always_inline void find_peer(struct part_key *key, const struct sock *sk, struct talk *talk, const bool out,
 				      u16 family, u16 protocol, u16 sport, const bool typed)
 {
-	u32 tid = bpf_get_current_pid_tgid();
-	bool seen = talk && talk->tid == tid && talk->protocol == protocol;
+	bool seen = talk && !talk->ended && talk->protocol == protocol;
 
 	if (family != AF_INET && family != AF_INET6)
 		return;
@@ -263,9 +292,10 @@ struct beginning {
 };
 
 static __noinline int tell_of_part(void *ctx, const struct socket_state *s, const struct part_key *key,
-				   const struct talk *talk, const struct beginning *begun)
+				   const struct beginning *begun)
 {
 	const struct sock *sk = (const void *)key->sk;
+	const struct talk *talk = find_talk(begun->out);
 	struct tally *t = tally_of(KIND_FLOW);
 	struct socket_record r;
 
@@ -293,8 +323,8 @@ static __noinline int tell_of_part(void *ctx, const struct socket_state *s, cons
 	}
 	__builtin_memcpy(r.daddr, key->peer, 16);
 	r.dport = key->port;
-	if (talk && talk->tid == (u32)bpf_get_current_pid_tgid() && talk->protocol == s->protocol &&
-	    talk->local_known && same_address(talk->peer, key->peer) && talk->port == key->port)
+	if (talk && talk->ended == 1 && talk->protocol == s->protocol && talk->local_known &&
+	    same_address(talk->peer, key->peer) && talk->port == key->port)
 		__builtin_memcpy(r.saddr, talk->local, 16);
 	r.slot = begun->slot;
 	r.protocol = s->protocol;
@@ -304,8 +334,7 @@ static __noinline int tell_of_part(void *ctx, const struct socket_state *s, cons
 	return 0;
 }
 
-static __always_inline u32 another_part(void *ctx, struct socket_state *s, const struct part_key *key,
-					const struct talk *talk, const bool out)
+static __always_inline u32 another_part(void *ctx, struct socket_state *s, const struct part_key *key, const bool out)
 {
 	struct beginning begun = {};
 	u64 start = 0;
@@ -330,7 +359,7 @@ static __always_inline u32 another_part(void *ctx, struct socket_state *s, const
 		if (s->parts < 2)
 			s->parts++;
 	}
-	tell_of_part(ctx, s, key, talk, &begun);
+	tell_of_part(ctx, s, key, &begun);
 	return begun.slot;
 }
 
@@ -357,8 +386,7 @@ static __always_inline void datagram_moved(void *ctx, const struct sock *sk, u16
 	struct talk *talk;
 	struct part *part;
 	u16 sport, protocol;
-	u32 at = out, slot;
-	u32 nobody;
+	u32 at, slot, nobody;
 
 	key.sk = (u64)sk;
 	s = bpf_map_lookup_elem(MAP(sockets), &key.sk);
@@ -375,8 +403,9 @@ static __always_inline void datagram_moved(void *ctx, const struct sock *sk, u16
 	nobody = (s ? s->kernels : 0) | !!(task_flags() & PF_KTHREAD);
 	asm volatile("" : "+r"(nobody));
 	key.tgid = (bpf_get_current_pid_tgid() >> 32) & (nobody - 1);
-	talk = bpf_map_lookup_elem(MAP(talks), &at);
+	talk = find_talk(out);
 	find_peer(&key, sk, talk, out, family, protocol, sport, typed);
+	call_ended(talk);
 	slot = s ? s->slot : 0;
 	if (slot) {
 		at = slot - 1;
@@ -388,9 +417,7 @@ static __always_inline void datagram_moved(void *ctx, const struct sock *sk, u16
 			slot = 0;
 	}
 	if (!slot && s)
-		slot = another_part(ctx, s, &key, talk, out);
-	if (talk)
-		talk->tid = 0;
+		slot = another_part(ctx, s, &key, out);
 	account(slot, bytes, (out ? WENT_OUT : 0) | (nobody ? 0 : family == AF_PACKET ? VIA_PACKET : VIA_NOW));
 }
 
@@ -409,8 +436,13 @@ static __always_inline int sent(void *ctx, const struct sock *sk, const int ret,
 	u16 family = FIELD(typed, sk, __sk_common.skc_family);
 	enum moved_by sort = sort_of(sk, family, typed);
 
-	if (ret < 0 || sort == NOT_OURS)
+	if (sort == NOT_OURS)
 		return 0;
+	if (ret < 0) {
+		if (sort == DATAGRAM)
+			call_ended(find_talk(true));
+		return 0;
+	}
 	if (sort == DATAGRAM)
 		datagram_moved(ctx, sk, family, ret, true, typed);
 	else if (ret)
@@ -424,8 +456,13 @@ static __always_inline int received(void *ctx, const struct sock *sk, const int 
 	u16 family = FIELD(typed, sk, __sk_common.skc_family);
 	enum moved_by sort = sort_of(sk, family, typed);
 
-	if (ret < 0 || sort == NOT_OURS || flags & (MSG_PEEK | MSG_ERRQUEUE))
+	if (sort == NOT_OURS)
 		return 0;
+	if (ret < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE)) {
+		if (sort == DATAGRAM)
+			call_ended(find_talk(false));
+		return 0;
+	}
 	if (sort == DATAGRAM)
 		datagram_moved(ctx, sk, family, ret, false, typed);
 	else if (ret && has_upper_layer(sk))

@@ -12,30 +12,27 @@ LICENSE("Dual BSD/GPL");
 
 static __always_inline int other_end(const struct bpf_sock_addr *ctx, const bool out, const bool six)
 {
-	struct talk *talk;
-	u32 at = out, *peer;
+	struct talk *known = find_talk(out), talk = {};
+	u32 *peer = (u32 *)talk.peer;
 
-	talk = bpf_map_lookup_elem(MAP(talks), &at);
-	if (!talk || !ctx->sk)
+	if (!ctx->sk)
 		return PASS;
 	/* What was seen of the packet itself says more. */
-	if (!out && talk->tid == (u32)bpf_get_current_pid_tgid() && talk->local_known)
+	if (!out && known && !known->ended && known->local_known)
 		return PASS;
-	talk->sk = address_of(ctx->sk);
-	talk->tid = bpf_get_current_pid_tgid();
-	talk->protocol = ctx->protocol;
-	talk->port = __builtin_bswap16(ctx->user_port);
-	talk->local_known = 0;
-	talk->named = out;
-	peer = (u32 *)talk->peer;
+	talk.sk = address_of(ctx->sk);
+	talk.protocol = ctx->protocol;
+	talk.port = __builtin_bswap16(ctx->user_port);
+	talk.named = out;
 	if (six) {
 		peer[0] = ctx->user_ip6[0];
 		peer[1] = ctx->user_ip6[1];
 		peer[2] = ctx->user_ip6[2];
 		peer[3] = ctx->user_ip6[3];
 	} else {
-		map_ipv4(talk->peer, ctx->user_ip4);
+		map_ipv4(talk.peer, ctx->user_ip4);
 	}
+	keep_talk(known, &talk, out);
 	return PASS;
 }
 

@@ -124,12 +124,14 @@ static __always_inline int changed(void *ctx, const struct sock *sk, const int o
 {
 	u64 key = (u64)sk;
 
+	if (KNOB(preemptible) && is_handed_on(key, newstate, turn))
+		return 0;
 	/* Half of all changes say nothing that the others don't. */
 	if (newstate != TCP_SYN_SENT && newstate != TCP_ESTABLISHED && newstate != TCP_CLOSE && newstate != TCP_LISTEN)
 		return 0;
 	if (!is_tcp(sk, typed))
 		return 0;
-	if (is_seen(key, newstate, turn))
+	if (!KNOB(preemptible) && is_seen(key, newstate, turn))
 		return 0;
 	if (newstate == TCP_SYN_SENT && oldstate == TCP_CLOSE)
 		connect_begins(sk, key, typed);

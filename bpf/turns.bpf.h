@@ -42,7 +42,8 @@ struct {
 
 /* Where tracepoints can be preempted: the changes that the first program has seen to, for the second
  * to take away, and how many were put there and taken. What was not taken is as often as the second
- * was skipped and the first not; so what both were skipped for can be told. */
+ * was skipped and the first not; so what both were skipped for can be told. For that all changes come
+ * here, also those that say nothing: the kernel counts what it skips of any. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -80,11 +81,11 @@ static __always_inline bool is_handed_on(u64 key, const int newstate, const enum
 		return is_known(key, newstate);
 	if (turn == FIRST && is_known(key, newstate))
 		return true;
+	if (turn == FIRST && bpf_map_update_elem(MAP(handed_on), &change, &yes, BPF_ANY))
+		return false;
 	counts = bpf_map_lookup_elem(MAP(hands), &zero);
 	if (counts)
 		count(turn == FIRST ? &counts->put : &counts->taken);
-	if (turn == FIRST)
-		bpf_map_update_elem(MAP(handed_on), &change, &yes, BPF_ANY);
 	return turn == SECOND;
 }
 
@@ -93,8 +94,6 @@ static __always_inline bool is_seen(u64 key, const int newstate, const enum turn
 	struct change *last;
 	u32 zero = 0;
 
-	if (KNOB(preemptible))
-		return is_handed_on(key, newstate, turn);
 	last = bpf_map_lookup_elem(MAP(last_change), &zero);
 	if (!last)
 		return false;

@@ -103,7 +103,8 @@ class Core(Backend):
         types = KernelTypes(BTF)
         self._preemptible = _tracepoints_can_be_preempted(types)
         if self._preemptible:
-            self._stand_ins = {first: second for pairs in STAND_INS.values() for first, second in pairs.items()}
+            held = [*STREAM, "data"] if self._wants_moves() else [*STREAM]
+            self._stand_ins = {first: second for name in held for first, second in STAND_INS[name].items()}
         may_use_returns = self._may_use_returns()
         self._ring = not may_use_returns and types.has("trace_event_raw_io_uring_complete")
         self._counting = self._choose_moves(types, may_use_returns) if self._wants_moves() else {}
@@ -129,7 +130,7 @@ class Core(Backend):
         """
         chosen = {name: list(hooks) for name, hooks in MOVES.items()}
         if self._preemptible:
-            chosen["data"] = [CLASSIC[hook.program]._replace(blind=hook.blind) for hook in MOVES["data"]]
+            chosen["data"] = [CLASSIC.get(hook.program, hook)._replace(blind=hook.blind) for hook in MOVES["data"]]
         elif not types.has_tracepoint("sock_send_length"):
             chosen["data"] = [hook for hook in MOVES["data"] if hook.program not in BY_RETURN]
             if may_use_returns:
@@ -152,7 +153,7 @@ class Core(Backend):
             if name == "tcp" and not self._ring:
                 left_out = left_out | {RING.program}
             if name in self._counting:
-                left_out = _OPTIONAL[name] - {hook.program for hook in self._counting[name]}
+                left_out = left_out | (_OPTIONAL[name] - {hook.program for hook in self._counting[name]})
             loaded[name] = self._load_object(
                 object_file(name),
                 knobs={_KNOBS: self._knobs()},
@@ -292,7 +293,7 @@ class Core(Backend):
         passed_over = put - taken
         if passed_over > stand_in_skipped + _ON_THEIR_WAY:
             return min(skipped, stand_in_skipped)
-        return max(0, int(stand_in_skipped - passed_over))
+        return max(0, min(skipped, int(stand_in_skipped - passed_over)))
 
     def _program_fd(self, program: str) -> int:
         return self._of(program).program_fd(program)

@@ -67,8 +67,9 @@ STAND_INS: Final = {
         "process_exit": Hook("exit_stand_in", "sched/sched_process_exit", ""),
     },
     "tcp": {"socket_state_change": Hook("state_change_stand_in", "sock/inet_sock_set_state", "")},
+    "data": {"stream_gone": Hook("stream_gone_stand_in", "tcp/tcp_destroy_sock", "")},
 }
-"""By the source that holds it: the second program of one of STREAM, for kernels that skip the first now and then."""
+"""By the source that holds it: the second program of another, for kernels that skip the first now and then."""
 
 NEVER_BOTH: Final = {"socket_state_change": Hook("state_change_again", "", "")}
 """The second program of one of STREAM where tracepoints can't be preempted: the kernel never skips both."""
@@ -167,11 +168,12 @@ CLASSIC: Final = {
     "bytes_sent": Hook("bytes_sent_classic", "sock/sock_send_length", ""),
     "bytes_received": Hook("bytes_received_classic", "sock/sock_recv_length", ""),
     "stream_read": Hook("stream_read_classic", "tcp/tcp_rcv_space_adjust", ""),
-    "stream_gone": Hook("stream_gone_classic", "tcp/tcp_destroy_sock", ""),
-    "datagram_queued": Hook("datagram_queued_classic", "net/net_dev_queue", ""),
     "datagram_taken": Hook("datagram_taken_classic", "skb/skb_copy_datagram_iovec", ""),
 }
-"""In place of these of MOVES where tracepoints can be preempted, which a sum of bytes can't make up for."""
+"""In place of these of MOVES where tracepoints can be preempted, which a sum of bytes can't make up for.
+
+Only what a task does itself: a softirq finds all programs of this kind skipped when it has interrupted one.
+"""
 
 
 class MoveReturn(NamedTuple):
