@@ -37,6 +37,13 @@ for _ in range(5):
 for _ in range(7):
     subprocess.run(['true'])
 """
+CONNECTIONS = """
+for _ in range(61):
+    client = socket.create_connection(listener.getsockname())
+    server = listener.accept()[0]
+    client.close()
+    server.close()
+"""
 # The servers of the three that are reset hold their sockets longer than there is a connection.
 EXPECTED = {Kind.LISTEN: 1, Kind.CONNECT: 19, Kind.ACCEPT: 14, Kind.CLOSE: 28, Kind.TAIL: 3}
 
@@ -131,6 +138,22 @@ def test_two_that_are_never_skipped_both(monkeypatch: pytest.MonkeyPatch) -> Non
     tracer._programs = {name: number for number, name in enumerate(names)}
     monkeypatch.setattr(libbpf, "program_info", lambda fd: libbpf.ProgramInfo(fd, 0, skipped[names[fd]]))
     assert tracer.missed() == {"syn_again": 1}
+
+
+def test_every_change_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that say nothing: the kernel counts them with the others when it skips the stand-in for them."""
+    monkeypatch.setattr(core, "_tracepoints_can_be_preempted", lambda _: True)
+    helper = Helper()
+    helper.do("listener = socket.create_server(('127.0.0.1', 0))")
+    with make() as tracer:
+        tracer.start()
+        put_before, _ = struct.unpack_from("=2Q", tracer._hands)
+        helper.do(f"exec({CONNECTIONS!r})")
+        put, taken = struct.unpack_from("=2Q", tracer._hands)
+    helper.process.communicate(timeout=20)
+    # SYN_SENT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE; ESTABLISHED, CLOSE_WAIT, LAST_ACK, CLOSE: five of them tell.
+    assert put - put_before >= 61 * 9
+    assert abs(put - taken) <= core._ON_THEIR_WAY
 
 
 @pytest.mark.parametrize(
