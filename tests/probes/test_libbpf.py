@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.probes import libbpf, libbpf_binding
+from tracer.probes import iterators, libbpf, libbpf_binding
 
 ROOT = Path(__file__).parents[2]
 
@@ -333,7 +333,7 @@ def test_iterator_gives_every_task(loaded: libbpf.Object) -> None:
     own = (os.getpid(), os.getpid())
     children = [subprocess.Popen(["sleep", "60"]) for _ in range(23)]
     try:
-        tasks = list(struct.iter_unpack("=ii", libbpf.read_iterator(link)))
+        tasks = list(struct.iter_unpack("=ii", iterators.read_iterator(link)))
     finally:
         for child in children:
             child.kill()
@@ -341,7 +341,7 @@ def test_iterator_gives_every_task(loaded: libbpf.Object) -> None:
     assert own in tasks
     assert {(child.pid, child.pid) for child in children} <= set(tasks)
     assert len(set(tasks)) == len(tasks)
-    after = set(struct.iter_unpack("=ii", libbpf.read_iterator(link)))
+    after = set(struct.iter_unpack("=ii", iterators.read_iterator(link)))
     assert own in after
     assert not {(child.pid, child.pid) for child in children} & after
 

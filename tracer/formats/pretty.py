@@ -5,14 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from signal import Signals
 from typing import Any, Final
 
+from tracer.formats.pretty_flows import (
+    CALLED,
+    NO_TOTALS,
+    connection_route,
+    endpoint,
+    flow_route,
+    plural,
+    traffic,
+    what_failed,
+)
 from tracer.formats.pretty_notices import LOUD, describe
+from tracer.formats.pretty_processes import arguments, how_it_ended, named, whose
 from tracer.formats.redact import Redactor
 from tracer.formats.text import (
     BYTES_A_CELL,
-    command_line,
     cut,
     errno_name,
     errno_words,
@@ -28,14 +37,12 @@ from tracer.model import (
     TCP_STATES,
     UNSET_ID,
     Answered,
-    Cgroup,
     Event,
     ExecFailed,
     Flag,
     Image,
     Kind,
     Notice,
-    Parent,
     Process,
     ProcessEvent,
     ProcessExited,
@@ -61,127 +68,21 @@ _NAME_LEAST: Final = 8  # cells of a name, however little room there is
 _DETAIL: Final = 24  # a terminal too narrow for a detail of so many cells shows the start of the line
 
 # Plain numbers: `int & Flag` would make a Flag each time.
-_ANY: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what was never told
-_WITH_PORTS: Final = frozenset({6, 17, 132, 136, 262})
-_CALLED: Final = frozenset({int(Role.ACCEPT), int(Role.RECEIVED)})
-_SNAPSHOT: Final = 1  # SOCK_SNAPSHOT of bpf/tracer.h
 _ARGS_CUT: Final = int(Flag.TRUNCATED_ARGS)
 _ARGS_FAULT: Final = int(Flag.FAULT_ARGS)
 _DELETED: Final = int(Flag.DELETED)
 _DETACHED: Final = int(Flag.DETACHED)
-_SECCOMP: Final = int(Flag.SECCOMP_KILLED)
-_CORE: Final = int(Flag.CORE)
 _KTHREAD: Final = int(Flag.KTHREAD)
 _SCRIPT: Final = int(Flag.SCRIPT)
-_NO_STATUS: Final = int(Flag.NO_STATUS)
-_NO_TOTALS: Final = int(Flag.NO_TOTALS)
 _APPROXIMATE: Final = int(Flag.APPROXIMATE)
 
 _PROGRAMS: Final = frozenset({Kind.EXEC, Kind.PROCESS_FOUND})  # whose detail has all that fits already
 
 _MARKED: Final = int(Flag.APPROXIMATE | sum(ATTRIBUTIONS))
 
-_ID_DIGITS: Final = 64  # of a container
-_ID_SHOWN: Final = 12  # as docker ps shows it
-
 _TCP_LISTEN: Final = TCP_STATES.index("LISTEN")
 # The states that a connection passes before CLOSE when both sides said goodbye.
 _ORDERLY: Final = frozenset(map(TCP_STATES.index, ("", "FIN_WAIT2", "TIME_WAIT", "CLOSE", "LAST_ACK", "CLOSING")))
-
-# Asked for by a person or by the end of a pipe; any other signal that kills is shown as a failure.
-_ORDINARY_SIGNALS: Final = frozenset({"SIGHUP", "SIGINT", "SIGPIPE", "SIGTERM"})
-
-# What went wrong with a connection in fewer words than the C library's.
-_REASONS: Final = {
-    "ECONNREFUSED": "refused",
-    "ECONNRESET": "reset",
-    "ETIMEDOUT": "timed out",
-    "EHOSTUNREACH": "host unreachable",
-    "ENETUNREACH": "network unreachable",
-    "EADDRNOTAVAIL": "no free port or address",
-}
-
-
-@lru_cache(maxsize=256)
-def _reason(error: int) -> str:
-    name = errno_name(error)
-    return f"{_REASONS.get(name) or errno_words(error)} ({name})"
-
-
-@lru_cache(maxsize=128)
-def _signal_name(number: int) -> str:
-    try:
-        return Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _endpoint(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
-
-
-def _there(event: SocketEvent, remote: str, brief: int, most: int | None) -> str:
-    """The other end, with its name if this process called it by one."""
-    names = event.names
-    if names is None or not names.domain or event.role in _CALLED:
-        return remote
-    name = printable(names.domain)
-    if most is not None:
-        name = cut(name, most)
-    address = remote.removesuffix(f":{event.remote_port}")
-    port = remote[len(address) :]
-    return f"{name}{port}" if brief > 1 else f"{name} ({address.strip('[]')}){port}"
-
-
-def _speaks(event: SocketEvent, brief: int, most: int | None) -> str:
-    """What it speaks, and of who is called by what name."""
-    names = event.names
-    if names is None or not names.protocol or brief > 2:
-        return ""
-    speaks = f" {names.protocol}" if brief else f" {event.transport} {names.protocol}"
-    if not names.domain or event.role not in _CALLED:
-        return speaks
-    name = printable(names.domain)
-    return f"{speaks} for {name if most is None else cut(name, most)}"
-
-
-def _route(event: SocketEvent, brief: int = 0, most: int | None = None) -> str:
-    """Both ends; ``brief`` leaves out the transport (1), the address behind a name of ``most`` cells (2), all (3)."""
-    remote = _endpoint(event.remote, event.remote_port)
-    speaks = _speaks(event, brief, most)
-    if event.role == Role.CONNECT:
-        return f"→ {_there(event, remote, brief, most)}{speaks}"
-    if event.role == Role.ACCEPT:
-        return f":{event.local_port} ← {remote}{speaks}"
-    return f"{_endpoint(event.local, event.local_port)} ↔ {_there(event, remote, brief, most)}{speaks}"
-
-
-def _traffic(event: SocketEvent) -> str:
-    if event.marks & _NO_TOTALS:
-        return ""
-    out, into = event.sent, event.received
-    if event.moved_out >= 0 and not event.flags & _SNAPSHOT:
-        out, into = event.moved_out, event.moved_in
-    return f" {human_bytes(out)} out, {human_bytes(into)} in"
-
-
-def _flow_route(event: SocketEvent, brief: int = 0, most: int | None = None) -> str:
-    """Both ends of a flow without a connection, as far as they are known, and what carries it; else as _route()."""
-    if event.transport in ("packet", "vsock"):
-        return event.transport
-    ported = event.protocol in _WITH_PORTS
-    remote = "?" if event.remote in _ANY else event.remote
-    if ported and event.remote_port:
-        remote = _endpoint(event.remote, event.remote_port)
-    speaks = _speaks(event, brief, most) or f" {event.transport}"
-    if event.role == Role.RECEIVED:
-        local = f":{event.local_port}" if ported else event.local
-        return f"{local} ← {remote}{speaks}"
-    return f"→ {_there(event, remote, brief, most)}{speaks}"
 
 
 @lru_cache(64)
@@ -189,24 +90,6 @@ def _marked(marks: int) -> str:
     """How the owner is known, if not from the kernel, and ~ for what is only about right."""
     by = "".join(f" (by {name})" for flag, name in ATTRIBUTIONS.items() if marks & flag)
     return by + (" ~" if marks & _APPROXIMATE else "")
-
-
-def _whose(within: Cgroup) -> str:
-    """The container or the service, if it is in one; other units tell little that the user's name does not."""
-    if within.container:
-        name = within.container[:_ID_SHOWN] if len(within.container) == _ID_DIGITS else within.container
-        return f" · {within.runtime or 'container'} {printable(name)}"
-    unit = within.user_unit or within.unit
-    is_service = unit.endswith(b".service") and not unit.startswith(b"user@")
-    return f" · {printable(unit)}" if is_service else ""
-
-
-def _arguments(raw: bytes, most: int | None) -> str:
-    return command_line(raw if most is None or len(raw) <= most else raw[:most])
-
-
-def _named(parent: Parent) -> str:
-    return f"{printable(parent.name)} {parent.tgid}" if parent.name else str(parent.tgid)
 
 
 def _is_kernel_thread(event: Event) -> bool:
@@ -293,8 +176,8 @@ class Pretty:
             detail += _marked(marks)
         process = event.process
         if process is not None:
-            if process.within is not None and event.kind not in _PROGRAMS and (whose := _whose(process.within)):
-                detail = self._fitted(detail, [whose])
+            if process.within is not None and event.kind not in _PROGRAMS and (owner := whose(process.within)):
+                detail = self._fitted(detail, [owner])
             who = self._who(process.tgid, process.uid, process.comm)
         else:
             who = self._who(0, event.uid if isinstance(event, SocketEvent) else -1, b"")
@@ -333,7 +216,7 @@ class Pretty:
 
     def _program(self, process: Process, image: Image) -> str:
         """What a process runs, and whatever of parent, directory and executable fits beside it."""
-        text = _arguments(self._redact(image.args), self._most) or printable(image.executable)
+        text = arguments(self._redact(image.args), self._most) or printable(image.executable)
         flags = image.flags
         if flags & _ARGS_CUT:
             text += " …"
@@ -345,9 +228,9 @@ class Pretty:
             text = f"[deleted] {text}"
         if self._room is not None and len(text) > self._room:
             return text  # most often, and nothing fits beside it
-        extras = [] if process.within is None else [_whose(process.within)]
+        extras = [] if process.within is None else [whose(process.within)]
         if process.parent is not None:
-            extras.append(f" (parent {_named(process.parent)})")
+            extras.append(f" (parent {named(process.parent)})")
         if image.cwd:
             extras.append(f" in {printable(image.cwd)}")
         called = image.args.partition(b"\0")[0].rpartition(b"/")[2].removeprefix(b"-")
@@ -382,9 +265,9 @@ class Pretty:
 
     def _exec_failed(self, event: ExecFailed) -> tuple[str, str, str]:
         asked = printable(event.requested) or "?"
-        arguments = self._redact(event.args).partition(b"\0")[2]
-        if arguments:
-            asked = f"{asked} {_arguments(arguments, self._most)}"
+        given = self._redact(event.args).partition(b"\0")[2]
+        if given:
+            asked = f"{asked} {arguments(given, self._most)}"
         if event.flags & _ARGS_CUT:
             asked += " …"
         room = self._room
@@ -401,33 +284,19 @@ class Pretty:
 
     def _fork(self, event: ProcessEvent) -> tuple[str, str, str]:
         parent = event.process.parent
-        return "fork", f"child of {_named(parent)}" if parent else "child of ?", ""
+        return "fork", f"child of {named(parent)}" if parent else "child of ?", ""
 
     def _exit(self, event: ProcessExited) -> tuple[str, str, str]:
-        status, style = event.status, _DIM
-        number = status & 0x7F  # wait(2): the signal in the low seven bits, then the core bit, then the exit code
-        if event.flags & _NO_STATUS:
-            detail = "exit, status unknown"
-        elif number:
-            name = _signal_name(number)
-            detail = f"killed by {name}"
-            if event.flags & _SECCOMP:
-                detail += " (seccomp)"
-            if status & 0x80 or event.flags & _CORE:
-                detail += " (core dumped)"
-            if name not in _ORDINARY_SIGNALS:
-                style = _RED
-        else:
-            detail = f"exit {status >> 8 & 0xFF}"
+        detail, failed = how_it_ended(event)
         # 0 is what the scheduler has not counted yet, not what was used.
         extras = [f", CPU {human_duration(event.cpu_ns)}"] if event.cpu_ns else []
         if event.process.start:
             extras.insert(0, f", lived {human_duration(event.time - event.process.start)}")
         if event.max_rss:
             extras.append(f", peak {human_bytes(event.max_rss * self._session.host.page_size)}")
-        return "exit", self._fitted(detail, extras), style
+        return "exit", self._fitted(detail, extras), _RED if failed else _DIM
 
-    def _routed(self, event: SocketEvent, tail: str, route: Callable[..., str] = _route) -> str:
+    def _routed(self, event: SocketEvent, tail: str, route: Callable[..., str] = connection_route) -> str:
         """Both ends of a flow and what follows, which is most wanted: names are told in as much room as that leaves."""
         text = route(event) + tail
         room = self._room
@@ -438,7 +307,7 @@ class Pretty:
             if width(text) <= room:
                 return text
         most = width(printable(event.names.domain)) - (width(text) - room)
-        if event.role in _CALLED and most < _NAME_LEAST:
+        if event.role in CALLED and most < _NAME_LEAST:
             return route(event, 3) + tail
         return route(event, 2, max(most, _NAME_LEAST)) + tail
 
@@ -446,7 +315,7 @@ class Pretty:
         took = human_duration(event.time - event.opened) if 0 < event.opened < event.time else ""
         if event.error:
             extras = [f" after {took}"] if took else []
-            return "connect", self._fitted(self._routed(event, f" {_reason(event.error)}"), extras), _RED
+            return "connect", self._fitted(self._routed(event, f" {what_failed(event.error)}"), extras), _RED
         return "connect", self._routed(event, f" in {took}" if took else ""), _CYAN
 
     def _attempt(self, event: SocketEvent) -> tuple[str, str, str]:
@@ -456,41 +325,41 @@ class Pretty:
         return "accept", self._routed(event, ""), _CYAN
 
     def _listen(self, event: SocketEvent) -> tuple[str, str, str]:
-        local = _endpoint(event.local, event.local_port)
-        backlog = "" if event.marks & _NO_TOTALS else f" backlog {event.backlog}"
+        local = endpoint(event.local, event.local_port)
+        backlog = "" if event.marks & NO_TOTALS else f" backlog {event.backlog}"
         return "listen", f"listening on {local}{backlog}", _CYAN
 
     def _close(self, event: SocketEvent) -> tuple[str, str, str]:
         if event.role == Role.LISTEN or event.state == _TCP_LISTEN:
-            detail = f"no longer listening on {_endpoint(event.local, event.local_port)}"
+            detail = f"no longer listening on {endpoint(event.local, event.local_port)}"
             if event.opened:
                 detail += f" after {human_duration(event.time - event.opened)}"
             return "close", detail, _CYAN
         tail, style = "", _CYAN
         # How it went wrong comes first: it must not be what falls off the end.
         if event.error:
-            tail = f" {_reason(event.error)},"
+            tail = f" {what_failed(event.error)},"
             style = _RED
         elif event.state not in _ORDERLY and not event.marks & _APPROXIMATE:
             state = TCP_STATES[event.state] if event.state < len(TCP_STATES) else event.state
             tail = f" cut off in {state},"
         extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
         if event.retransmits:
-            extras.append(f", {_plural(event.retransmits, 'retransmit')}")
-        tail = (tail + _traffic(event)).removesuffix(",")
+            extras.append(f", {plural(event.retransmits, 'retransmit')}")
+        tail = (tail + traffic(event)).removesuffix(",")
         return "close", self._fitted(self._routed(event, tail), extras), style
 
     def _flow(self, event: SocketEvent) -> tuple[str, str, str]:
-        return "flow", self._routed(event, "", _flow_route), _CYAN
+        return "flow", self._routed(event, "", flow_route), _CYAN
 
     def _flow_end(self, event: SocketEvent) -> tuple[str, str, str]:
         extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
-        return "end", self._fitted(self._routed(event, _traffic(event), _flow_route), extras), _CYAN
+        return "end", self._fitted(self._routed(event, traffic(event), flow_route), extras), _CYAN
 
     def _update(self, event: SocketEvent) -> tuple[str, str, str]:
-        route = _flow_route if event.role in (Role.SENT, Role.RECEIVED) else _route
+        route = flow_route if event.role in (Role.SENT, Role.RECEIVED) else connection_route
         extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
-        return "moved", self._fitted(self._routed(event, _traffic(event), route), extras), _CYAN
+        return "moved", self._fitted(self._routed(event, traffic(event), route), extras), _CYAN
 
     def _answered(self, event: Answered) -> tuple[str, str, str]:
         room = self._room
@@ -511,7 +380,7 @@ class Pretty:
             detail = f"{asked} = {', '.join(found)}" if found else f"{asked}: no answer"
             if event.cut:
                 detail += " …"
-        extras = [f" from {_endpoint(event.remote, event.remote_port)}"]
+        extras = [f" from {endpoint(event.remote, event.remote_port)}"]
         if event.protocol != "dns":
             extras.insert(0, f" by {event.protocol}")
         return "dns", self._fitted(detail, extras), style
@@ -521,10 +390,10 @@ class Pretty:
 
     def _open(self, event: SocketEvent) -> tuple[str, str, str]:
         if event.state == _TCP_LISTEN or event.role == Role.LISTEN:
-            backlog = "" if event.marks & _NO_TOTALS else f" backlog {event.backlog}"
-            return "listening", f"on {_endpoint(event.local, event.local_port)}{backlog}", _DIM
+            backlog = "" if event.marks & NO_TOTALS else f" backlog {event.backlog}"
+            return "listening", f"on {endpoint(event.local, event.local_port)}{backlog}", _DIM
         extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
-        return "open", self._fitted(self._routed(event, _traffic(event)), extras), _DIM
+        return "open", self._fitted(self._routed(event, traffic(event)), extras), _DIM
 
     def _notice(self, event: Notice, offset: int, stamp: str) -> bytes:
         text, severity = describe(event, self._session, offset)

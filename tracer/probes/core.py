@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tracer.model import MOVED_KINDS, Kind
-from tracer.probes import cgroup, heap, libbpf
+from tracer.probes import cgroup, heap, iterators, libbpf
 from tracer.probes.backend import Backend, KernelFilters, object_file
 from tracer.probes.cmdlines import with_arguments
 from tracer.probes.hooks import (
@@ -309,7 +309,7 @@ class Core(Backend):
         if self._last_look is None:
             return _run(self._objects["tcp"], "find_sockets")
         try:
-            return libbpf.drain_iterator(self._last_look)
+            return iterators.drain_iterator(self._last_look)
         except OSError as failed:
             raise BpfError(f"iterator 'find_sockets': {failed.strerror}", failed.errno or 0) from failed
 
@@ -330,7 +330,7 @@ class Core(Backend):
         """Open what sockets() reads at the end: nothing can be opened from now on."""
         super().seal()
         # An iterator runs when it is read, whoever reads it.
-        self._last_look = libbpf.open_iterator(self._objects["tcp"].attach_iter("find_sockets"))
+        self._last_look = iterators.open_iterator(self._objects["tcp"].attach_iter("find_sockets"))
         self._stack.callback(os.close, self._last_look)
 
 
@@ -369,6 +369,6 @@ def _run(source: libbpf.Object, iterator: str) -> bytes:
     """What an iterator writes, once over all its objects."""
     link = source.attach_iter(iterator)
     try:
-        return libbpf.read_iterator(link)
+        return iterators.read_iterator(link)
     finally:
         link.destroy()

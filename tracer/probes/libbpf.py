@@ -38,23 +38,15 @@ __all__ = [
     "MissingLibrary",
     "Object",
     "ProgramInfo",
-    "drain_iterator",
     "load",
     "online_cpus",
-    "open_iterator",
     "parse_cpus",
     "possible_cpus",
     "program_info",
-    "read_iterator",
     "run_program",
 ]
 
 _TAIL_LINES: Final = 40  # of a verifier's log in an error
-# Half of what the kernel's bpf_seq_read() fills at most in one call (8 pages): it stops once there is as much as was
-# asked for. Out of a full buffer it takes the last object's output back and shows that object again at the next call,
-# to a program that knows it by then and says nothing.
-_ITERATOR_CHUNK: Final = 16 << 10
-_ITERATOR_RETRIES: Final = 10_000
 _TEST_RUN_ON_CPU: Final = 1
 _prog_info: Final = struct.Struct("=4xI192xQQ")  # id; run_cnt at byte 200 and, since Linux 5.12, recursion_misses
 
@@ -364,42 +356,6 @@ def load(
             raise
         else:
             return candidate, refused
-
-
-def open_iterator(link: Link) -> int:
-    """A descriptor that gives the output of an iterator once; the caller closes it. Raises BpfError."""
-    lib = library()
-    return lib.check(lib.bpf_iter_create(link.fd), f"iterator {link.program!r}")
-
-
-def read_iterator(link: Link) -> bytes:
-    """Run an iterator program over all its objects and return what it wrote. Raises BpfError."""
-    fd = open_iterator(link)
-    try:
-        return drain_iterator(fd)
-    except OSError as failed:
-        number = failed.errno or 0
-        raise BpfError(f"iterator {link.program!r}: {why(number)}", number) from failed
-    finally:
-        os.close(fd)
-
-
-def drain_iterator(fd: int) -> bytes:
-    """Read an iterator's descriptor to its end. Raises OSError."""
-    chunks: list[bytes] = []
-    retries = 0
-    while True:
-        try:
-            chunk = os.read(fd, _ITERATOR_CHUNK)  # CPython itself tries again after EINTR
-        except BlockingIOError:
-            # The kernel stops after a million objects without output, to be called again.
-            retries += 1
-            if retries > _ITERATOR_RETRIES:
-                raise
-            continue
-        if not chunk:
-            return b"".join(chunks)
-        chunks.append(chunk)
 
 
 def program_info(fd: int) -> ProgramInfo:

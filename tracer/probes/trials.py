@@ -18,7 +18,8 @@ from tracer.probes.backend import OBJECTS, Backend, KernelFilters, UnusableError
 from tracer.probes.bcc import Bcc, Holder
 from tracer.probes.bpf_map import Declaration, create_map
 from tracer.probes.core import BTF, Core
-from tracer.probes.libbpf import Object, read_iterator
+from tracer.probes.iterators import read_iterator
+from tracer.probes.libbpf import Object
 from tracer.probes.libbpf_binding import BpfError, LoadError, MissingLibrary, possible_cpus, why
 from tracer.probes.privileges import RING_BYTES, Finding, Privileges, Status
 from tracer.probes.rings import RingError, RingSet
