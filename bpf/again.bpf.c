@@ -7,6 +7,7 @@
  * Tracepoints at the return of system calls would not do: since 7.0 the kernel runs their programs
  * preemptibly too, each guarded by itself.
  */
+#define HAS_BUDGETS
 #include "calls.bpf.h"
 #include "exec.bpf.h"
 

@@ -43,14 +43,19 @@ struct {
 	__type(value, struct tally);
 } tallies SEC(".maps");
 
-/* The next number of each level, and who is taking one. */
+/* The next number of each level, and who is taking one; and how full the ring is: bytes that were put there, and, which
+ * user space writes, those that it has taken out, and how many there is room for (0: no ring). */
 struct numbers {
 	u64 next[LEVELS];
 	u32 busy[LEVELS];
+	u64 put;
+	u64 taken;
+	u64 room;
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, MAX_CPUS * RINGS);
 	__type(key, u32);
 	__type(value, struct numbers);
@@ -240,17 +245,22 @@ static __always_inline bool next_number(struct numbers *numbers, u64 *seq)
 	return false;
 }
 
+/* What a record takes in a perf ring: struct perf_event_header and the size lie in front. */
+#define RING_BYTES(size) ((u64)(size) + 12 + 7 & ~7ULL)
+
 #define NO_NUMBER 1	/* no error of the kernel's is positive */
 
 /* `output` is an expression that puts the record out; `aside` what tells of its other way out,
  * given why the first has failed. */
-#define emit_by(output, aside, record, t)							\
+#define emit_by(output, aside, record, bytes, t)							\
 ({												\
 	u32 __key = bpf_get_smp_processor_id() * RINGS + (record)->h.ring;			\
 	struct numbers *__numbers = bpf_map_lookup_elem(MAP(sequences), &__key);			\
 	long __err = NO_NUMBER;									\
 	if (__numbers && next_number(__numbers, &(record)->h.seq))				\
 		__err = output;									\
+	if (!__err)										\
+		__sync_fetch_and_add(&__numbers->put, RING_BYTES(bytes));			\
 	if (__err && __err != NO_NUMBER && __err != -ENOSPC) /* ENOENT, EOPNOTSUPP */		\
 		__err = aside;									\
 	if (!__err) {										\
@@ -269,13 +279,13 @@ static __always_inline bool next_number(struct numbers *numbers, u64 *seq)
 
 #define emit(ctx, map, record, size, t)								\
 	emit_by(bpf_perf_event_output(ctx, MAP(map), BPF_F_CURRENT_CPU, record, size),		\
-		emit_aside(record, size, __err), record, t)
+		emit_aside(record, size, __err), record, size, t)
 
 /* With the first bytes of the packet behind the record. No other way out: the overflow takes what
  * lies in one piece. */
 #define emit_with_packet(skb, map, record, size, bytes, t)						\
 	emit_by(bpf_perf_event_output(skb, MAP(map), BPF_F_CURRENT_CPU | (u64)(bytes) << 32, record, size),	\
-		__err, record, t)
+		__err, record, (size) + (bytes), t)
 
 static __always_inline u32 global_nr(const struct pid *pid)
 {

@@ -6,6 +6,7 @@
  *
  * AF_UNIX and netlink sockets come by here as well, and are left out at once.
  */
+#define HAS_BUDGETS
 #define MAKES_PARTS
 #include "data.bpf.h"
 

@@ -6,7 +6,7 @@
 #ifndef EXEC_BPF_H
 #define EXEC_BPF_H
 
-#include "common.bpf.h"
+#include "flood.bpf.h"
 
 /* An exec record is too large for the stack. A slot is claimed, so that whatever
  * interrupts the owner on this CPU takes another one; no free slot is counted loss. */
@@ -68,7 +68,7 @@ static __always_inline int exec_failed(void *ctx, long ret, const char *file, co
 	struct exec_failed_record *r;
 	struct tally *t;
 	struct slot *slot;
-	u64 start, off;
+	u64 start, off, now;
 	char *data;
 	long n;
 
@@ -81,15 +81,20 @@ static __always_inline int exec_failed(void *ctx, long ret, const char *file, co
 		count(&t->filtered);
 		return 0;
 	}
+	now = bpf_ktime_get_boot_ns();
+	if (current_over_budget(now, RING_BYTES(sizeof(*r)))) {
+		collapse_process(t, task, KIND_EXEC_FAILED, now, program_of(task));
+		return 0;
+	}
 	slot = take_slot();
 	if (!slot) {
-		note_failure(t, bpf_ktime_get_boot_ns());
+		note_failure(t, now);
 		count(&t->no_slot);
 		return 0;
 	}
 	r = (void *)slot->bytes;
 	data = r->data;
-	begin(&r->h, KIND_EXEC_FAILED, RING_LIFECYCLE, tgid, (u32)ids, start);
+	begin_at(&r->h, now, KIND_EXEC_FAILED, RING_LIFECYCLE, tgid, (u32)ids, start);
 	identify(&r->id, task);
 	r->file_len = 0;
 	r->args_len = 0;
@@ -129,8 +134,8 @@ static __always_inline int exec_failed(void *ctx, long ret, const char *file, co
 	}
 	if (r->h.flags & (FLAG_TRUNCATED_ARGS | FLAG_TRUNCATED_FILE | FLAG_FAULT_ARGS))
 		count(&t->truncated);
-	if (off <= EXEC_DATA)
-		emit(ctx, lifecycle, r, sizeof(*r) + off, t);
+	if (off <= EXEC_DATA && !emit(ctx, lifecycle, r, sizeof(*r) + off, t))
+		used_more(RING_LIFECYCLE, off);
 	release(&slot->busy);
 	return 0;
 }

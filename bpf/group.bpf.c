@@ -4,6 +4,7 @@
  * being looked for, where one has come from, and that a socket without connections is closed. They look, and
  * let everything pass.
  */
+#define HAS_BUDGETS
 #include "data.bpf.h"
 
 LICENSE("Dual BSD/GPL");

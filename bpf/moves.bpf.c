@@ -7,6 +7,7 @@
  *
  * Each function is called through a table of operations, so that no compiler can have inlined it.
  */
+#define HAS_BUDGETS
 #define MAKES_PARTS
 #include "data.bpf.h"
 

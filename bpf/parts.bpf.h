@@ -9,7 +9,7 @@
 #ifndef PARTS_BPF_H
 #define PARTS_BPF_H
 
-#include "common.bpf.h"
+#include "flood.bpf.h"
 
 #ifndef TRACER_BCC
 

@@ -3,6 +3,7 @@
  * Processes: exec, failed exec, fork, exit, and the iterator that finds those
  * which ran before the probes did.
  */
+#define HAS_BUDGETS
 #include "exec.bpf.h"
 
 LICENSE("Dual BSD/GPL");
@@ -217,7 +218,7 @@ static __always_inline int executed(void *ctx, struct task_struct *task, int old
 	struct exec_record *r;
 	struct mm_struct *mm;
 	struct slot *slot;
-	u64 from, total, off, want;
+	u64 from, total, off, want, now;
 
 	if (!t || is_seen_to(SEEN_EXEC, BPF_CORE_READ(task, self_exec_id)))
 		return 0;
@@ -226,14 +227,20 @@ static __always_inline int executed(void *ctx, struct task_struct *task, int old
 		count(&t->filtered);
 		return 0;
 	}
+	now = bpf_ktime_get_boot_ns();
+	if (current_over_budget(now, RING_BYTES(sizeof(*r)))) {
+		note_unseen(tgid, start, now, false);
+		collapse_process(t, task, KIND_EXEC, now, image->file);
+		return 0;
+	}
 	slot = take_slot();
 	if (!slot) {
-		note_failure(t, bpf_ktime_get_boot_ns());
+		note_failure(t, now);
 		count(&t->no_slot);
 		return 0;
 	}
 	r = (void *)slot->bytes;
-	begin(&r->h, KIND_EXEC, RING_LIFECYCLE, tgid, old_pid, start);
+	begin_at(&r->h, now, KIND_EXEC, RING_LIFECYCLE, tgid, old_pid, start);
 	r->h.flags |= image->flags;
 	off = describe(slot, task, image->file, image->filename, image->interp);
 	r->argc = image->argc;
@@ -258,8 +265,8 @@ static __always_inline int executed(void *ctx, struct task_struct *task, int old
 	if (r->h.flags & (FLAG_TRUNCATED_EXE | FLAG_TRUNCATED_CWD | FLAG_TRUNCATED_ARGS | FLAG_TRUNCATED_FILE | FLAG_FAULT_ARGS |
 			  FLAG_TRUNCATED_CGROUP))
 		count(&t->truncated);
-	if (off <= EXEC_DATA)
-		emit(ctx, lifecycle, r, sizeof(*r) + off, t);
+	if (off <= EXEC_DATA && !emit(ctx, lifecycle, r, sizeof(*r) + off, t))
+		used_more(RING_LIFECYCLE, off);
 	release(&slot->busy);
 	return 0;
 }
@@ -284,6 +291,7 @@ static __always_inline int forked(void *ctx, struct task_struct *parent, struct 
 	struct fork_record r;
 	struct tally *t;
 	u32 forker;
+	u64 now;
 
 	if (BPF_CORE_READ(child, pid) != (int)tgid) {
 		count_own(child, KIND_FORK);
@@ -310,8 +318,13 @@ static __always_inline int forked(void *ctx, struct task_struct *parent, struct 
 		count(&t->filtered);
 		return 0;
 	}
+	now = bpf_ktime_get_boot_ns();
+	if (current_over_budget(now, RING_BYTES(sizeof(r)))) {
+		collapse_process(t, child, KIND_FORK, now, program_of(child));
+		return 0;
+	}
 	__builtin_memset(&r, 0, sizeof(r));
-	begin(&r.h, KIND_FORK, RING_LIFECYCLE, tgid, tgid, boot_start(child));
+	begin_at(&r.h, now, KIND_FORK, RING_LIFECYCLE, tgid, tgid, boot_start(child));
 	identify(&r.id, child);
 	r.forker_tid = BPF_CORE_READ(parent, pid);
 	r.forker_tgid = forker;
@@ -331,7 +344,7 @@ static __always_inline int gone(void *ctx, struct task_struct *task)
 	struct task_struct *leader;
 	struct exit_record r;
 	struct tally *t;
-	u64 key, start;
+	u64 key, start, now;
 	u32 tgid;
 	u8 yes = 1;
 
@@ -362,8 +375,15 @@ static __always_inline int gone(void *ctx, struct task_struct *task)
 	}
 	if (KNOB(filters) & FILTER_FOLLOW)
 		bpf_map_delete_elem(MAP(filter_pids), &tgid);
+	now = bpf_ktime_get_boot_ns();
+	if (current_over_budget(now, RING_BYTES(sizeof(r)))) {
+		note_unseen(tgid, start, now, true);
+		/* Its memory is gone, and with that what it ran. */
+		collapse_process(t, task, KIND_EXIT, now, NULL);
+		return 0;
+	}
 	__builtin_memset(&r, 0, sizeof(r));
-	begin(&r.h, KIND_EXIT, RING_LIFECYCLE, tgid, BPF_CORE_READ(task, pid), start);
+	begin_at(&r.h, now, KIND_EXIT, RING_LIFECYCLE, tgid, BPF_CORE_READ(task, pid), start);
 	identify(&r.id, leader);
 	/* As wait_task_zombie() chooses it. */
 	r.status = BPF_CORE_READ(signal, flags) & SIGNAL_GROUP_EXIT ? BPF_CORE_READ(signal, group_exit_code)

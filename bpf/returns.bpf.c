@@ -7,6 +7,7 @@
  * Each function is called through a pointer or from another file than its own, so that no
  * compiler can have inlined it.
  */
+#define HAS_BUDGETS
 #include "exec.bpf.h"
 #include "socket.bpf.h"
 

@@ -294,11 +294,28 @@ static __always_inline bool wanted(const struct socket_record *r)
 	return true;
 }
 
+/* Beyond the budget of whose it is. What that runs is only told where it is current. */
+static __always_inline bool collapsed(const struct socket_record *r, struct tally *t)
+{
+	const struct file *file = NULL;
+
+	if (!over_budget(r->cgroup, r->uid, RING_BULK, r->h.time, RING_BYTES(sizeof(*r))))
+		return false;
+	if (r->h.tgid && r->h.tgid == bpf_get_current_pid_tgid() >> 32)
+		file = program_of((void *)bpf_get_current_task());
+	collapse(t, r->cgroup, r->uid, r->h.kind, r->h.time, file, r->comm);
+	return true;
+}
+
 static __always_inline void ship(void *ctx, struct socket_record *r, bool excluded, struct tally *t)
 {
 	count(&t->attempts);
 	if (excluded || !wanted(r)) {
 		count(&t->filtered);
+		not_told(r, true);
+		return;
+	}
+	if (collapsed(r, t)) {
 		not_told(r, true);
 		return;
 	}

@@ -7,6 +7,7 @@
  * taken where the owner itself runs: at CLOSE -> SYN_SENT and CLOSE -> LISTEN, and at
  * the return of accept(2); `sockets` carries it to the events that come by softirq.
  */
+#define HAS_BUDGETS
 #include "calls.bpf.h"
 #include "turns.bpf.h"
 

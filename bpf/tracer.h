@@ -10,7 +10,7 @@
 #ifndef TRACER_H
 #define TRACER_H
 
-#define WIRE_VERSION 2
+#define WIRE_VERSION 3
 
 enum kind {
 	KIND_EXEC = 0,
@@ -299,7 +299,34 @@ struct tally {
 	u64 failed_last;
 	u64 truncated;
 	u64 map_full;		/* state that did not fit: what depends on it is missing */
+	u64 collapsed;		/* beyond the budget of who did it: counted in `floods` instead */
 };
+
+/* What is told by no record of its own, as it was beyond a budget: an element of `floods`, mapped read-only by user
+ * space. `count` is only ever added to while `began` stays the same. */
+struct flood {
+	u64 began;		/* boottime ns; 0: this place is free, or being given to another */
+	u64 last;		/* boottime ns of the newest */
+	u64 count;
+	u64 cgroup;
+	u64 inode;		/* of the executable, with dev; where dev is 0 it is not known */
+	u32 dev;		/* kernel encoding: major << 20 | minor */
+	u32 uid;
+	u32 kind;
+	u32 busy;
+	char comm[COMM_LEN];	/* of the first process */
+};
+#define FLOODS 1024		/* a power of two */
+
+/* That a process has executed something, or has ended, and that this was collapsed: an element of `unseen`, mapped
+ * likewise, first those for execs, then those for exits. */
+struct unseen {
+	u64 start;		/* of the process, start_boottime, ns */
+	u64 time;
+	u32 tgid;
+	u32 changes;		/* two for each; odd while it is being written */
+};
+#define UNSEEN 8192		/* of each; a power of two */
 
 /* What a packet is, where no process is known to have its socket, or even has one. */
 enum wire_kind {
@@ -343,7 +370,7 @@ struct knobs {
 	u32 filters;		/* enum knob_filter */
 	u32 kinds;		/* bit per kind that is wanted */
 	u32 preemptible;	/* tracepoints are: each probe has a stand-in */
-	u32 reserved;
+	u32 flood_ns;		/* between two records of one user in one control group; 0: as many as they like */
 };
 
 #endif

@@ -57,5 +57,5 @@ def begin(asked: Options) -> Ahead | None:
     forks = asked.stats is not None or (asked.output is not None and str(asked.output) != "-")
     if forks or asked.backend not in ("auto", "core"):
         return None
-    filters = kernel_filters(asked.filters, payload=asked.payload)
+    filters = kernel_filters(asked.filters, payload=asked.payload, flood=asked.flood)
     return Ahead(make("core", filters, asked.buffer, asked.hooks, None))

@@ -18,6 +18,7 @@ __all__ = [
     "EventNames",
     "Exe",
     "FailOnLoss",
+    "FloodBudget",
     "Format",
     "GeoIp",
     "HashUsers",
@@ -88,6 +89,16 @@ Hooks = Annotated[
 ]
 AccountWire = Annotated[
     bool, typer.Option("--account-wire", help="count what each network device carries, and whose it is")
+]
+FloodBudget = Annotated[
+    int,
+    typer.Option(
+        "--flood-budget",
+        min=0,
+        max=1_000_000_000,
+        help="events a second of a user in a control group on each CPU; what is beyond is counted; 0: no limit",
+        metavar="N",
+    ),
 ]
 NoSnapshot = Annotated[bool, typer.Option("--no-snapshot", help="leave out what was there before")]
 NoPayload = Annotated[

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from tracer.cli.mode import Mode
 from tracer.formats.privacy import Privacy
 from tracer.pipeline.view import Filters
 
 __all__ = ["Options"]
+
+FLOOD_BUDGET: Final = 50_000
+"""Records a second of one user in one control group, on one CPU: two CPUs' worth are two thirds of what is read."""
 
 
 @dataclass
@@ -35,3 +39,4 @@ class Options:
     privacy: Privacy | None = None
     geoip: list[Path] = field(default_factory=list)
     stats: Path | None = None
+    flood: int = FLOOD_BUDGET

@@ -26,8 +26,11 @@ _WATERMARK: Final = 64 << 10
 _NAMED: Final = SOCKET_KINDS - {Kind.LISTEN}  # events with the name of who is talked to
 
 
-def kernel_filters(wanted: Filters, *, payload: bool) -> KernelFilters:
-    """What the kernel can filter of what is asked for, and is to give for it; names only with ``payload``."""
+def kernel_filters(wanted: Filters, *, payload: bool, flood: int) -> KernelFilters:
+    """What the kernel can filter of what is asked for, and is to give for it; names only with ``payload``.
+
+    ``flood`` is the budget of each user in each control group, in records a second and on each CPU; 0: there is none.
+    """
     kinds = set(wanted.kinds)
     if Kind.CLOSE in kinds:
         kinds |= {Kind.CONNECT, Kind.ACCEPT}  # they tell whose it is
@@ -47,6 +50,7 @@ def kernel_filters(wanted: Filters, *, payload: bool) -> KernelFilters:
         wanted.netns,
         wanted.ports,
         wanted.cidrs,
+        flood,
     )
 
 

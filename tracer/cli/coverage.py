@@ -46,6 +46,7 @@ def coverage_record(coverage: Coverage, filters: Filters, steps: dict[str, str],
         "buffer": coverage.buffer,
         "filters": filters.as_json(),
         "snapshot": snapshot,
+        "flood_budget": coverage.flood,
         "pid": coverage.own_pid,
     }
     taxing = sum(section.startswith("tp/syscalls/") for section in coverage.hooks.values())

@@ -151,4 +151,5 @@ class Live(Session):
         return number != signal.SIGHUP or self._rotation.ends()
 
     def _kernel_filters(self) -> KernelFilters:
-        return backends.kernel_filters(self._options.filters, payload=self._options.payload)
+        options = self._options
+        return backends.kernel_filters(options.filters, payload=options.payload, flood=options.flood)

@@ -26,6 +26,7 @@ from tracer.cli.arguments import (
     EventNames,
     Exe,
     FailOnLoss,
+    FloodBudget,
     Format,
     GeoIp,
     HashUsers,
@@ -122,6 +123,7 @@ def _asked(typed: dict[str, Any]) -> Options:
         ),
         geoip=[Path(each) for each in typed["geoip"] or ()],
         stats=_path(typed["stats"]),
+        flood=typed["flood_budget"],
     )
 
 
@@ -170,6 +172,7 @@ def live(
     record: Annotated[Path | None, typer.Option(help="keep the raw records for tracer replay", metavar="FILE")] = None,
     backend: Backend = "auto",
     hooks: Hooks = "auto",
+    flood_budget: FloodBudget = 50_000,
     account_wire: AccountWire = False,
     fail_on_loss: FailOnLoss = False,
     no_snapshot: NoSnapshot = False,
@@ -232,6 +235,7 @@ def export(
     buffer: Buffer = "8M",
     backend: Backend = "auto",
     hooks: Hooks = "auto",
+    flood_budget: FloodBudget = 50_000,
     account_wire: AccountWire = False,
     fail_on_loss: FailOnLoss = False,
     no_snapshot: NoSnapshot = False,

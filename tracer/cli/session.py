@@ -25,7 +25,7 @@ from tracer.confine.seccomp_filter import ASKING, HEARING, WORKER, on_descriptor
 from tracer.model import Kind
 from tracer.pipeline.engine import Engine
 from tracer.pipeline.order import RingRun
-from tracer.pipeline.turns import Confined, Found, Input, Known, Moves, Start, Turn
+from tracer.pipeline.turns import Collapsed, Confined, Found, Input, Known, Moves, Start, Turn
 from tracer.probes.canary import CALLS
 from tracer.probes.records import only, without
 from tracer.probes.rings import Run
@@ -157,6 +157,12 @@ class Session:
         for each in source.unheard():
             self._feed(stream, each)
 
+    def _feed_collapsed(self, stream: Stream, source: Source, *, counts: bool) -> None:
+        """What was collapsed: to be fed before the turn that was read before."""
+        flooded = source.collapsed(counts=counts)
+        if flooded is not None:
+            self._feed(stream, Collapsed(boottime(), *flooded))
+
     def _feed_moves(self, stream: Stream, source: Source, engine: Engine, *, last: bool = False) -> None:
         moved = source.moved()
         if moved is None:
@@ -225,6 +231,7 @@ class Session:
             now = boottime()
             turn = self._turn(source, now >= next_ledger)
             drained = all(run.drained for run in turn.runs)
+            self._feed_collapsed(stream, source, counts=turn.cut or now >= next_moves)
             self._feed(stream, turn)
             self._service.turn(now, turn.drained_at)
             self._feed_unheard(stream, source)
@@ -269,6 +276,7 @@ class Session:
             runs += more
         now = boottime()
         turn = Turn(now, self._clock.offset(), now, _runs(runs), tallies, True, True, source.missed())
+        self._feed_collapsed(stream, source, counts=True)
         self._feed(stream, turn)
         self._feed_unheard(stream, source)
         if pending:

@@ -59,6 +59,7 @@ class _Tally:
             self.failed_last,
             self.truncated,
             0,
+            0,
         )
 
 

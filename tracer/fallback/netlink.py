@@ -250,6 +250,10 @@ class Netlink:
     def retire(self, places: Iterable[int]) -> None:
         """There are none."""
 
+    def collapsed(self, *, counts: bool) -> None:
+        """There are no budgets."""
+        del counts
+
     def unheard(self) -> list[Unheard]:
         """Messages that the connector had no room for."""
         gaps = self._connector.gaps()

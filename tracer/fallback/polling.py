@@ -266,6 +266,10 @@ class Procfs:
     def retire(self, places: Iterable[int]) -> None:
         """There are none."""
 
+    def collapsed(self, *, counts: bool) -> None:
+        """There are no budgets."""
+        del counts
+
     def unheard(self) -> list[Unheard]:
         """Nothing is told to it that could get lost."""
         return []

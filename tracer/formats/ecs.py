@@ -149,5 +149,5 @@ def joined(lines: list[tuple[str, ...]]) -> list[bytes]:
 BLOCK: Final = 32  # lines put together at once: their memory is used again and again
 _BYTES_MOST: Final = 4  # that a character takes in UTF-8
 _CATEGORIES: Final = {"tracer-wire": "network"}
-_INTERVALS: Final = {"loss", "change", "gap"}  # notices about a time
+_INTERVALS: Final = {"loss", "change", "gap", "flood"}  # notices about a time
 _TIME: Final = 1  # the position of the time in every event but notices, where it is the third

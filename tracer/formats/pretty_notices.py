@@ -130,6 +130,20 @@ def _loss(body: Mapping[str, Any], _session: Session, offset: int) -> tuple[str,
     return text, LOUD
 
 
+def _flood(body: Mapping[str, Any], session: Session, offset: int) -> tuple[str, str]:
+    flood = body.get("flood", {})
+    between = f"between {_clock(flood.get('first'), offset)} and {_clock(flood.get('last'), offset)}"
+    text = f"FLOOD: {flood.get('count', 0):,} {flood.get('kind')} counted, not told one by one, {between}"
+    if flood.get("other"):
+        return f"{text}; of users and programs beyond those that are counted apart", LOUD
+    uid = flood.get("uid")
+    text += f"; user {session.users.get(uid, uid)}"
+    program = flood.get("executable") or flood.get("name")
+    text += f", {program}" if program else ""
+    group = flood.get("cgroup", {}).get("path")
+    return f"{text}, in {group}" if group else text, LOUD
+
+
 def _change(body: Mapping[str, Any], _session: Session, offset: int) -> tuple[str, str]:
     change = body.get("change", {})
     text = f"BACKEND LOST: {change.get('backend')}: {_listed(change.get('reasons', ()))}"
@@ -197,6 +211,7 @@ _DESCRIBE: Final[dict[str, Callable[[Mapping[str, Any], Session, int], tuple[str
     "tracer-confinement": _confinement,
     "tracer-loss": _loss,
     "tracer-backend": _change,
+    "tracer-flood": _flood,
     "tracer-ledger": _ledger,
     "tracer-wire": _wire,
 }

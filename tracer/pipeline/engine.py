@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -10,6 +11,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from tracer.model import Answered, Event, ExecFailed, Kind, KindEvent, Notice, ProcessEvent, ProcessExited, SocketEvent
+from tracer.pipeline.flood import FloodTable
 from tracer.pipeline.flows import FlowTable
 from tracer.pipeline.ledger import Ledger, Loss
 from tracer.pipeline.moves import UPDATE_NS, MoveTable
@@ -17,6 +19,7 @@ from tracer.pipeline.order import Order
 from tracer.pipeline.processes import ProcessTable
 from tracer.pipeline.turns import (
     Accounted,
+    Collapsed,
     Confined,
     DeviceTotals,
     Found,
@@ -43,6 +46,8 @@ PORTION: Final = 256  # records: with what is made of them about half a megabyte
 _new = tuple.__new__
 _kind = itemgetter(0)
 _time = itemgetter(1)
+_held_time = itemgetter(0)
+_EVER: Final = 1 << 64
 _EXEC: Final = Kind.EXEC
 _EXIT: Final = Kind.EXIT
 _PAYLOAD: Final = Kind.PAYLOAD
@@ -63,6 +68,7 @@ class Engine:
         self.flows = FlowTable(self.processes)
         self.moves = MoveTable(self.flows, update_ns)
         self.order = Order()
+        self.flood = FloodTable(self.processes)
         self.ledger = Ledger()
         self.view = View(filters)
         self.offset = 0  # wall clock minus CLOCK_BOOTTIME, ns
@@ -133,7 +139,9 @@ class Engine:
             return iter([self._start(item)])
         return iter([self._notices(item)])
 
-    def _notices(self, item: Confined | Accounted | Lost | Unheard) -> list[Event]:
+    def _notices(self, item: Confined | Collapsed | Accounted | Lost | Unheard) -> list[Event]:
+        if isinstance(item, Collapsed):
+            return list[Event](self.flood.take(item))
         if isinstance(item, Accounted):
             return [_wire_notice(item.now, row) for row in item.rows]
         return [self._notice(item)]
@@ -206,8 +214,14 @@ class Engine:
         ledger.late += late
         if late:
             yield self._shown(self._whole(order.handled(released[:late], handlers, late=True)))
-        for begin in range(late, len(released), PORTION):
-            yield self._shown(self._whole(order.handled(released[begin : begin + PORTION], handlers)))
+        begin = late
+        if self.flood.waiting:
+            for unseen in self.flood.due(order.cut if not turn.last else _EVER):
+                end = bisect_left(released, unseen, lo=begin, key=_held_time)
+                yield self._shown(self._whole(order.handled(released[begin:end], handlers)))
+                begin = end
+        for at in range(begin, len(released), PORTION):
+            yield self._shown(self._whole(order.handled(released[at : at + PORTION], handlers)))
         ledger.tallies(turn.tallies)
         yield [self._loss_notice(loss, turn.now) for loss in ledger.losses(turn.now, turn.last)]
 

@@ -193,7 +193,7 @@ class Ledger:
         return {
             "attempts": self._sum(kind, "attempts") + self.found[kind],
             "delivered": self.delivered[kind],
-            "aggregated": self.aggregated[kind],
+            "aggregated": self._sum(kind, "collapsed") + self.aggregated[kind],
             "filtered": self._sum(kind, "filtered") + self.filtered[kind],
             "lost": sum(stages.values()),
             "lost_by_stage": stages,

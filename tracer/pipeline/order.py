@@ -160,6 +160,11 @@ class Order:
         return made
 
     @property
+    def cut(self) -> int:
+        """Everything before this time (boottime ns) has gone on."""
+        return self._cut
+
+    @property
     def holds(self) -> bool:
         """Whether anything is held back."""
         return bool(self._held)

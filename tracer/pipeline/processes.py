@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -80,6 +81,7 @@ class ProcessTable:
         self._sweep_at = SWEEP_EVERY
         self._cgroups = CgroupTable()
         self.clock = 0  # wall clock minus CLOCK_BOOTTIME of now, ns
+        self.has_unseen = False  # whether anybody has done something that no record tells
         self.evicted = 0  # living ones that had to go because the table was full
 
     def __len__(self) -> int:
@@ -194,8 +196,61 @@ class ProcessTable:
         """A child: it runs what the thread that called was running (struct fork_record)."""
         known = self.find(record[TGID], record[START])
         forker = self._living.get(record[-1])
+        if forker is not None and not self._is_forker(forker, record):
+            forker = None
         image = known.image if known is not None else None
         return self._stated(record, known, image or (forker.image if forker is not None else None), forker)
+
+    def _is_forker(self, known: Process, record: Record) -> bool:
+        """Whether who is known by the forker's pid is the forker, and not one whose end was not told.
+
+        Of a forker that made its own parent's child (CLONE_PARENT) the start is not told: it was there before.
+        """
+        if record[-1] == record[PARENT_TGID]:
+            return known.start == record[PARENT_START] or _same_start(known.start, record[PARENT_START])
+        return not self.has_unseen
+
+    def executed_unseen(self, tgid: int, start: int, time: int) -> None:
+        """A process runs something else since ``time`` (boottime ns), and nobody knows what."""
+        self.has_unseen = True
+        known = self.find(tgid, start)
+        if known is not None and (known.image is None or known.image.time <= time):
+            self._forget_program(known, time)
+
+    def _forget_program(self, known: Process, time: int) -> None:
+        tgid, start = known.tgid, known.start
+        process = self._next(known, tgid, start, b"")
+        process.image = None
+        process.uid, process.cgroup, process.within = known.uid, known.cgroup, known.within
+        self._put(process, known, time)
+
+    def executed_any_unseen(self, tgids: Iterable[int], time: int) -> None:
+        """As executed_unseen(), where nobody knows which of these it was, nor when: so whoever of them is there."""
+        self.has_unseen = True
+        for tgid in tgids:
+            known = self._living.get(tgid)
+            if known is not None and known.image is not None:
+                self._forget_program(known, time)
+
+    def exited_unseen(self, tgid: int, start: int, time: int) -> None:
+        """A process has ended at ``time`` (boottime ns), which no record tells."""
+        self.has_unseen = True
+        known = self._living.get(tgid)
+        if known is not None and (known.start == start or _same_start(known.start, start)):
+            del self._living[tgid]
+            self._retire(known, time)
+
+    def path_of(self, dev: int, inode: int) -> bytes:
+        """The path of an executable that a known process runs, empty if none does."""
+        for process in (*self._living.values(), *self._exited.values()):
+            image = process.image
+            if image is not None and image.inode == inode and image.dev == dev:
+                return image.executable
+        return b""
+
+    def group(self, number: int) -> Cgroup | None:
+        """The control group of version 2 with this id, if it is known."""
+        return self._cgroups.find(number)
 
     def executed(self, record: Record) -> Process:
         """A new image (struct exec_record), of a process that is known or not."""

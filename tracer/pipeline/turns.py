@@ -13,13 +13,14 @@ from typing import Any, Final, NamedTuple
 
 from tracer.pipeline.order import RingRun
 from tracer.probes.perf_event import RingError, split
-from tracer.probes.records import PLACED
+from tracer.probes.records import COUNTED, NOTED, PLACED
 from tracer.probes.source import Unheard
 from tracer.probes.wire import SORTS
 
 __all__ = [
     "MAGIC",
     "Accounted",
+    "Collapsed",
     "Confined",
     "DeviceTotals",
     "Found",
@@ -35,7 +36,7 @@ __all__ = [
     "unpack",
 ]
 
-MAGIC: Final = b"tracer raw recording 1\n"
+MAGIC: Final = b"tracer raw recording 2\n"
 FRAME: Final = struct.Struct("<BI")
 FRAME_MOST: Final = 1 << 30
 
@@ -43,6 +44,7 @@ _TURN = struct.Struct("<QqQBBHII")  # now, offset, drained_at, cut, last, runs, 
 _RUN = struct.Struct("<HBBII")  # cpu, ring, drained, lost, length
 _NOW = struct.Struct("<Q")
 _MOVES = struct.Struct("<QQQQQB")
+_COLLAPSED = struct.Struct("<QI")  # now, length of the counts
 _LOST = struct.Struct("<QQ")  # now, since
 _FOUND = struct.Struct("<QqI")  # now, offset, length of the processes
 
@@ -100,6 +102,17 @@ class Moves(NamedTuple):
     last: bool
 
 
+class Collapsed(NamedTuple):
+    """What was beyond the budgets of who did it, since the last of these: comes before the turn that was read with it.
+
+    ``counts`` are numbers of places (u32) each with its struct flood, ``unseen`` each with its struct unseen.
+    """
+
+    now: int
+    counts: bytes
+    unseen: bytes
+
+
 class Known(NamedTuple):
     """What a later look of the process iterator wrote: to be known, not to be shown."""
 
@@ -145,7 +158,7 @@ class Lost(NamedTuple):
     reasons: list[str]
 
 
-Input = Start | Found | Turn | Moves | Known | Confined | Accounted | Lost | Unheard
+Input = Start | Found | Turn | Moves | Collapsed | Known | Confined | Accounted | Lost | Unheard
 
 
 def pack(item: Input) -> bytes:
@@ -184,6 +197,8 @@ def pack(item: Input) -> bytes:
     elif isinstance(item, Moves):
         told = item.now, item.bytes, item.unplaced, item.filtered, item.lost, item.last
         kind, content = 7, _MOVES.pack(*told) + item.parts
+    elif isinstance(item, Collapsed):
+        kind, content = 9, _COLLAPSED.pack(item.now, len(item.counts)) + item.counts + item.unseen
     elif isinstance(item, Unheard):
         kind, content = 6, json.dumps(item._asdict()).encode()
     else:
@@ -251,6 +266,15 @@ def _unpack_moves(content: bytes) -> Moves:
     return Moves(now, parts, moved, unplaced, filtered, lost, bool(last))
 
 
+def _unpack_collapsed(content: bytes) -> Collapsed:
+    now, length = _COLLAPSED.unpack_from(content)
+    end = _COLLAPSED.size + length
+    counts, unseen = content[_COLLAPSED.size : end], content[end:]
+    if len(counts) != length or length % COUNTED.size or len(unseen) % NOTED.size:
+        raise RecordingError("no whole number of counts")
+    return Collapsed(now, counts, unseen)
+
+
 def _unpack_accounted(content: bytes) -> Accounted:
     told = _object(content)
     now, rows = told.get("now"), told.get("rows")
@@ -279,6 +303,7 @@ _NOTICES: Final[dict[int, Callable[[bytes], Input]]] = {
     6: _unpack_unheard,
     7: _unpack_moves,
     8: _unpack_accounted,
+    9: _unpack_collapsed,
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Protocol, Self
 
 from tracer.model import RING_KINDS
 from tracer.probes import libbpf, tracefs
+from tracer.probes.floods import Floods
 from tracer.probes.health import Watch
 from tracer.probes.hooks import COUNTS, NEVER_BOTH, OPTIONAL, RETURNS, STREAM, Hook, blind_spots, pairs
 from tracer.probes.libbpf_binding import BpfError, possible_cpus
@@ -22,7 +23,7 @@ from tracer.probes.overflow import Overflow
 from tracer.probes.parts import Parts
 from tracer.probes.records import KNOBS, TALLY
 from tracer.probes.rings import RingError, RingSet, Run
-from tracer.probes.source import Coverage, Cut, KernelFilters, Moved, Unheard, boottime
+from tracer.probes.source import Coverage, Cut, Flooded, KernelFilters, Moved, Unheard, boottime
 from tracer.probes.unusable import UnusableError, raise_memory_limit, unusable
 
 __all__ = [
@@ -187,7 +188,8 @@ class Backend(ABC):
             (wanted.pids, wanted.uids, wanted.netns, wanted.ports, wanted.cidrs, wanted.follow)
         ):
             bits |= bool(value) << bit
-        return KNOBS.pack(bits, sum(1 << kind for kind in wanted.kinds), self._preemptible, 0)
+        flood = max(1, 1_000_000_000 // wanted.flood) if wanted.flood else 0  # ns between two records
+        return KNOBS.pack(bits, sum(1 << kind for kind in wanted.kinds), self._preemptible, flood)
 
     def _make_maps(self) -> libbpf.Object:
         """The maps that all programs share."""
@@ -198,6 +200,8 @@ class Backend(ABC):
         self._stack.callback(self._maps.close)
         self._tallies = self._maps.map("tallies").mmap()
         self._stack.callback(self._tallies.close)
+        self._floods = Floods({name: self._maps.map(name) for name in ("floods", "unseen", "sequences")})
+        self._stack.callback(self._floods.close)
         overflow = self._maps.map(_OVERFLOW)
         self._overflow = Overflow(overflow.fd, overflow.max_entries)
         self._stack.callback(self._overflow.close)
@@ -212,6 +216,7 @@ class Backend(ABC):
             watermark=self._watermark,
         )
         self._stack.callback(self.rings.close)
+        self._floods.level(self.rings.rings)
 
     def _exclude(self, own: tuple[int, int], others: dict[int, int]) -> None:
         """Leave out this process and other tracers, by pid and start (ns)."""
@@ -276,6 +281,7 @@ class Backend(ABC):
             self.rings.sizes,
             self._compiled(),
             sealed=tuple(self._more_blind_sealed()),
+            flood=self._filters.flood,
             moved=self._parts is not None and any(self._attached.keys() >= pair for pair in COUNTS),
         )
 
@@ -366,7 +372,9 @@ class Backend(ABC):
 
     def read(self, limit: int) -> list[Run]:
         """What the rings hold, at most ``limit`` bytes of each, and all of the overflow, which is small."""
-        return self.rings.read(limit) + self._overflow.read()
+        runs = self.rings.read(limit)
+        self._floods.level(self.rings.rings)
+        return runs + self._overflow.read()
 
     def tallies(self) -> bytes:
         """The kernel's counters of now: not of one moment over all CPUs."""
@@ -397,6 +405,7 @@ class Backend(ABC):
                 settled = False
             counters[part] = before
             runs += [run for ring, head in zip(rings, heads, strict=True) if (run := ring.read_to(head)).data]
+        self._floods.level(self.rings.rings)
         runs += self._overflow.read(aside)
         return Cut(runs, bytes(counters), settled)
 
@@ -405,6 +414,10 @@ class Backend(ABC):
         if self._parts is None:
             return None
         return Moved(self._parts.changed(), *self._parts.moved())
+
+    def collapsed(self, *, counts: bool) -> Flooded | None:
+        """What was collapsed since the last call, with the counts or without; None if there was nothing."""
+        return self._floods.take(counts=counts)
 
     def retire(self, places: Iterable[int]) -> None:
         """The parts in these places are done with."""
@@ -443,6 +456,6 @@ class Backend(ABC):
 def _settled(counters: bytes) -> bool:
     """Whether no probe is between its attempt and its outcome."""
     return all(
-        attempts == filtered + emitted + failed
-        for attempts, filtered, emitted, failed, *_ in TALLY.iter_unpack(counters)
+        attempts == filtered + emitted + failed + collapsed
+        for attempts, filtered, emitted, failed, *_, collapsed in TALLY.iter_unpack(counters)
     )

@@ -30,7 +30,11 @@ PART: Final = Struct("=6QIIQ")
 PLACED: Final = Struct("=I6QIIQ")  # the number of its place, and struct part
 MOVED: Final = Struct("=4Q")
 UNMOVED: Final = (0, 0, 0, 0, 0, 0, 6, 1, 0)  # the end of struct socket_record for TCP, where no bytes are counted
-TALLY: Final = Struct("=11Q")
+TALLY: Final = Struct("=12Q")
+FLOOD: Final = Struct("=5Q4I16s")
+UNSEEN: Final = Struct("=QQII")
+COUNTED: Final = Struct("=I5Q4I16s")  # the number of its place, and struct flood
+NOTED: Final = Struct("=IQQII")  # the number of its place, and struct unseen
 KNOBS: Final = Struct("=4I")
 SIZE: Final = Struct("=I")  # in front of every record of an iterator
 
@@ -81,6 +85,7 @@ class Tally(NamedTuple):
     failed_last: int
     truncated: int
     map_full: int
+    collapsed: int
 
 
 def _of_process(layout: Struct) -> Callable[[bytes, int], Record]:

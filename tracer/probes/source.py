@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, Self
 from tracer.model import Kind
 from tracer.probes.rings import Run
 
-__all__ = ["Coverage", "Cut", "KernelFilters", "Moved", "Source", "SourceLostError", "Unheard", "boottime"]
+__all__ = ["Coverage", "Cut", "Flooded", "KernelFilters", "Moved", "Source", "SourceLostError", "Unheard", "boottime"]
 
 
 class SourceLostError(Exception):
@@ -27,6 +27,7 @@ class KernelFilters(NamedTuple):
     netns: frozenset[int]
     ports: frozenset[int]
     cidrs: list[str]
+    flood: int = 0  # records a second of a user in a control group, on one CPU, in one ring; 0: as many as there are
 
 
 class Coverage(NamedTuple):
@@ -48,6 +49,7 @@ class Coverage(NamedTuple):
     fix: str | None = None
     sealed: tuple[str, ...] = ()
     moved: bool = False  # whether the bytes that calls move are counted
+    flood: int = 0  # as KernelFilters has it, where this backend keeps to it
     polling: dict[str, int] | None = None  # of a backend that looks again and again: shortest_ms, longest_ms
 
 
@@ -70,6 +72,13 @@ class Moved(NamedTuple):
     unplaced: int
     filtered: int
     lost: int
+
+
+class Flooded(NamedTuple):
+    """What was beyond the budgets: see pipeline.turns.Collapsed for each."""
+
+    counts: bytes
+    unseen: bytes
 
 
 class Unheard(NamedTuple):
@@ -163,6 +172,13 @@ class Source(Protocol):
 
     def retire(self, places: Iterable[int]) -> None:
         """The parts in these places are done with."""
+        ...
+
+    def collapsed(self, *, counts: bool) -> Flooded | None:
+        """What was collapsed since the last call, with the ``counts`` or without; None if there was nothing.
+
+        Asked for after each read, as what was read may be of processes that have done something unseen before.
+        """
         ...
 
     def cut(self) -> Cut:
