@@ -51,6 +51,7 @@ struct numbers {
 	u64 put;
 	u64 taken;
 	u64 room;
+	u64 nothing[2];		/* what over_budget() begins with: it has no room for that itself */
 };
 
 struct {

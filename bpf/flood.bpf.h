@@ -21,7 +21,7 @@
 
 #define BUDGET_NS 1000000000ULL	/* what was not used for so long is not kept */
 #define IDLE_NS 60000000000ULL	/* by then user space has read a count, and its place may be another's */
-#define FLOOD_TRIES 8
+#define FLOOD_TRIES 4
 
 struct budget_key {
 	u64 cgroup;
@@ -31,8 +31,8 @@ struct budget_key {
 
 struct budget_left {
 	u64 next;		/* boottime ns at which the next record would be within the rate */
-	u64 window;		/* bytes that the ring had taken when `used` began */
-	u64 used;		/* bytes since then, as the ring has them */
+	u32 window;		/* the last bits of how much was put into the ring when `used` began */
+	u32 used;		/* bytes since then, as the ring has them */
 };
 
 /* Who has been quiet for longest makes room for others: with a whole budget when it comes again. */
@@ -67,17 +67,19 @@ struct {
 SHARED u32 over_budget(u64 cgroup, u32 uid, u32 ring, u64 now, u32 size)
 {
 	struct budget_key key = { .cgroup = cgroup, .uid = uid };
-	struct budget_left fresh = {}, *left;
+	struct budget_left *left;
 	struct numbers *numbers;
 	u64 next, filled;
 
 	if (!KNOB(flood_ns))
 		return false;
 	key.place = bpf_get_smp_processor_id() * RINGS + ring;
+	numbers = bpf_map_lookup_elem(MAP(sequences), &key.place);
+	if (!numbers)
+		return false;
 	left = bpf_map_lookup_elem(MAP(budgets_left), &key);
 	if (!left) {
-		fresh.next = now - BUDGET_NS + KNOB(flood_ns);
-		bpf_map_update_elem(MAP(budgets_left), &key, &fresh, BPF_ANY);
+		bpf_map_update_elem(MAP(budgets_left), &key, numbers->nothing, BPF_ANY);
 		return false;
 	}
 	next = left->next;
@@ -85,10 +87,9 @@ SHARED u32 over_budget(u64 cgroup, u32 uid, u32 ring, u64 now, u32 size)
 		next = now - BUDGET_NS;
 	if (next > now)
 		return true;
-	numbers = bpf_map_lookup_elem(MAP(sequences), &key.place);
-	if (numbers && numbers->room) {
+	if (numbers->room) {
 		filled = numbers->put - *(volatile u64 *)&numbers->taken;
-		if ((s64)(numbers->taken - left->window) >= 0) {
+		if ((s32)((u32)numbers->taken - left->window) >= 0) {
 			left->window = numbers->put;
 			left->used = 0;
 		}
@@ -114,58 +115,75 @@ static __always_inline void used_more(u32 ring, u64 bytes)
 		left->used += bytes;
 }
 
-/* Count what is told by no record of its own; the number of its place, + 1, where that is new and still has no name.
- * `inode` and `dev` are those of the executable; where that is not known dev is 0 and the other stands for a name. */
-SHARED u32 count_flood(u64 cgroup, u64 uid_kind, u64 inode, u32 dev, u64 now)
+static __always_inline bool is_free(const struct flood *f, u64 now)
 {
-	u32 uid = uid_kind, kind = uid_kind >> 32, at, fresh = 0;
-	u64 hash = (cgroup * 31 + inode) * 0x9e3779b97f4a7c15ULL;
+	return !f->began || now - f->last > IDLE_NS;
+}
+
+/* In one condition: each is another way through for the verifier. */
+static __always_inline bool is_same(const struct flood *f, u64 hash, u64 uid_kind)
+{
+	return !((f->hash ^ hash) | (((u64)f->kind << 32 | f->uid) ^ uid_kind) | !f->began);
+}
+
+/* Count what is told by no record of its own; the number of its place, + 1, where that is new and its caller is to say
+ * the rest. What is of one user and kind is told apart by the hash alone, for want of room on the stack. */
+SHARED u32 count_flood(u64 hash, u64 uid_kind, u64 now)
+{
+	u32 at = FLOODS + KINDS, place = 0;
 	struct flood *f;
 
-	hash ^= ((u64)dev << 32 | uid) * 0xc2b2ae3d27d4eb4fULL + kind * 0x165667b19e3779f9ULL;
-	hash ^= hash >> 29;
-	at = FLOODS + KINDS;
 	f = bpf_map_lookup_elem(MAP(floods), &at);
-	if (f)
-		count(&f->count);
+	if (!f)
+		return 0;
+	count(&f->count);
 	for (u32 i = 0; i < FLOOD_TRIES; i++) {
 		at = (hash + i) & (FLOODS - 1);
 		f = bpf_map_lookup_elem(MAP(floods), &at);
 		if (!f)
 			return 0;
-		if ((!f->began || now - f->last > IDLE_NS) && claim(&f->busy)) {
-			if (!f->began || now - f->last > IDLE_NS) {
+		if (is_same(f, hash, uid_kind)) {
+			place = 0;
+			goto found;
+		}
+		if (is_free(f, now))
+			place = at + 1;
+	}
+	at = place - 1;
+	f = bpf_map_lookup_elem(MAP(floods), &at);
+	if (place && f) {
+		place = 0;
+		if (claim(&f->busy)) {
+			if (is_free(f, now)) {
+				f->ready = 0;
 				*(volatile u64 *)&f->began = 0;
-				f->cgroup = cgroup;
-				f->inode = inode;
-				f->dev = dev;
-				f->uid = uid;
-				f->kind = kind;
+				f->hash = hash;
+				f->uid = uid_kind;
+				f->kind = uid_kind >> 32;
 				*(volatile u64 *)&f->count = 0;
 				f->last = now;
 				*(volatile u64 *)&f->began = now;
-				fresh = at + 1;
+				place = at + 1;
 			}
 			release(&f->busy);
 		}
-		if (f->began && f->cgroup == cgroup && f->inode == inode && f->dev == dev && f->uid == uid && f->kind == kind) {
-			count(&f->count);
-			f->last = now;
-			return fresh;
-		}
-		fresh = 0;
+		if (is_same(f, hash, uid_kind))
+			goto found;
 	}
-	at = FLOODS + kind;
+	place = 0;
+	at = FLOODS + (uid_kind >> 32);
 	f = bpf_map_lookup_elem(MAP(floods), &at);
 	if (!f)
 		return 0;
 	if (!f->began) {
-		f->kind = kind;
+		f->kind = uid_kind >> 32;
 		f->began = now;
+		f->ready = 1;
 	}
+found:
 	f->last = now;
 	count(&f->count);
-	return 0;
+	return place;
 }
 
 /* What a process has done unseen, of which user space must know lest it goes on with what it knew: it runs something
@@ -189,7 +207,7 @@ static __always_inline void collapse(struct tally *t, u64 cgroup, u32 uid, u32 k
 {
 	const u64 *name = (const void *)comm;
 	const struct inode *inode;
-	u64 number;
+	u64 number, hash;
 	struct flood *f;
 	u32 dev = 0, at;
 
@@ -200,12 +218,19 @@ static __always_inline void collapse(struct tally *t, u64 cgroup, u32 uid, u32 k
 	} else {
 		number = name[0] * 0x9e3779b97f4a7c15ULL ^ name[1];
 	}
-	at = count_flood(cgroup, (u64)kind << 32 | uid, number, dev, now);
+	hash = ((cgroup * 31 + number) * 31 + dev) * 0x9e3779b97f4a7c15ULL;
+	hash ^= hash >> 29;
+	at = count_flood(hash + uid + kind, (u64)kind << 32 | uid, now);
 	if (at) {
 		at--;
 		f = bpf_map_lookup_elem(MAP(floods), &at);
-		if (f)
+		if (f) {
+			f->cgroup = cgroup;
+			f->inode = dev ? number : 0;
+			f->dev = dev;
 			__builtin_memcpy(f->comm, comm, COMM_LEN);
+			*(volatile u32 *)&f->ready = 1;
+		}
 	}
 	count(&t->collapsed);
 }

@@ -53,6 +53,11 @@ PAYLOAD = (
     *("direction", "segment", "header_len", "data_len", "reserved", "saddr", "daddr", "comm"),
 )
 PART = ("flow", "start", "moved_out", "moved_in", "calls_out", "calls_in", "tgid", "via", "socket")
+FLOOD = (
+    *("began", "last", "count", "hash", "cgroup", "inode", "dev", "uid", "kind", "busy", "ready", "reserved"),
+    "comm",
+)
+UNSEEN = ("start", "time", "tgid", "changes")
 DEVICE_BYTES = (
     "netns",
     "index",
@@ -173,7 +178,7 @@ def tallies(counts: dict[tuple[int, Kind], dict[str, int]], cpus: int = 2) -> by
     for cpu in range(cpus):
         for kind in RING_KINDS:
             given = counts.get((cpu, kind), {})
-            found.append(records.TALLY.pack(*Tally(*[0] * 11)._replace(**given)))
+            found.append(records.TALLY.pack(*Tally(*[0] * 12)._replace(**given)))
     return b"".join(found)
 
 

@@ -296,7 +296,7 @@ class Rings:
 
     def tallies(self) -> bytes:
         """The counters as the map holds them: everything attempted was emitted."""
-        rows = (TALLY.pack(count, 0, count, *(0,) * 8) for counts in self._counts for count in counts)
+        rows = (TALLY.pack(count, 0, count, *(0,) * 9) for counts in self._counts for count in counts)
         return b"".join(rows).ljust(TALLIES_BYTES, b"\0")
 
     def turn(self, now: int, *, cut: bool, last: bool) -> Turn:

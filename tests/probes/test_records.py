@@ -32,7 +32,9 @@ STRUCTS = {
     "moved": (records.MOVED, ("bytes", "unplaced", "filtered", "lost")),
     "device_bytes": (DEVICE, wire.DEVICE_BYTES),
     "tally": (records.TALLY, Tally._fields),
-    "knobs": (records.KNOBS, ("filters", "kinds", "preemptible", "reserved")),
+    "knobs": (records.KNOBS, ("filters", "kinds", "preemptible", "flood_ns")),
+    "flood": (records.FLOOD, wire.FLOOD),
+    "unseen": (records.UNSEEN, wire.UNSEEN),
 }
 ENUMS = ("kind", "ring", "record_flag", "role", "direction", "knob_filter", "wire_kind", "via")
 FORMS = {"b": "signed", "h": "signed", "i": "signed", "q": "signed", "s": "bytes"}
@@ -239,8 +241,8 @@ def test_tallies_come_by_cpu_and_kind() -> None:
     read = read_tallies(data + bytes(100), len(model.RING_KINDS))
     assert len(read) == 2
     assert {(cpu, kind): tally for cpu, kinds in enumerate(read) for kind, tally in enumerate(kinds) if any(tally)} == {
-        (0, Kind.EXEC): Tally(*[0] * 11)._replace(attempts=5),
-        (1, Kind.CLOSE): Tally(*[0] * 11)._replace(failed=7, map_full=9),
+        (0, Kind.EXEC): Tally(*[0] * 12)._replace(attempts=5),
+        (1, Kind.CLOSE): Tally(*[0] * 12)._replace(failed=7, map_full=9),
     }
 
 

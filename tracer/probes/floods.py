@@ -18,15 +18,16 @@ from tracer.probes.source import Flooded
 
 __all__ = ["Floods"]
 
-_NUMBERS: Final = Struct("=4Q4IQQQ")  # struct numbers of bpf/common.bpf.h
+_NUMBERS: Final = Struct("=4Q4IQQQ16x")  # struct numbers of bpf/common.bpf.h
 _PUT: Final = 48  # byte offset in it
 _RINGS: Final = 2
 _BLOCK: Final = 128 * UNSEEN.size  # bytes that are compared at once
-_KEY: Final = slice(24, 52)  # what it counts, in struct flood
+_KEY: Final = slice(24, 60)  # what it counts, in struct flood
 _COUNT_AT: Final = 16  # byte offset in struct flood
 _count: Final = Struct("=Q").unpack_from
 _levels: Final = Struct("=QQ").pack_into
 _number: Final = Struct("=I").pack
+_ready: Final = Struct("=64xI").unpack_from
 _changes: Final = Struct("=20xI").unpack_from
 
 
@@ -84,11 +85,11 @@ class Floods:
         data = self._counts[: self._counts_end]
         for place, at in enumerate(range(0, len(data), FLOOD.size)):
             row = data[at : at + FLOOD.size]
-            if not row[:8].strip(b"\0") or row == self._seen_counts.get(place):
+            if row == self._seen_counts.get(place, _FREE):
                 continue
             # Its place may just be given to another: then it is told of next time.
             again = self._counts[at : at + FLOOD.size]
-            if again[:8] != row[:8] or again[_KEY] != row[_KEY]:
+            if not _ready(row)[0] or again[:8] != row[:8] or again[_KEY] != row[_KEY]:
                 self._told = -1
                 continue
             self._seen_counts[place] = row
@@ -116,4 +117,5 @@ class Floods:
         return b"".join(found)
 
 
+_FREE: Final = bytes(FLOOD.size)
 _NOTHING: Final = bytes(_BLOCK)
