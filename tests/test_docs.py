@@ -59,12 +59,12 @@ from tracer.model import (
     Role,
 )
 from tracer.names import recognise, tls
-from tracer.pipeline import cgroups, flows, names, naming, order, processes
+from tracer.pipeline import cgroups, flood, flows, names, naming, order, processes
 from tracer.pipeline.engine import Engine, _wire_notice
 from tracer.pipeline.ledger import Ledger, Loss
-from tracer.pipeline.turns import DeviceTotals
+from tracer.pipeline.turns import Collapsed, DeviceTotals
 from tracer.pipeline.view import Filters
-from tracer.probes.records import Tally
+from tracer.probes.records import COUNTED, Tally
 from tracer.probes.source import Coverage
 from tracer.probes.wire import SORTS
 from tracer.sinks.output import QUEUE_MOST
@@ -142,6 +142,21 @@ def confinement() -> dict[str, Any]:
     return record | {"capabilities": ["CAP_KILL"], "broker": broker, "opener": broker, "stats": broker}
 
 
+def floods() -> Iterator[Event]:
+    """Storms that were collapsed, in which everything that can be told is."""
+    engine = Engine(str(SESSION.host.boot_id), Filters())
+    known = process()
+    known.within = Cgroup(b"/a", 2, b"", b"", b"", b"", "", (), "")
+    engine.processes._living[known.tgid] = known
+    engine.processes._cgroups._by_id[5] = known.within
+    assert known.image is not None
+    counts = [
+        COUNTED.pack(0, NOW, NOW + SECOND, 7, 1, 5, known.image.inode, known.image.dev, 0, Kind.EXEC, 0, 1, 0, b"sh"),
+        COUNTED.pack(flood.FLOODS, NOW, NOW + SECOND, 3, 0, 0, 0, 0, 0, Kind.EXEC, 0, 1, 0, b""),
+    ]
+    yield from engine.feed(Collapsed(NOW, b"".join(counts), b""))
+
+
 def notices() -> Iterator[Event]:
     """One of each thing that the tracer says of itself, with all members that it can have."""
     hooks = {"process_exec": "tp_btf/sched_process_exec", "exit_accept4": "tp/syscalls/sys_exit_accept4"}
@@ -151,7 +166,7 @@ def notices() -> Iterator[Event]:
     found = Coverage("core", hooks, refused, ["sockets other than TCP"], [4242], os.getpid() + 1, rings)
     found = found._replace(compiled={"by": "BCC 0.26.0", "cached": True, "milliseconds": 4})
     found = found._replace(uncounted=("what lives between two looks",), fix="run it with sudo")
-    found = found._replace(moved=True, polling={"shortest_ms": 20, "longest_ms": 250})
+    found = found._replace(moved=True, flood=50_000, polling={"shortest_ms": 20, "longest_ms": 250})
     one = frozenset({1})
     filters = Filters(frozenset(Kind), one, True, ["a*"], ["/usr/*"], one, one, ["10.0.0.0/8"], one)
     coverage = coverage_record(found, filters, {"core": "no BTF"}, snapshot=True)
@@ -166,6 +181,7 @@ def notices() -> Iterator[Event]:
     gap = {"reason": "killed", "exact": False, "first": NOW, "last": NOW + SECOND, "sequence": 7, "reboot": True}
     yield Notice("tracer-gap", NOW, "event", {"gap": {**gap, "bytes": 9}})
     yield Notice("tracer-config", NOW, "event", {"config": {"changed": ["event"], "refused": ["buffer"]}})
+    yield from floods()
     sorts = [1] * len(SORTS)
     yield _wire_notice(NOW, DeviceTotals(4026531840, 2, "eth0", sorts, sorts, [0, 0], [9, 9]))
     yield Notice("tracer-ledger", NOW, "metric", {"ledger": ledger()})
@@ -397,6 +413,7 @@ def test_limits_are_documented() -> None:
     tables = [processes.LIVING_MOST, processes.EXITED_MOST, flows.FLOWS_MOST, cgroups.KNOWN_MOST]
     tables.append(c_constant("sockets", "bpf/socket.bpf.h"))
     bounds = [c_constant("OVERFLOW_BYTES", "bpf/common.bpf.h"), c_constant("DEVICES")]
+    bounds += [c_constant("budgets_left", "bpf/flood.bpf.h"), c_constant("FLOODS")]
     named = [recognise.FLOWS_MOST, naming.WAITING_MOST, names.ADDRESSES_MOST, names.OF_PROCESS_MOST, tls.NAME_MOST]
     assert told == [*tables, QUEUE_MOST, LINE_MOST, *cuts, *named, *bounds]
     assert f"{recognise.KEPT_MOST:,} bytes" in (ROOT / "docs/design.md").read_text()

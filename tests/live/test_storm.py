@@ -61,13 +61,15 @@ def overrun(trace: Trace, load: subprocess.Popen[str]) -> dict[str, int]:
     return did
 
 
+# Without budgets: else what a user has no room for is counted, and not lost.
+SMALL = ("--buffer", "16K", "--flood-budget", "0")
 STORMS = pytest.mark.parametrize("load", [("executions", 1009), ("connections", 5003)], indirect=True)
 
 
 @STORMS
 def test_ledger_agrees_with_the_storm_and_with_the_lines(load: subprocess.Popen[str]) -> None:
     """What the storm did = delivered + lost, kind by kind; delivered = lines; every sum of the ledger holds."""
-    with Trace("--buffer", "16K", "--pid", str(load.pid), "--children", *EVERYTHING) as trace:
+    with Trace(*SMALL, "--pid", str(load.pid), "--children", *EVERYTHING) as trace:
         did = overrun(trace, load)
     ledger = trace.ledger
     assert ledger["final"]
@@ -92,7 +94,7 @@ def test_ledger_agrees_with_the_storm_and_with_the_lines(load: subprocess.Popen[
 @STORMS
 def test_losses_are_intervals_that_sum_to_the_ledger(load: subprocess.Popen[str]) -> None:
     """Loss records give kind, stage, a count, and a first and last time in order; they sum to the ledger's losses."""
-    with Trace("--buffer", "16K", "--pid", str(load.pid), "--children") as trace:
+    with Trace(*SMALL, "--pid", str(load.pid), "--children") as trace:
         overrun(trace, load)
     sums: Counter[tuple[str, str]] = Counter()
     for event in trace.events:
@@ -117,7 +119,7 @@ def test_losses_are_intervals_that_sum_to_the_ledger(load: subprocess.Popen[str]
 @pytest.mark.parametrize(("options", "code"), [((), 0), (("--fail-on-loss",), 5)], ids=["plain", "fail-on-loss"])
 def test_loss_fails_only_where_asked(load: subprocess.Popen[str], options: tuple[str, ...], code: int) -> None:
     """`--fail-on-loss` turns loss into exit code 5; without it the code stays 0."""
-    with Trace("--buffer", "16K", "--pid", str(load.pid), "--children", *options, code=code) as trace:
+    with Trace(*SMALL, "--pid", str(load.pid), "--children", *options, code=code) as trace:
         overrun(trace, load)
     assert trace.ledger["total"]["lost"] > 0
 

@@ -60,7 +60,9 @@ class FloodTable:
                 self._processes.exited_unseen(tgid, start, time)
 
     def _notices(self, item: Collapsed) -> Iterator[Notice]:
-        for place, began, last, count, _, cgroup, inode, dev, uid, kind, _, _, _, comm in COUNTED.iter_unpack(item.counts):
+        for place, began, last, count, _, cgroup, inode, dev, uid, kind, _, _, _, comm in COUNTED.iter_unpack(
+            item.counts
+        ):
             before = self._told.get(place)
             first = began
             new = count
