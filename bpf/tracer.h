@@ -33,8 +33,9 @@ enum kind {
 	KIND_SOCKET_FOUND = 15,
 	/* Only made by user space. */
 	KIND_UPDATE = 16,
+	KIND_AGGREGATE = 17,
 	/* Only between the loader and an iterator. */
-	KIND_TRACER_FOUND = 17,
+	KIND_TRACER_FOUND = 18,
 };
 
 enum ring {

@@ -53,13 +53,14 @@ from tracer.model import (
     Flag,
     Ids,
     Kind,
+    Merged,
     Notice,
     ProcessEvent,
     ProcessExited,
     Role,
 )
 from tracer.names import recognise, tls
-from tracer.pipeline import cgroups, flood, flows, names, naming, order, processes
+from tracer.pipeline import aggregate, cgroups, flood, flows, names, naming, order, processes
 from tracer.pipeline.engine import Engine, _wire_notice
 from tracer.pipeline.ledger import Ledger, Loss
 from tracer.pipeline.turns import Collapsed, DeviceTotals
@@ -224,6 +225,9 @@ def events() -> Iterator[Event]:
     yield socket(Kind.FLOW_END, **datagrams, **moved)
     yield socket(Kind.OWNER)
     yield socket(Kind.TAIL, **moved)
+    merged = Merged(23, NOW - SECOND, NOW, 5, everything)
+    yield socket(Kind.AGGREGATE, merged=merged, process=None, remote_port=0, **moved)
+    yield socket(Kind.AGGREGATE, merged=merged, error=111)
     yield socket(Kind.CLOSE, names=KNOWN)
     yield socket(Kind.CLOSE, names=SAID)
     yield answered()
@@ -413,9 +417,10 @@ def test_limits_are_documented() -> None:
     tables = [processes.LIVING_MOST, processes.EXITED_MOST, flows.FLOWS_MOST, cgroups.KNOWN_MOST]
     tables.append(c_constant("sockets", "bpf/socket.bpf.h"))
     bounds = [c_constant("OVERFLOW_BYTES", "bpf/common.bpf.h"), c_constant("DEVICES")]
-    bounds += [c_constant("budgets_left", "bpf/flood.bpf.h"), c_constant("FLOODS")]
+    bounds += [c_constant("budgets_left", "bpf/flood.bpf.h"), c_constant("FLOODS"), aggregate.PENDING_MOST]
     named = [recognise.FLOWS_MOST, naming.WAITING_MOST, names.ADDRESSES_MOST, names.OF_PROCESS_MOST, tls.NAME_MOST]
     assert told == [*tables, QUEUE_MOST, LINE_MOST, *cuts, *named, *bounds]
+    assert f"and {aggregate.GROUPS_MOST:,} |" in (ROOT / "docs/design.md").read_text()
     assert f"{recognise.KEPT_MOST:,} bytes" in (ROOT / "docs/design.md").read_text()
     text = " ".join(EVENTS.read_text().split())
     for number in (LINE_MOST, *cuts[1:4], cuts[5], c_constant("FAILED_ARGS") - 1):

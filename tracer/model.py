@@ -42,6 +42,7 @@ class Kind(enum.IntEnum):
     PROCESS_FOUND = 14
     SOCKET_FOUND = 15
     UPDATE = 16
+    AGGREGATE = 17
 
     @property
     def label(self) -> str:
@@ -50,7 +51,13 @@ class Kind(enum.IntEnum):
 
 
 RING_KINDS: Final = tuple(Kind(number) for number in range(14))
-TOLD_KINDS: Final = (*RING_KINDS, Kind.PROCESS_FOUND, Kind.SOCKET_FOUND, Kind.UPDATE)  # what a ledger accounts for
+TOLD_KINDS: Final = (
+    *RING_KINDS,
+    Kind.PROCESS_FOUND,
+    Kind.SOCKET_FOUND,
+    Kind.UPDATE,
+    Kind.AGGREGATE,
+)  # what a ledger accounts for
 MOVED_KINDS: Final = frozenset({Kind.FLOW, Kind.FLOW_END, Kind.OWNER, Kind.TAIL, Kind.UPDATE})  # by counting bytes
 SOCKET_KINDS: Final = MOVED_KINDS | {
     *(Kind.CONNECT, Kind.ATTEMPT, Kind.ACCEPT, Kind.LISTEN, Kind.CLOSE, Kind.PAYLOAD, Kind.SOCKET_FOUND)
@@ -338,6 +345,19 @@ class Names:
     rendered: Any = field(default=None, compare=False, repr=False)  # kept by a format
 
 
+class Merged(NamedTuple):
+    """Several ``flows`` in one record: when the first began and the last ended, how long the longest took (ns).
+
+    ``owner`` is the process of one of them, for what those of all have in common: executable, user, control group.
+    """
+
+    flows: int
+    first: int
+    last: int
+    longest: int
+    owner: Process | None = None
+
+
 class SocketEvent(NamedTuple):
     """A socket was connected, attempted, accepted, listened on, used, closed, or found open.
 
@@ -348,6 +368,7 @@ class SocketEvent(NamedTuple):
     ``moved_out`` and ``moved_in`` those that calls returned (-1: not told, or not counted), in ``calls_out`` and
     ``calls_in`` calls or datagrams, ``via`` how (Via bits); ``state`` is the kernel's before this event. ``flags``
     are the socket's (enum socket_flag), ``marks`` the record's (Flag). ``names`` is what is known so far of its names.
+    With Kind.AGGREGATE it is of several flows, of which ``merged`` tells, and ``process`` the one that has them all.
     """
 
     kind: Kind
@@ -386,6 +407,7 @@ class SocketEvent(NamedTuple):
     calls_in: int = 0
     via: int = 0
     names: Names | None = None
+    merged: Merged | None = None
 
 
 class Resource(NamedTuple):

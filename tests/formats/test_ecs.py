@@ -32,6 +32,7 @@ from tracer.model import (
     ExecFailed,
     Flag,
     Kind,
+    Merged,
     Names,
     Notice,
     Process,
@@ -80,6 +81,12 @@ def corpus() -> list[Event]:
             for role in (Role.CONNECT, Role.ACCEPT, Role.RECEIVED):
                 found.append(events.socket(kind, role=role, names=names))
                 found.append(events.socket(kind, role=role, names=names, transport="packet", protocol=0, socket=5))
+    for owner in (full_process(), None):
+        for role in (Role.CONNECT, Role.ACCEPT, Role.SENT, Role.RECEIVED):
+            merged = Merged(23, NOW - 99, NOW, 7, owner or full_process())
+            several = {"process": owner, "role": role, "merged": merged, "local": "0.0.0.0", "local_port": 0}
+            found.append(events.socket(Kind.AGGREGATE, **several, moved_out=5, moved_in=6, calls_out=1, calls_in=2))
+            found.append(events.socket(Kind.AGGREGATE, **several, error=111))
     for late in (False, True):
         for owner in (full_process(), bare_process(), None):
             found.append(events.answered(process=owner, late=late))
@@ -116,6 +123,7 @@ def test_every_kind_of_event_is_rendered() -> None:
         "connection-closed",
         "connection-open",
         "connection-update",
+        "connection-aggregated",
         "connection-owner-changed",
         "dns-answered",
         "socket-listening",

@@ -16,7 +16,7 @@ from tracer.probes.records import COUNTED, NOTED
 MS: Final = 1_000_000
 PID: Final = 4242
 START: Final = T - 5000 * MS
-SHELL: Final = {"tgid": PID, "start": START, "comm": b"sh"}
+SHELL: Final[dict[str, Any]] = {"tgid": PID, "start": START, "comm": b"sh"}
 
 
 @pytest.fixture(name="engine")

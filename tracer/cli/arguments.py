@@ -9,6 +9,7 @@ import typer
 
 __all__ = [
     "AccountWire",
+    "Aggregate",
     "Backend",
     "Buffer",
     "Children",
@@ -89,6 +90,12 @@ Hooks = Annotated[
 ]
 AccountWire = Annotated[
     bool, typer.Option("--account-wire", help="count what each network device carries, and whose it is")
+]
+Aggregate = Annotated[
+    str | None,
+    typer.Option(
+        "--aggregate", help="make one record of short flows that are alike and end within this time", metavar="TIME"
+    ),
 ]
 FloodBudget = Annotated[
     int,

@@ -40,3 +40,4 @@ class Options:
     geoip: list[Path] = field(default_factory=list)
     stats: Path | None = None
     flood: int = FLOOD_BUDGET
+    aggregate: float = 0.0  # seconds

@@ -17,6 +17,7 @@ from tracer import __version__
 from tracer.cli import options
 from tracer.cli.arguments import (
     AccountWire,
+    Aggregate,
     Backend,
     Buffer,
     Children,
@@ -100,7 +101,7 @@ def _asked(typed: dict[str, Any]) -> Options:
     if hooks not in HOOKS:
         raise CommandError(f"--hooks {hooks!r}: give one of {', '.join(HOOKS)}", Exit.USAGE)
     several = ("pid", "comm", "exe", "uid", "port", "cidr", "event", "netns")
-    duration = typed["duration"]
+    duration, aggregate = typed["duration"], typed["aggregate"]
     return Options(
         filters=options.filters(children=typed["children"], **{name: typed[name] or () for name in several}),
         backend=backend,
@@ -124,6 +125,7 @@ def _asked(typed: dict[str, Any]) -> Options:
         geoip=[Path(each) for each in typed["geoip"] or ()],
         stats=_path(typed["stats"]),
         flood=typed["flood_budget"],
+        aggregate=options.duration("--aggregate", aggregate) if aggregate is not None else 0.0,
     )
 
 
@@ -172,6 +174,7 @@ def live(
     record: Annotated[Path | None, typer.Option(help="keep the raw records for tracer replay", metavar="FILE")] = None,
     backend: Backend = "auto",
     hooks: Hooks = "auto",
+    aggregate: Aggregate = None,
     flood_budget: FloodBudget = 50_000,
     account_wire: AccountWire = False,
     fail_on_loss: FailOnLoss = False,
@@ -235,6 +238,7 @@ def export(
     buffer: Buffer = "8M",
     backend: Backend = "auto",
     hooks: Hooks = "auto",
+    aggregate: Aggregate = None,
     flood_budget: FloodBudget = 50_000,
     account_wire: AccountWire = False,
     fail_on_loss: FailOnLoss = False,

@@ -96,7 +96,8 @@ def _play_session(start: Start, rest: Iterator[Input], form: _Form, fd: int, nam
     session = facts.session_from_json(start.facts["session"])
     facts_of = start.facts
     filters = Filters.from_json(facts_of["filters"])
-    engine = Engine(session.host.boot_id, filters, facts_of["count"], facts_of.get("update", UPDATE_NS))
+    intervals = facts_of.get("update", UPDATE_NS), facts_of.get("aggregate", 0)
+    engine = Engine(session.host.boot_id, filters, facts_of["count"], *intervals)
     reading.read_again(engine, facts_of.get("names"))
     stream = Stream(engine, make_format(form.name, session, fd, form.privacy), fd, name, patient=True)
     following: Start | None = None

@@ -73,7 +73,8 @@ class Session:
         session = facts.session(source.name)
         before = self._worker.events if self._worker is not None else 0
         most = None if options.count is None else max(0, options.count - before)
-        engine = Engine(session.host.boot_id, options.filters, most, int(options.update * 1e9))
+        update, aggregate = int(options.update * 1e9), int(options.aggregate * 1e9)
+        engine = Engine(session.host.boot_id, options.filters, most, update, aggregate)
         coverage, names = reading.read(engine, coverage)
         form = make_format(options.format, session, fd, options.privacy, self._places)
         stream = self._outputs.stream(engine, form, fd, name)
@@ -86,7 +87,8 @@ class Session:
                 "session": facts.session_to_json(session),
                 "filters": options.filters.as_json(),
                 "count": most,
-                "update": int(options.update * 1e9),
+                "update": update,
+                "aggregate": aggregate,
                 "names": names,
                 "coverage": coverage_record(coverage, self._options.filters, steps, snapshot=self._options.snapshot),
                 "started": facts.started(),

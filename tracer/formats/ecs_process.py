@@ -125,6 +125,27 @@ class Processes:
             found = process.rendered = self._describe(process)
         return found
 
+    def common(self, process: Process) -> tuple[str, str, dict[str, str]]:
+        """What processes have in common that run one executable for one user in one control group.
+
+        Members of the document with a process that is not closed, those of ``tracer``, and bytes that are no text.
+        """
+        container = cgroup = ""
+        raw: dict[str, str] = {}
+        path = process.image.executable if process.image is not None else b""
+        keep_raw(raw, "process.executable", path)
+        if process.within is not None:
+            if process.within.rendered is None:
+                process.within.rendered = _within(process.within)
+            cgroup, container = process.within.rendered
+            keep_raw(raw, "cgroup.path", process.within.path)
+        if process.cgroup:
+            cgroup = f',"cgroup":{{"id":{process.cgroup}{cgroup}}}'
+        elif cgroup:
+            cgroup = f',"cgroup":{{{cgroup[1:]}}}'
+        user = self._users.get(process.uid) or _id(process.uid)
+        return f'{container},"process":{{"executable":{quoted(path)},"user":{user}', cgroup, raw
+
     def _alike_of(self, process: Process) -> _Alike:
         """How it is told what processes have in common that run this program for this user in this place."""
         image, told, within = process.image, process.told, process.within

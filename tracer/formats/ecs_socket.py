@@ -6,10 +6,10 @@ from typing import Final
 
 from tracer.formats.ecs_names import told_of
 from tracer.formats.ecs_process import Parts, Processes
-from tracer.formats.ecs_values import MARKS, dumps, members, quality
+from tracer.formats.ecs_values import MARKS, dumps, members, quality, stamp
 from tracer.formats.places import Places
 from tracer.formats.text import errno_name
-from tracer.model import ATTRIBUTIONS, MOVED_KINDS, NO_OWNER, TCP_STATES, Flag, Kind, Role, SocketEvent, Via
+from tracer.model import ATTRIBUTIONS, MOVED_KINDS, NO_OWNER, TCP_STATES, Flag, Kind, Merged, Role, SocketEvent, Via
 
 __all__ = ["Sockets"]
 
@@ -33,6 +33,10 @@ _FOUND_OPEN: Final = _event("state", '"info"', "connection-open", "")
 _FOUND_LISTENING: Final = _event("state", '"info"', "socket-listening", "")
 _UPDATED: Final = _event("event", '"connection","info"', "connection-update", "")
 _OWNED: Final = _event("event", '"connection","info"', "connection-owner-changed", "")
+_AGGREGATED: Final = {
+    outcome: _event("event", '"connection","info"', "connection-aggregated", outcome)
+    for outcome in ("success", "failure")
+}
 _DIRECTIONS: Final = {
     int(Role.CONNECT): "egress",
     int(Role.SENT): "egress",
@@ -48,11 +52,12 @@ class Sockets:
         """The owner is described by ``processes``, where an address is by ``places``."""
         self._places = places
         self._described = processes.described
+        self._common = processes.common
         self._told = processes.told
         self._told_late = processes.told_late
         self._netns = processes.netns
 
-    def parts(self, event: SocketEvent, _offset: int, _when: str) -> Parts:
+    def parts(self, event: SocketEvent, offset: int, _when: str) -> Parts:
         """The line of any socket event."""
         (
             kind,
@@ -91,9 +96,12 @@ class Sockets:
             _calls_in,
             via,
             names,
+            merged,
         ) = event
         if kind in MOVED_KINDS:
-            return self._moved(event)
+            return self._moved(event, _MOVED_AS[kind])
+        if merged is not None:
+            return self._merged(event, merged, offset)
         owner = thread = attribution = cgroup = ""
         raw = None
         if process is not None:
@@ -197,8 +205,14 @@ class Sockets:
             places.at(there, destination) if destination not in _ANY else there,
         )
 
-    def _moved(self, event: SocketEvent) -> Parts:
-        """The line of a flow without a connection, of another owner, or of what was moved so far."""
+    def _merged(self, event: SocketEvent, merged: Merged, offset: int) -> Parts:
+        """The line of several flows."""
+        outcome = "failure" if event.error else "success"
+        ends = f'"start":"{stamp(merged.first + offset)}","end":"{stamp(merged.last + offset)}"'
+        return self._moved(event, f"{_AGGREGATED[outcome]},{ends}", merged)
+
+    def _moved(self, event: SocketEvent, action: str, merged: Merged | None = None) -> Parts:
+        """The line of a flow without a connection, of another owner, of what was moved so far, or of several flows."""
         kind, role, marks = event.kind, event.role, event.marks
         owner = thread = attribution = cgroup = ""
         raw = None
@@ -208,6 +222,9 @@ class Sockets:
             thread = f',"thread":{{"id":{event.tid}}}}}' if event.tid else "}"
             attribution = _BY_KERNEL
             raw = described.raw
+        elif merged is not None and merged.owner is not None:
+            owner, cgroup, raw = self._common(merged.owner)
+            thread, attribution = "}", _BY_KERNEL
         elif marks & _KERNEL:
             attribution = _KERNELS
         if marks & MARKS:
@@ -263,6 +280,12 @@ class Sockets:
         source, destination = here, there
         if self._places is not None and addressed:
             source, destination = self._placed(here, there, event, role in (_ROLE_ACCEPT, _ROLE_RECEIVED))
+        which = f',"socket":{{"id":"{event.socket:x}"{_MAPPED if event.mapped else ""}}}{flow}'
+        failure = ""
+        if merged is not None:
+            failure = f',"error":{{"code":{dumps(errno_name(event.error))}}}' if event.error else ""
+            counted = f',"retransmits":{event.retransmits}' if event.transport == "tcp" else ""
+            which = f',"aggregate":{{"count":{merged.flows},"longest_ns":{merged.longest}{counted}}}'
         told = "".join(
             f',"{side}":{placed},"{role_of}":{end}'
             for side, role_of, placed, end in (
@@ -272,12 +295,11 @@ class Sockets:
             if end != "{}"
         )
         return (
-            f"{_MOVED_AS[kind]}{duration}",
+            f"{action}{duration}",
             owner,
             f'{thread}{told},"network":{{{network},"direction":"{_DIRECTIONS.get(role, "unknown")}"{total}}}'
-            f"{related}{said}{self._told_late if event.late else self._told}"
-            f',{self._netns(event.netns)}{cgroup},"socket":{{"id":"{event.socket:x}"{_MAPPED if event.mapped else ""}}}'
-            f"{flow}{attribution}{_VIA[event.via]}",
+            f"{related}{failure}{said}{self._told_late if event.late else self._told}"
+            f",{self._netns(event.netns)}{cgroup}{which}{attribution}{_VIA[event.via]}",
         )
 
 

@@ -42,6 +42,7 @@ from tracer.model import (
     Flag,
     Image,
     Kind,
+    Merged,
     Notice,
     Process,
     ProcessEvent,
@@ -129,6 +130,7 @@ class Pretty:
             self._running,
             self._open,
             self._update,
+            self._merged,
         )
         self._timestamp(0)  # reads the time zone now: a confined process can't
         self.resize(width)
@@ -360,6 +362,20 @@ class Pretty:
         route = flow_route if event.role in (Role.SENT, Role.RECEIVED) else connection_route
         extras = [f", {human_duration(event.time - event.opened)}"] if event.opened else []
         return "moved", self._fitted(self._routed(event, traffic(event), route), extras), _CYAN
+
+    def _merged(self, event: SocketEvent) -> tuple[str, str, str]:
+        merged = event.merged or Merged(1, event.time, event.time, 0)
+        image = merged.owner.image if merged.owner is not None else None
+        route = f"→ {_endpoint(event.remote, event.remote_port)}"
+        if event.role in _CALLED:
+            route = f":{event.local_port} ← {event.remote}"
+        failed = f" {_reason(event.error)}" if event.error else ""
+        traffic = _traffic(event) if event.moved_out >= 0 else ""
+        extras = [f", within {human_duration(merged.last - merged.first)}"]
+        if image is not None and event.process is None:
+            extras.append(f", {printable(image.executable)}")
+        detail = f"{merged.flows:,} times {route} {event.transport}{failed}{traffic}"
+        return "flows", self._fitted(detail, extras), _RED if event.error else _CYAN
 
     def _answered(self, event: Answered) -> tuple[str, str, str]:
         room = self._room

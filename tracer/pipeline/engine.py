@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from tracer.model import Answered, Event, ExecFailed, Kind, KindEvent, Notice, ProcessEvent, ProcessExited, SocketEvent
+from tracer.pipeline.aggregate import Aggregator
 from tracer.pipeline.flood import FloodTable
 from tracer.pipeline.flows import FlowTable
 from tracer.pipeline.ledger import Ledger, Loss
@@ -59,10 +60,18 @@ class Engine:
     What becomes of the shown events is told back by delivered() and lost(), so that the ledger can account for them.
     """
 
-    def __init__(self, boot_id: str, filters: Filters, most: int | None = None, update_ns: int = UPDATE_NS) -> None:
+    def __init__(
+        self,
+        boot_id: str,
+        filters: Filters,
+        most: int | None = None,
+        update_ns: int = UPDATE_NS,
+        aggregate_ns: int = 0,
+    ) -> None:
         """``boot_id`` as the kernel prints it; after ``most`` shown events the rest is filtered. Raises ValueError.
 
-        Flows that go on moving bytes are told of every ``update_ns``.
+        Flows that go on moving bytes are told of every ``update_ns``; short ones that are alike are one record within
+        ``aggregate_ns``, unless that is 0.
         """
         self.processes = ProcessTable(uuid.UUID(boot_id).bytes)
         self.flows = FlowTable(self.processes)
@@ -70,6 +79,9 @@ class Engine:
         self.order = Order()
         self.flood = FloodTable(self.processes)
         self.ledger = Ledger()
+        self._aggregator: Aggregator | None = None
+        if aggregate_ns:
+            self._aggregator = Aggregator(aggregate_ns, self.flows, self.ledger.aggregated, self.ledger.found)
         self.view = View(filters)
         self.offset = 0  # wall clock minus CLOCK_BOOTTIME, ns
         self._uncounted: list[str] = []  # what the backend may miss without knowing
@@ -222,6 +234,7 @@ class Engine:
                 begin = end
         for at in range(begin, len(released), PORTION):
             yield self._shown(self._whole(order.handled(released[at : at + PORTION], handlers)))
+        yield self._due(turn)
         ledger.tallies(turn.tallies)
         yield [self._loss_notice(loss, turn.now) for loss in ledger.losses(turn.now, turn.last)]
 
@@ -241,19 +254,36 @@ class Engine:
         """Those that were asked for, counted; the others are counted as filtered."""
         kinds = Counter(map(_kind, events))
         if self._most is None and self.view.wants_all(kinds):
-            self.shown += len(events)
-            self.queued.update(kinds)
-            return list[Event](events)
+            if self._aggregator is None:
+                self.shown += len(events)
+                self.queued.update(kinds)
+                return list[Event](events)
+            return self._handed(self._aggregator.take(events))
         wants = wants or self.view.wants
         wanted = [event for event in events if wants(event)]
-        if self._most is not None:
-            del wanted[max(0, self._most - self.shown) :]
-        self.shown += len(wanted)
-        self.queued.update(map(_kind, wanted))
         if len(wanted) < len(events):
             self.ledger.filtered.update(kinds)
             self.ledger.filtered.subtract([event[0] for event in wanted])
+        return self._handed(wanted if self._aggregator is None else self._aggregator.take(wanted))
+
+    def _handed(self, wanted: list[KindEvent]) -> list[Event]:
+        """These are shown, as far as not too many were."""
+        if self._most is not None:
+            room = max(0, self._most - self.shown)
+            self.ledger.filtered.update([event[0] for event in wanted[room:]])
+            del wanted[room:]
+        self.shown += len(wanted)
+        self.queued.update(map(_kind, wanted))
         return list[Event](wanted)
+
+    def _due(self, turn: Turn) -> list[Event]:
+        """What was held back to be one record of several; after the last turn nothing is any more."""
+        if self._aggregator is None:
+            return []
+        due = self._aggregator.due(None if turn.last else turn.now)
+        if turn.last:
+            self._aggregator = None
+        return self._handed(due)
 
     def _executed(self, record: Record, late: bool) -> ProcessEvent:
         process = self.processes.executed(record)
@@ -332,8 +362,9 @@ class Engine:
 
     def statement(self, turn: Turn) -> Notice:
         """The ledger as of a turn that was a cut."""
+        held = self._aggregator.held() if self._aggregator is not None else Counter[int]()
         body = self.ledger.statement(
-            in_flight=self.order.held_by_kind() + self.queued,
+            in_flight=self.order.held_by_kind() + self.queued + held,
             undecodable=self.order.undecodable,
             missing=self.order.missing,
             missed=turn.missed,

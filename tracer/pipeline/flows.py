@@ -192,6 +192,10 @@ class FlowTable:
         if ends is not None:
             self._open[flow] = ends._replace(names=names)
 
+    def is_held(self, flow: int) -> bool:
+        """Whether it has ended, and a process still holds its socket."""
+        return flow in self._tails
+
     def forget(self, flow: int) -> None:
         """It has ended."""
         if self._open.pop(flow, None) is None:
@@ -355,6 +359,7 @@ class FlowTable:
                 calls_in,
                 via,
                 ends[18],
+                None,
             ),
         )
 

@@ -147,7 +147,7 @@ class Ledger:
             row = self._row(kind, in_flight[kind], undecodable[kind])
             balanced &= self._balances(row)
             by_kind[kind.label] = row
-        for found in (Kind.PROCESS_FOUND, Kind.SOCKET_FOUND, Kind.UPDATE):
+        for found in (Kind.PROCESS_FOUND, Kind.SOCKET_FOUND, Kind.UPDATE, Kind.AGGREGATE):
             row = self._found_row(found, in_flight[found])
             balanced &= self._balances(row)
             by_kind[found.label] = row
