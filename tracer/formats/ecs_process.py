@@ -130,21 +130,10 @@ class Processes:
 
         Members of the document with a process that is not closed, those of ``tracer``, and bytes that are no text.
         """
-        container = cgroup = ""
-        raw: dict[str, str] = {}
-        path = process.image.executable if process.image is not None else b""
-        keep_raw(raw, "process.executable", path)
-        if process.within is not None:
-            if process.within.rendered is None:
-                process.within.rendered = _within(process.within)
-            cgroup, container = process.within.rendered
-            keep_raw(raw, "cgroup.path", process.within.path)
-        if process.cgroup:
-            cgroup = f',"cgroup":{{"id":{process.cgroup}{cgroup}}}'
-        elif cgroup:
-            cgroup = f',"cgroup":{{{cgroup[1:]}}}'
-        user = self._users.get(process.uid) or _id(process.uid)
-        return f'{container},"process":{{"executable":{quoted(path)},"user":{user}', cgroup, raw
+        container, _, executable, _, user, _, _, _, cgroup, raw = self._alike_of(process)
+        members_of = f"{executable}{user}"[1:]
+        shown = {name: text for name, text in raw.items() if name != "process.name"}
+        return f'{container},"process":{{{members_of}', cgroup, shown
 
     def _alike_of(self, process: Process) -> _Alike:
         """How it is told what processes have in common that run this program for this user in this place."""

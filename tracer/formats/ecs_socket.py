@@ -11,7 +11,7 @@ from tracer.formats.places import Places
 from tracer.formats.text import errno_name
 from tracer.model import ATTRIBUTIONS, MOVED_KINDS, NO_OWNER, TCP_STATES, Flag, Kind, Merged, Role, SocketEvent, Via
 
-__all__ = ["Sockets"]
+__all__ = ["Sockets", "aggregate_member"]
 
 _LISTEN_STATE: Final = TCP_STATES.index("LISTEN")
 
@@ -284,8 +284,7 @@ class Sockets:
         failure = ""
         if merged is not None:
             failure = f',"error":{{"code":{dumps(errno_name(event.error))}}}' if event.error else ""
-            counted = f',"retransmits":{event.retransmits}' if event.transport == "tcp" else ""
-            which = f',"aggregate":{{"count":{merged.flows},"longest_ns":{merged.longest}{counted}}}'
+            which = aggregate_member(event, merged)
         told = "".join(
             f',"{side}":{placed},"{role_of}":{end}'
             for side, role_of, placed, end in (
@@ -301,6 +300,12 @@ class Sockets:
             f"{related}{failure}{said}{self._told_late if event.late else self._told}"
             f",{self._netns(event.netns)}{cgroup}{which}{attribution}{_VIA[event.via]}",
         )
+
+
+def aggregate_member(event: SocketEvent, merged: Merged) -> str:
+    """The member of ``tracer`` that tells of several flows, behind a comma."""
+    again = f',"retransmits":{event.retransmits}' if event.transport == "tcp" else ""
+    return f',"aggregate":{{"count":{merged.flows},"longest_ns":{merged.longest}{again}}}'
 
 
 # Looked up once: an attribute of an enum costs as much as a format.

@@ -112,6 +112,13 @@ class OcsfProcesses(Processes):
             found = process.rendered = self._act(process)
         return found
 
+    def common(self, process: Process) -> tuple[str, str, dict[str, str]]:
+        """As of ECS, as members of an actor: a process of OCSF has to have a pid."""
+        _, _, _, _, user, _, _, _, cgroup, raw = self._alike_of(process)
+        path = process.image.executable if process.image is not None else b""
+        shown = {name: text for name, text in raw.items() if name != "process.name"}
+        return f'"app_name":{quoted(path)}{user}', cgroup, shown
+
     def _act(self, process: Process) -> Acting:
         above, told = process.parent, process.told
         container, name, file, group, user, own, audit, rest, cgroup, raw = self._alike_of(process)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from tracer.formats.ecs_process import Parts
-from tracer.formats.ecs_values import MARKS, dumps, members, quality
+from tracer.formats.ecs_socket import aggregate_member
+from tracer.formats.ecs_values import MARKS, dumps, members, quality, stamp
 from tracer.formats.ocsf_names import told_of
 from tracer.formats.ocsf_process import MS, OcsfProcesses, activity
 from tracer.formats.places import Places
 from tracer.formats.text import errno_name
-from tracer.model import ATTRIBUTIONS, MOVED_KINDS, NO_OWNER, TCP_STATES, Flag, Kind, Role, SocketEvent, Via
+from tracer.model import ATTRIBUTIONS, MOVED_KINDS, NO_OWNER, TCP_STATES, Flag, Kind, Merged, Role, SocketEvent, Via
 
 __all__ = ["OcsfSockets"]
 
@@ -27,6 +28,9 @@ _LISTENING: Final = activity(_NETWORK, 7, "Listen", "socket-listening", "success
 _FOUND_LISTENING: Final = activity(_NETWORK, 7, "Listen", "socket-listening")
 _FOUND_OPEN: Final = activity(_NETWORK, 6, "Traffic", "connection-open")
 _UPDATED: Final = activity(_NETWORK, 6, "Traffic", "connection-update")
+_AGGREGATED: Final = {
+    outcome: activity(_NETWORK, 6, "Traffic", "connection-aggregated", outcome) for outcome in ("success", "failure")
+}
 _OWNED: Final = activity("Base Event", 99, "Owner Changed", "connection-owner-changed")
 _DIRECTIONS: Final = {
     int(Role.CONNECT): '"direction_id":2,"direction":"Outbound"',
@@ -71,6 +75,7 @@ class OcsfSockets:
         """
         self._places = places
         self._acting = processes.acting
+        self._common = processes.common
         self._told = processes.told
         self._told_late = processes.told_late
         self._inner = processes.inner
@@ -119,8 +124,9 @@ class OcsfSockets:
             _calls_in,
             via,
             names,
+            merged,
         ) = event
-        if kind in MOVED_KINDS:
+        if kind in MOVED_KINDS or merged is not None:
             return self._flow(event, offset, when)
         owner = thread = attribution = cgroup = actor = ""
         raw = None
@@ -230,6 +236,9 @@ class OcsfSockets:
             actor = ',"actor":{'
             thread = f',"ptid":{event.tid}}}}}' if event.tid else "}}"
             attribution = _BY_KERNEL
+        elif event.merged is not None and event.merged.owner is not None:
+            owner, cgroup, raw = self._common(event.merged.owner)
+            actor, thread, attribution = ',"actor":{', "}", _BY_KERNEL
         elif marks & _KERNEL:
             attribution = _KERNELS
         if marks & MARKS:
@@ -275,22 +284,37 @@ class OcsfSockets:
             duration = f',"duration":{(event.time - event.opened) // MS}'
             exact = f',"duration_ns":{event.time - event.opened}'
         flow = f',"flow":{{"id":"{event.flow:x}"}}' if event.flow != event.socket else ""
+        merged = event.merged
+        uid = f',"uid":"{event.flow:x}"' if merged is None else ""
+        action = _MOVED_AS[kind] if merged is None else self._merged(event, merged, offset)
         what = (
             f'{ends},"is_src_dst_assignment_known":{"true" if role else "false"}'
             f',"connection_info":{{{_DIRECTIONS.get(role, _NO_DIRECTION)},"protocol_num":{number if addressed else -1}'
-            f',"protocol_name":"{event.transport}"{version}{named},"uid":"{event.flow:x}"}}{self._totals(event, swap)}'
+            f',"protocol_name":"{event.transport}"{version}{named}{uid}}}{self._totals(event, swap)}'
             f"{said}"
         )
         if kind is _OWNER:
             inside = f',"unmapped":{{{what[1:]}{self._inner_late if event.late else self._inner}'
         else:
             inside = f"{what}{self._told_late if event.late else self._told}"
+        which = f',"socket":{{"id":"{event.socket:x}"{_MAPPED if event.mapped else ""}}}{flow}'
+        if merged is not None:
+            which = aggregate_member(event, merged)
         return (
-            f'{_MOVED_AS[kind]},"time":{(event.time + offset) // MS},"time_dt":"{when}"{duration}{actor}',
+            f'{action},"time":{(event.time + offset) // MS},"time_dt":"{when}"{duration}{actor}',
             owner,
-            f"{thread}{inside}{exact},{self._netns(event.netns)}{cgroup}"
-            f',"socket":{{"id":"{event.socket:x}"{_MAPPED if event.mapped else ""}}}{flow}{attribution}'
-            f"{_VIA[event.via]}",
+            f"{thread}{inside}{exact},{self._netns(event.netns)}{cgroup}{which}{attribution}{_VIA[event.via]}",
+        )
+
+    @staticmethod
+    def _merged(event: SocketEvent, merged: Merged, offset: int) -> str:
+        """What several flows are, how many, from when to when."""
+        first, last = merged.first + offset, merged.last + offset
+        failure = f',"status_code":{dumps(errno_name(event.error))}' if event.error else ""
+        return (
+            f'{_AGGREGATED["failure" if event.error else "success"]}{failure},"count":{merged.flows}'
+            f',"start_time":{first // MS},"start_time_dt":"{stamp(first)}"'
+            f',"end_time":{last // MS},"end_time_dt":"{stamp(last)}"'
         )
 
     def _totals(self, event: SocketEvent, swap: bool) -> str:
