@@ -29,6 +29,8 @@ SAME = {
     "agent.ephemeral_id": "device.agent_list.uid_alt",
     "agent.version": "device.agent_list.version",
     "error.code": "status_code",
+    "event.start": "start_time_dt",
+    "event.end": "end_time_dt",
     "event.duration": "unmapped.tracer.duration_ns",
     "process.exit_code": "exit_code",
     "network.community_id": "connection_info.community_uid",
@@ -106,6 +108,8 @@ def place(document: dict[str, Any], name: str) -> str:
     inside = "" if document["class_uid"] else "unmapped."  # of what a Base Event has no member for
     if name.startswith("process.") and name not in SAME:
         short = name.removeprefix("process.")
+        if "count" in document and "process" not in document["actor"]:  # of several processes there is no pid
+            return f"actor.{SAME_OF_PROCESS[short].replace('file.path', 'app_name')}"
         if short in OWN_OF_PROCESS:
             return f"unmapped.tracer.process.{short}"
         of = "actor.process." if "process" in document.get("actor", {}) and code_of(document) else f"{inside}process."
@@ -176,9 +180,12 @@ def forget(event: Event) -> None:
     names = getattr(event, "names", None)
     if names is not None:
         names.rendered = None
-    if event.process is not None:
-        event.process.rendered = None
-        for part in (event.process.parent, event.process.within):
+    merged = getattr(event, "merged", None)
+    for process in (event.process, merged.owner if merged is not None else None):
+        if process is None:
+            continue
+        process.rendered = None
+        for part in (process.parent, process.within):
             if part is not None:
                 part.rendered = None
 

@@ -47,6 +47,7 @@ def test_every_kind_of_event_has_its_class() -> None:
         "connection-attempted": {(4001, 99)},
         "connection-open": {(4001, 6)},
         "connection-update": {(4001, 6)},
+        "connection-aggregated": {(4001, 6)},
         "connection-owner-changed": base,
         "socket-listening": {(4001, 7)},
         "dns-answered": {(4003, 2)},

@@ -324,6 +324,8 @@ class OcsfSockets:
         kind, counts = event.kind, event.role in _DATAGRAM_ROLES
         totals = event.moved_out, event.moved_in, event.calls_out, event.calls_in
         told = _traffic("cumulative_traffic", totals[0], totals[1], swap, totals[2:] if counts else ())
+        if event.merged is not None:  # none of these flows had an event of its own
+            return _traffic("traffic", totals[0], totals[1], swap, totals[2:] if counts else ()) + told
         if (kind is _UPDATE or kind is _FLOW_END) and not event.flags & _SNAPSHOT:
             since = self._moved.since(event, totals, ends=kind is _FLOW_END)
             if since is not None:
