@@ -202,48 +202,69 @@ static __always_inline void note_unseen(u32 tgid, u64 start, u64 now, const bool
 	__sync_fetch_and_add(&u->changes, 1);
 }
 
-static __always_inline void collapse(struct tally *t, u64 cgroup, u32 uid, u32 kind, u64 now, const struct file *file,
-				     const char *comm)
-{
-	const u64 *name = (const void *)comm;
-	const struct inode *inode;
-	u64 number, hash;
-	struct flood *f;
-	u32 dev = 0, at;
+/* What is told of a row beside how many there were: of the first process. */
+struct first {
+	u64 cgroup;
+	u64 inode;
+	u64 start;
+	u32 dev;
+	u32 tgid;
+	const char *comm;
+};
 
-	if (file) {
-		inode = BPF_CORE_READ(file, f_inode);
-		number = BPF_CORE_READ(inode, i_ino);
-		dev = BPF_CORE_READ(inode, i_sb, s_dev);
-	} else {
-		number = name[0] * 0x9e3779b97f4a7c15ULL ^ name[1];
-	}
-	hash = ((cgroup * 31 + number) * 31 + dev) * 0x9e3779b97f4a7c15ULL;
+static __always_inline u64 name_hash(const char *comm)
+{
+	return ((const u64 *)comm)[0] * 0x9e3779b97f4a7c15ULL ^ ((const u64 *)comm)[1];
+}
+
+/* `what` tells programs apart. */
+static __always_inline void collapse(struct tally *t, u32 uid, u32 kind, u64 now, u64 what, const struct first *first)
+{
+	u64 hash = (first->cgroup * 31 + what) * 0x9e3779b97f4a7c15ULL;
+	struct flood *f;
+	u32 at;
+
 	hash ^= hash >> 29;
 	at = count_flood(hash + uid + kind, (u64)kind << 32 | uid, now);
 	if (at) {
 		at--;
 		f = bpf_map_lookup_elem(MAP(floods), &at);
 		if (f) {
-			f->cgroup = cgroup;
-			f->inode = dev ? number : 0;
-			f->dev = dev;
-			__builtin_memcpy(f->comm, comm, COMM_LEN);
+			f->cgroup = first->cgroup;
+			f->inode = first->inode;
+			f->dev = first->dev;
+			f->start = first->start;
+			f->tgid = first->tgid;
+			__builtin_memcpy(f->comm, first->comm, COMM_LEN);
 			*(volatile u32 *)&f->ready = 1;
 		}
 	}
 	count(&t->collapsed);
 }
 
-/* The same of the process of a task, which is current. */
+/* Of the process of a task, by its executable, or where there is none by its name. */
 static __always_inline void collapse_process(struct tally *t, const struct task_struct *task, u32 kind, u64 now,
 					     const struct file *file)
 {
 	const struct task_struct *leader = BPF_CORE_READ(task, group_leader);
 	char comm[COMM_LEN] __attribute__((aligned(8))) = {};
+	struct first first = { .comm = comm };
+	const struct inode *inode;
+	u64 what;
 
 	bpf_core_read(comm, sizeof(comm), &leader->comm);
-	collapse(t, bpf_get_current_cgroup_id(), bpf_get_current_uid_gid(), kind, now, file, comm);
+	first.cgroup = bpf_get_current_cgroup_id();
+	first.start = boot_start(leader);
+	first.tgid = BPF_CORE_READ(leader, tgid);
+	if (file) {
+		inode = BPF_CORE_READ(file, f_inode);
+		first.inode = BPF_CORE_READ(inode, i_ino);
+		first.dev = BPF_CORE_READ(inode, i_sb, s_dev);
+		what = first.inode * 31 + first.dev;
+	} else {
+		what = name_hash(comm);
+	}
+	collapse(t, bpf_get_current_uid_gid(), kind, now, what, &first);
 }
 
 /* What a process runs, NULL where there is no such thing (any more). */

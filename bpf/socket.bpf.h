@@ -294,16 +294,15 @@ static __always_inline bool wanted(const struct socket_record *r)
 	return true;
 }
 
-/* Beyond the budget of whose it is. What that runs is only told where it is current. */
+/* Beyond the budget of whose it is. By name: only where its owner is current, which it often is not, could be told what
+ * that runs. */
 static __always_inline bool collapsed(const struct socket_record *r, struct tally *t)
 {
-	const struct file *file = NULL;
+	struct first first = { .cgroup = r->cgroup, .start = r->h.start, .tgid = r->h.tgid, .comm = r->comm };
 
 	if (!over_budget(r->cgroup, r->uid, RING_BULK, r->h.time, RING_BYTES(sizeof(*r))))
 		return false;
-	if (r->h.tgid && r->h.tgid == bpf_get_current_pid_tgid() >> 32)
-		file = program_of((void *)bpf_get_current_task());
-	collapse(t, r->cgroup, r->uid, r->h.kind, r->h.time, file, r->comm);
+	collapse(t, r->uid, r->h.kind, r->h.time, name_hash(r->comm), &first);
 	return true;
 }
 

@@ -311,14 +311,15 @@ struct flood {
 	u64 count;
 	u64 hash;		/* of what tells it from others */
 	u64 cgroup;
-	u64 inode;		/* of the executable, with dev; where dev is 0 it is not known */
+	u64 inode;		/* of the executable, with dev; where dev is 0 only the name is known */
+	u64 start;		/* of the first process, as the name is */
 	u32 dev;		/* kernel encoding: major << 20 | minor */
 	u32 uid;
 	u32 kind;
 	u32 busy;
 	u32 ready;		/* all of it is written */
-	u32 reserved;
-	char comm[COMM_LEN];	/* of the first process */
+	u32 tgid;
+	char comm[COMM_LEN];
 };
 #define FLOODS 1024		/* a power of two */
 

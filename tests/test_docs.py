@@ -151,9 +151,10 @@ def floods() -> Iterator[Event]:
     engine.processes._living[known.tgid] = known
     engine.processes._cgroups._by_id[5] = known.within
     assert known.image is not None
+    exe = known.image.inode, known.start, known.image.dev
     counts = [
-        COUNTED.pack(0, NOW, NOW + SECOND, 7, 1, 5, known.image.inode, known.image.dev, 0, Kind.EXEC, 0, 1, 0, b"sh"),
-        COUNTED.pack(flood.FLOODS, NOW, NOW + SECOND, 3, 0, 0, 0, 0, 0, Kind.EXEC, 0, 1, 0, b""),
+        COUNTED.pack(0, NOW, NOW + SECOND, 7, 1, 5, *exe, 0, Kind.EXEC, 0, 1, known.tgid, b"sh"),
+        COUNTED.pack(flood.FLOODS, NOW, NOW + SECOND, 3, 0, 0, 0, 0, 0, 0, Kind.EXEC, 0, 1, 0, b""),
     ]
     yield from engine.feed(Collapsed(NOW, b"".join(counts), b""))
 

@@ -54,7 +54,7 @@ PAYLOAD = (
 )
 PART = ("flow", "start", "moved_out", "moved_in", "calls_out", "calls_in", "tgid", "via", "socket")
 FLOOD = (
-    *("began", "last", "count", "hash", "cgroup", "inode", "dev", "uid", "kind", "busy", "ready", "reserved"),
+    *("began", "last", "count", "hash", "cgroup", "inode", "start", "dev", "uid", "kind", "busy", "ready", "tgid"),
     "comm",
 )
 UNSEEN = ("start", "time", "tgid", "changes")

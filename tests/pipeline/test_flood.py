@@ -28,8 +28,8 @@ def _engine() -> Engine:
 def row(place: int, count: int, *, began: int = T, last: int = T, kind: Kind = Kind.EXEC, **fields: Any) -> bytes:
     """A row of counts."""
     given = {"dev": 8 << 20 | 1, "inode": 7, "cgroup": 0, "uid": 1000, "comm": b"sh"} | fields
-    who = 1, given["cgroup"], given["inode"], given["dev"], given["uid"]
-    return COUNTED.pack(place, began, last, count, *who, kind, 0, 1, 0, given["comm"])
+    who = 1, given["cgroup"], given["inode"], START, given["dev"], given["uid"]
+    return COUNTED.pack(place, began, last, count, *who, kind, 0, 1, PID, given["comm"])
 
 
 def mark(time: int, tgid: int = PID, start: int = START, *, ended: bool = False, changes: int = 2) -> bytes:
@@ -69,6 +69,7 @@ def test_counts_are_told_once(engine: Engine) -> None:
         "last": T + 1,
         "uid": 1000,
         "name": "sh",
+        "pid": PID,
         "exe": {"dev": "8:1", "inode": 7},
     }
     more = floods(engine, row(3, 12, last=T + 9))[0]
@@ -84,6 +85,14 @@ def test_executable_has_its_path_where_a_process_runs_it(engine: Engine) -> None
     assert floods(engine, row(3, 5))[0]["executable"] == "/bin/sh"
     assert "executable" not in floods(engine, row(4, 5, inode=8))[0]
     assert "exe" not in floods(engine, row(5, 5, dev=0, inode=0))[0]
+
+
+def test_sockets_are_by_name(engine: Engine) -> None:
+    """What the first process runs is told if it ran that by then, and not what it runs since."""
+    engine.feed(turn(wire.executed(b"/bin/sh", time=T, **SHELL), now=T + 100 * MS, last=True))
+    socket: dict[str, Any] = {"kind": Kind.CONNECT, "dev": 0, "inode": 0}
+    assert floods(engine, row(3, 5, began=T + 1, last=T + 2, **socket))[0]["executable"] == "/bin/sh"
+    assert "executable" not in floods(engine, row(4, 5, began=T - 1, **socket))[0]
 
 
 def test_what_finds_no_place_is_nobodys(engine: Engine) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from tracer.model import Kind, Notice
+from tracer.model import SOCKET_KINDS, Kind, Notice
 from tracer.pipeline.processes import ProcessTable
 from tracer.pipeline.turns import Collapsed
 from tracer.probes.records import COUNTED, NOTED
@@ -16,6 +16,26 @@ __all__ = ["FloodTable"]
 FLOODS: Final = 1024  # of bpf/tracer.h, as is the next
 UNSEEN: Final = 8192
 _PID_MOST: Final = 1 << 22  # PID_MAX_LIMIT of a 64-bit kernel
+
+
+class _Row(NamedTuple):
+    """The number of a place, and struct flood."""
+
+    place: int
+    began: int
+    last: int
+    count_now: int
+    hash: int
+    cgroup: int
+    inode: int
+    start: int
+    dev: int
+    uid: int
+    kind: int
+    busy: int
+    ready: int
+    tgid: int
+    comm: bytes
 
 
 class FloodTable:
@@ -60,37 +80,39 @@ class FloodTable:
                 self._processes.exited_unseen(tgid, start, time)
 
     def _notices(self, item: Collapsed) -> Iterator[Notice]:
-        for place, began, last, count, _, cgroup, inode, dev, uid, kind, _, _, _, comm in COUNTED.iter_unpack(
-            item.counts
-        ):
-            before = self._told.get(place)
-            first = began
-            new = count
-            if before is not None and before[0] == began:
-                first, new = before[1], count - before[2]
-            self._told[place] = began, last, count
+        for row in map(_Row._make, COUNTED.iter_unpack(item.counts)):
+            before = self._told.get(row.place)
+            first, new = row.began, row.count_now
+            if before is not None and before[0] == row.began:
+                first, new = before[1], row.count_now - before[2]
+            self._told[row.place] = row.began, row.last, row.count_now
             if new <= 0:
                 continue
-            body: dict[str, Any] = {"kind": Kind(kind).label, "count": new, "first": first, "last": max(first, last)}
-            if place < FLOODS:
-                body |= self._who(cgroup, uid, dev, inode, comm)
-            else:
-                body["other"] = True
+            body: dict[str, Any] = {"kind": Kind(row.kind).label, "count": new}
+            body |= {"first": first, "last": max(first, row.last)}
+            body |= self._who(row) if row.place < FLOODS else {"other": True}
             yield Notice("tracer-flood", item.now, "metric", {"flood": body})
 
-    def _who(self, cgroup: int, uid: int, dev: int, inode: int, comm: bytes) -> dict[str, Any]:
-        found: dict[str, Any] = {"uid": uid}
-        name = comm.partition(b"\0")[0]
+    def _who(self, row: _Row) -> dict[str, Any]:
+        found: dict[str, Any] = {"uid": row.uid}
+        name = row.comm.partition(b"\0")[0]
+        path = b""
         if name:
             found["name"] = _text(name)
-        if dev:
-            found["exe"] = {"dev": f"{dev >> 20}:{dev & 0xFFFFF}", "inode": inode}
-            path = self._processes.path_of(dev, inode)
-            if path:
-                found["executable"] = _text(path)
-        if cgroup:
-            group = self._processes.group(cgroup)
-            found["cgroup"] = {"id": cgroup} | ({"path": _text(group.path)} if group is not None else {})
+        if row.tgid:
+            found["pid"] = row.tgid
+        if row.dev:
+            found["exe"] = {"dev": f"{row.dev >> 20}:{row.dev & 0xFFFFF}", "inode": row.inode}
+            path = self._processes.path_of(row.dev, row.inode)
+        elif row.kind in SOCKET_KINDS:
+            known = self._processes.find(row.tgid, row.start)
+            if known is not None and known.image is not None and known.image.time <= row.began:
+                path = known.image.executable
+        if path:
+            found["executable"] = _text(path)
+        if row.cgroup:
+            group = self._processes.group(row.cgroup)
+            found["cgroup"] = {"id": row.cgroup} | ({"path": _text(group.path)} if group is not None else {})
         return found
 
 

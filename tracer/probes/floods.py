@@ -22,12 +22,12 @@ _NUMBERS: Final = Struct("=4Q4IQQQ16x")  # struct numbers of bpf/common.bpf.h
 _PUT: Final = 48  # byte offset in it
 _RINGS: Final = 2
 _BLOCK: Final = 128 * UNSEEN.size  # bytes that are compared at once
-_KEY: Final = slice(24, 60)  # what it counts, in struct flood
+_KEY: Final = slice(24, 68)  # what it counts, in struct flood
 _COUNT_AT: Final = 16  # byte offset in struct flood
 _count: Final = Struct("=Q").unpack_from
 _levels: Final = Struct("=QQ").pack_into
 _number: Final = Struct("=I").pack
-_ready: Final = Struct("=64xI").unpack_from
+_ready: Final = Struct("=72xI").unpack_from
 _changes: Final = Struct("=20xI").unpack_from
 
 

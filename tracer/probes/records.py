@@ -31,9 +31,9 @@ PLACED: Final = Struct("=I6QIIQ")  # the number of its place, and struct part
 MOVED: Final = Struct("=4Q")
 UNMOVED: Final = (0, 0, 0, 0, 0, 0, 6, 1, 0)  # the end of struct socket_record for TCP, where no bytes are counted
 TALLY: Final = Struct("=12Q")
-FLOOD: Final = Struct("=6Q6I16s")
+FLOOD: Final = Struct("=7Q6I16s")
 UNSEEN: Final = Struct("=QQII")
-COUNTED: Final = Struct("=I6Q6I16s")  # the number of its place, and struct flood
+COUNTED: Final = Struct("=I7Q6I16s")  # the number of its place, and struct flood
 NOTED: Final = Struct("=IQQII")  # the number of its place, and struct unseen
 KNOBS: Final = Struct("=4I")
 SIZE: Final = Struct("=I")  # in front of every record of an iterator
