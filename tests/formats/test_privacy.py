@@ -22,7 +22,7 @@ from tracer.formats.ocsf import Ocsf
 from tracer.formats.pretty import Pretty
 from tracer.formats.privacy import Privacy
 from tracer.formats.redact import Redactor
-from tracer.model import IDS, Event, Ids, Kind, Process, ProcessEvent, Resource
+from tracer.model import IDS, Event, Ids, Kind, Merged, Process, ProcessEvent, Resource
 from tracer.pipeline import whose
 
 KEY = b"k" * 32
@@ -128,6 +128,23 @@ def test_users_of_the_tracer_itself() -> None:
     assert documents[0]["tracer"]["session"] == {"uid": root, "euid": root, "loginuid": user, "sudo_uid": user}
     assert documents[1]["tracer"]["coverage"]["filters"] == {"uid": [user]}
     assert documents[2]["tracer"]["confinement"] == {"uid": user}
+
+
+def test_users_of_floods_and_of_several_flows() -> None:
+    """What was counted, and what is one record of several, has the same pseudonyms: of users, and in groups' paths."""
+    told = {"uid": 4711, "cgroup": {"id": 5, "path": "/user.slice/user-4711.slice/x.scope"}}
+    flood = events.notice("tracer-flood", flood=told)
+    owner = of_user(4711)
+    merged = Merged(23, events.NOW, events.NOW, 5, owner)
+    several = events.socket(Kind.AGGREGATE, process=None, merged=merged, uid=4711)
+    ecs, ocsf, pretty = shown(HASHED, flood, several)
+    for text in (ecs, ocsf, pretty):
+        assert "4711" not in text
+    user = pseudonym("user", 4711)
+    counted, joined = read(ecs)
+    group = {"id": 5, "path": f"/user.slice/user-{user}.slice/x.scope"}
+    assert counted["tracer"]["flood"] == {"uid": user, "cgroup": group}
+    assert joined["process"]["user"] == {"id": str(user)}
 
 
 def test_what_was_not_asked_for_stays() -> None:

@@ -15,6 +15,11 @@ __all__ = ["Discreet", "Lines"]
 
 _KNOWN_MOST: Final = 1 << 14  # processes, addresses and users whose other form is kept
 _OF_USER: Final = re.compile(rb"(user[-@]|user-runtime-dir@)(\d{1,10})(?=\.(?:slice|service)(?:/|\Z))")
+_USERS_IN: Final = {
+    "session": ("uid", "euid", "loginuid", "sudo_uid"),
+    "confinement": ("uid",),
+    "flood": ("uid",),
+}
 _ADDRESSES: Final = frozenset({"A", "AAAA"})
 
 
@@ -58,6 +63,9 @@ class Discreet:
         if isinstance(event, SocketEvent):
             if self._key and event.uid >= 0:
                 event = event._replace(uid=self._user(event.uid))
+            if self._key and event.merged is not None and event.merged.owner is not None:
+                owner = self._process(event.merged.owner)
+                event = event._replace(merged=event.merged._replace(owner=owner))
             if self._truncate:
                 local, remote = self._address(event.local), self._address(event.remote)
                 event = event._replace(local=local, remote=remote, community_id="")
@@ -139,11 +147,15 @@ class Discreet:
     def _body(self, body: dict[str, Any]) -> dict[str, Any]:
         """What a notice tells of users: who started this, as whom it runs, whom it was asked about."""
         changed = dict(body)
-        for part, names in (("session", ("uid", "euid", "loginuid", "sudo_uid")), ("confinement", ("uid",))):
+        for part, names in _USERS_IN.items():
             told = body.get(part, {})
             users = {name: self._user(told[name]) for name in names if name in told}
             if users:
                 changed[part] = {**told, **users}
+        group = changed.get("flood", {}).get("cgroup", {})
+        if "path" in group:
+            path = _OF_USER.sub(self._of_user, group["path"].encode()).decode()
+            changed["flood"] = {**changed["flood"], "cgroup": {**group, "path": path}}
         coverage = body.get("coverage", {})
         if "uid" in coverage.get("filters", {}):
             asked = sorted(map(self._user, coverage["filters"]["uid"]))
