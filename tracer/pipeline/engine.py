@@ -230,8 +230,9 @@ class Engine:
         if self.flood.waiting:
             for unseen in self.flood.due(order.cut if not turn.last else _EVER):
                 end = bisect_left(released, unseen, lo=begin, key=_held_time)
-                yield self._shown(self._whole(order.handled(released[begin:end], handlers)))
-                begin = end
+                if end > begin:
+                    yield self._shown(self._whole(order.handled(released[begin:end], handlers)))
+                    begin = end
         for at in range(begin, len(released), PORTION):
             yield self._shown(self._whole(order.handled(released[at : at + PORTION], handlers)))
         yield self._due(turn)
