@@ -15,6 +15,7 @@ import zstandard
 from tests.integrity.written import Writer, lines_of, offsets, plain, stream
 from tracer.formats.ecs import Ecs
 from tracer.formats.ocsf import Ocsf
+from tracer.integrity.account import _GROUPS
 from tracer.integrity.chain import Chain
 from tracer.integrity.files import listed
 from tracer.integrity.head import Head
@@ -437,7 +438,7 @@ def test_a_loss_that_is_told_too_small_is_found(out: Path) -> None:
 
 def test_every_ledger_is_held_against_the_lines(out: Path) -> None:
     """One line of a kind more or less than the ledger delivers is found, in the midst and at the end."""
-    for kind in (Kind.EXEC, Kind.CLOSE, Kind.PAYLOAD, Kind.SOCKET_FOUND, Kind.UPDATE):
+    for kind in (Kind.EXEC, Kind.CLOSE, Kind.PAYLOAD, Kind.SOCKET_FOUND, Kind.UPDATE, Kind.AGGREGATE):
         for wrong in (1, -1):
             writer = Writer(out, None)
             writer.begin()
@@ -447,6 +448,12 @@ def test_every_ledger_is_held_against_the_lines(out: Path) -> None:
             writer.account()
             assert "the ledger tells of" in bad(writer.files)[3], (kind, wrong)
             writer.files[0].unlink()
+
+
+def test_every_kind_of_a_ledger_is_recounted(out: Path) -> None:
+    """There is none that is taken for one of another version, whose lines can't be counted."""
+    writer = Writer(out, None)
+    assert writer.state()["by_kind"].keys() <= _GROUPS.keys()
 
 
 def test_what_is_in_flight_may_be_there_or_not(out: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from tests.formats.events import NOW, OFFSET, SECOND, SESSION, answered, executed, exited, failed, image, socket
 from tracer.formats.ecs import Ecs
 from tracer.integrity.chain import BEGIN, END, Chain, Tail
-from tracer.model import TCP_STATES, Event, Kind, Notice, Role
+from tracer.model import TCP_STATES, Event, Kind, Merged, Notice, Role
 from tracer.pipeline.ledger import Ledger
 
 
@@ -28,6 +28,7 @@ def of_all_kinds() -> list[Any]:
         socket(Kind.CONNECT, error=111),
         socket(Kind.FLOW, **datagrams),
         socket(Kind.FLOW_END, **datagrams, moved_out=5, moved_in=7),
+        socket(Kind.AGGREGATE, merged=Merged(23, NOW - SECOND, NOW, 5)),
         socket(Kind.SOCKET_FOUND),
         socket(Kind.SOCKET_FOUND, state=TCP_STATES.index("LISTEN")),
         executed(curl, Kind.PROCESS_FOUND),

@@ -72,6 +72,23 @@ def test_what_is_written_is_proven(tmp_path: Path, key: Path, backend: str, form
     assert report.lines == _everything(output).count(b"\n")
 
 
+@pytest.mark.parametrize("form", ["ecs", "ocsf"])
+def test_what_is_counted_or_put_together_is_proven(tmp_path: Path, key: Path, form: str) -> None:
+    """With flows that are one record of several, and a storm of which most is only counted."""
+    output = tmp_path / "log"
+    arguments = ("--sign", str(key), "--format", form, "--aggregate", "1s", "--flood-budget", "150")
+    with agent(output, *arguments) as exporter:
+        traffic(programs=211)
+        exporter.end()
+    everything = _everything(output)
+    assert b'"connection-aggregated"' in everything
+    assert b'"tracer-flood"' in everything
+    report = verified(output, key)
+    assert report.right, report.what
+    assert report.ended
+    assert report.lines == everything.count(b"\n")
+
+
 def _everything(output: Path) -> bytes:
     found = b""
     for path in files(output):

@@ -29,6 +29,7 @@ _GROUPS: Final = {
         "connection-accepted": [Kind.ACCEPT],
         "connection-closed": [Kind.CLOSE, Kind.FLOW_END],
         "connection-update": [Kind.TAIL, Kind.UPDATE],
+        "connection-aggregated": [Kind.AGGREGATE],
         "connection-owner-changed": [Kind.OWNER],
         "dns-answered": [Kind.PAYLOAD],
         "socket-listening": [Kind.LISTEN],
