@@ -366,11 +366,11 @@ class Pretty:
     def _merged(self, event: SocketEvent) -> tuple[str, str, str]:
         merged = event.merged or Merged(1, event.time, event.time, 0)
         image = merged.owner.image if merged.owner is not None else None
-        route = f"→ {_endpoint(event.remote, event.remote_port)}"
-        if event.role in _CALLED:
+        route = f"→ {endpoint(event.remote, event.remote_port)}"
+        if event.role in CALLED:
             route = f":{event.local_port} ← {event.remote}"
-        failed = f" {_reason(event.error)}" if event.error else ""
-        traffic = _traffic(event) if event.moved_out >= 0 else ""
+        failed = f" {what_failed(event.error)}" if event.error else ""
+        traffic = traffic(event) if event.moved_out >= 0 else ""
         extras = [f", within {human_duration(merged.last - merged.first)}"]
         if image is not None and event.process is None:
             extras.append(f", {printable(image.executable)}")
