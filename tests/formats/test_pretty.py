@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -30,6 +31,7 @@ from tracer.model import (
     ExecFailed,
     Flag,
     Kind,
+    Merged,
     Names,
     Notice,
     Parent,
@@ -500,3 +502,21 @@ def test_hostile_names_of_flows(domain: bytes, data: bytes, cells: int | None) -
         shown = line(event, cells)
         assert not [char for char in shown if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}], shown
         assert cells is None or width(shown) <= cells
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"moved_out": 5, "moved_in": 6}, "flows 23 times → 93.184.215.14:443 tcp 5 B out, 6 B in, within 1.50 s"),
+        ({"role": Role.ACCEPT, "local_port": 80}, "flows 23 times :80 ← 93.184.215.14 tcp, within 1.50 s"),
+        ({"error": 111}, "flows 23 times → 93.184.215.14:443 tcp refused (ECONNREFUSED), within 1.50 s"),
+        ({"process": None}, "flows 23 times → 93.184.215.14:443 tcp, within 1.50 s, /usr/bin/curl"),
+    ],
+)
+def test_several_flows(changes: dict[str, Any], shown: str) -> None:
+    """Short flows that are one record are counted, with the other end, what went wrong, their bytes and whose."""
+    owner = process(runs=image(b"curl"))
+    merged = Merged(23, NOW - 1_500_000_000, NOW, 7, owner)
+    event = socket(Kind.AGGREGATE, **({"process": owner, "merged": merged, "local": "0.0.0.0"} | changes))
+    assert detail(event) == shown
+    assert width(line(event, 80)) <= 80

@@ -370,11 +370,11 @@ class Pretty:
         if event.role in CALLED:
             route = f":{event.local_port} ← {event.remote}"
         failed = f" {what_failed(event.error)}" if event.error else ""
-        traffic = traffic(event) if event.moved_out >= 0 else ""
+        moved = traffic(event) if event.moved_out >= 0 else ""
         extras = [f", within {human_duration(merged.last - merged.first)}"]
         if image is not None and event.process is None:
             extras.append(f", {printable(image.executable)}")
-        detail = f"{merged.flows:,} times {route} {event.transport}{failed}{traffic}"
+        detail = f"{merged.flows:,} times {route} {event.transport}{failed}{moved}"
         return "flows", self._fitted(detail, extras), _RED if event.error else _CYAN
 
     def _answered(self, event: Answered) -> tuple[str, str, str]:
