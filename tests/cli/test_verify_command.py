@@ -101,7 +101,7 @@ def test_a_plain_stream_says_what_can_not_be_proven(out: Path) -> None:
 def test_wrong_use_is_one_line(out: Path, tmp_path: Path) -> None:
     """No file, a directory without a stream, a key and a head that are none: code 2, and what would be right."""
     assert_refused(run("verify"), Exit.USAGE, "missing argument")
-    assert_refused(run("verify", out), Exit.USAGE, "has no events.jsonl")
+    assert_refused(run("verify", out), Exit.USAGE, "has no events-*.jsonl")
     file = plain(out)
     assert_refused(run("verify", file, "--key", file), Exit.USAGE, "--key", ".pub file")
     for text in ("", "[]", "{}", '{"version":1}', '{"version":1,"segment":true}', "x" * 5000):

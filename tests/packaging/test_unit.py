@@ -246,8 +246,7 @@ def test_service_works_under_them(own: dict[str, Path], manager: Manager, backen
     assert running["confined"]
     assert all(running["confined"].values())
     assert status.read(figures)["state"] == "ended"
-    # The last lines are in the newest file.
-    written = own[LOGS] / "events.jsonl"
+    (written,) = own[LOGS].glob("events-*.jsonl")
     events = [json.loads(line) for line in written.read_text().splitlines()]
     assert written.stat().st_mode & 0o777 == 0o640
     confinement = tracing.one(events, "tracer-confinement")["tracer"]["confinement"]

@@ -135,6 +135,22 @@ def test_descriptor_that_comes_later(written: Written, tmp_path: Path) -> None:
     assert str(written.path) not in held
 
 
+def test_old_descriptor_that_stays(written: Written, tmp_path: Path) -> None:
+    """None in place of one that was put off is the one before, again and again; each gets the one that it waits for."""
+    written.put(b"one\n")
+    for _ in range(3):
+        written.output.put_off(stays=True)
+        assert written.output.put(batch(b"two\n"))
+    assert not written.output.flush(0.1)
+    assert written.path.read_bytes() == b"one\n"
+    written.output.provide(None)
+    written.output.provide(open_file(tmp_path / "next"))
+    written.output.provide(None)
+    assert written.output.flush(WITHIN_S)
+    assert (written.path.read_bytes(), (tmp_path / "next").read_bytes()) == (b"one\ntwo\n", b"two\ntwo\n")
+    assert written.output.troubles() == []
+
+
 def test_descriptor_that_never_comes(written: Written) -> None:
     """The end is an error then."""
     written.output.put_off()

@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from tests.formats.events import NOW, OFFSET, SESSION, executed, image
 from tracer.formats.ecs import Ecs
 from tracer.formats.ocsf import Ocsf
 from tracer.model import Notice
-from tracer.sinks.place import done, numbered
+from tracer.sinks.place import done, number_of, numbered
 from tracer.sinks.resume import Left, look
 
 LEDGER = Notice("tracer-ledger", NOW + 5, "metric", {"ledger": {"final": True}})
@@ -53,7 +54,10 @@ def test_large_file(tmp_path: Path) -> None:
 
 
 def test_newest_that_is_done(tmp_path: Path) -> None:
-    """Where the file is gone or empty the newest one that has lines tells, also if it is compressed."""
+    """Where the file is gone or empty the newest one that has lines tells, also if it is compressed.
+
+    What can't be read is not called again as it is.
+    """
     path = tmp_path / "events.jsonl"
     assert look(path, done(path)) == Left()
     (tmp_path / numbered(path, 0)).write_bytes(lines(Ecs, 0))
@@ -62,8 +66,33 @@ def test_newest_that_is_done(tmp_path: Path) -> None:
     assert (left.following, left.first) == (1002, None)
     path.write_bytes(b"")
     assert look(path, done(path)) == left
+    (tmp_path / f"{numbered(path, 2)}.gz").rename(tmp_path / "gone")
+    (tmp_path / f"{numbered(path, 2)}.zst").write_bytes(zstandard.compress(b"{}\n" * 200_000 + lines(Ecs, 1000)))
+    assert look(path, done(path)) == left
+    (tmp_path / f"{numbered(path, 2)}.zst").unlink()
     (tmp_path / f"{numbered(path, 2)}.gz").write_bytes(b"no gzip")
-    assert look(path, done(path)).following == 2
+    assert look(path, done(path)).following == 3
+
+
+def test_files_with_numbers(tmp_path: Path) -> None:
+    """The newest one with lines tells; one with half a line has none, and one with others' lines counts."""
+    path = tmp_path / "events.jsonl"
+    (tmp_path / numbered(path, 7)).write_bytes(lines(Ecs, 7, LEDGER))
+    assert look(None, done(path)) == Left(10, None, NOW + 5 + OFFSET, True, SESSION.host.boot_id)
+    (tmp_path / numbered(path, 10)).write_bytes(b'{"half')
+    (tmp_path / numbered(path, 11)).write_bytes(b"")
+    assert look(None, done(path)).following == 10
+    (tmp_path / numbered(path, 12)).write_bytes(b"not ours\n")
+    assert look(None, done(path)) == Left(13, None, NOW + 5 + OFFSET, True, SESSION.host.boot_id)
+
+
+def test_number_of_a_name(tmp_path: Path) -> None:
+    """What a name says, whatever is in the stem or behind the suffix; one beyond 64 bits is no name of ours."""
+    path = tmp_path / "events.2.jsonl"
+    for suffix in ("", ".gz", ".zst"):
+        assert number_of(tmp_path / f"{numbered(path, 12345)}{suffix}") == 12345
+    (tmp_path / f"events.2-{10**20 - 1}.jsonl").write_bytes(b"")
+    assert done(path) == []
 
 
 def test_file_that_can_not_be_looked_at(tmp_path: Path) -> None:

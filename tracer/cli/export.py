@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.keeping import Keeping, Limits
@@ -19,10 +19,16 @@ from tracer.cli.stream import Stream
 from tracer.cli.tell import tell
 from tracer.sinks.durable import Fsync
 
-__all__ = ["NAME", "Export", "Files", "files", "place"]
+__all__ = ["Export", "Files", "Where", "files", "place"]
 
-NAME: Final = "events.jsonl"
-"""What is written now, in a directory."""
+_NAME: Final = "events.jsonl"  # what files in a directory are called, but for their numbers
+
+
+class Where(NamedTuple):
+    """What is written: a file, or if it is ``numbered`` files beside it of its name with their numbers."""
+
+    file: Path
+    numbered: bool
 
 
 @dataclass
@@ -34,10 +40,11 @@ class Files:
     config: Path | None = None
     chained: bool = True
     sign: Path | None = None
+    numbered: bool = False
 
 
-def place(output: str) -> Path:
-    """The file that is written now: in the directory ``output``, or that file. Raises CommandError.
+def place(output: str) -> Where:
+    """What is written, in the directory ``output``, or that file. Raises CommandError.
 
     What is not there yet is a file if its name has a suffix such as .jsonl, and no slash at its end.
     """
@@ -45,20 +52,25 @@ def place(output: str) -> Path:
     if output == "-" or not output:
         raise CommandError("--output: export writes files; for stdout there is tracer live --json", Exit.USAGE)
     if path.is_dir() or output.endswith("/") or not (path.suffix or path.exists()):
-        return path.absolute() / NAME
+        return Where(path.absolute() / _NAME, numbered=True)
     if path.exists() and not path.is_file():
         raise CommandError(f"--output {output!r}: no file and no directory; give one of them", Exit.USAGE)
-    return path.absolute()
+    return Where(path.absolute(), numbered=False)
 
 
-def files(typed: Mapping[str, Any]) -> Files:
+def files(typed: Mapping[str, Any], where: Where) -> Files:
     """How the files are kept, from the parameters of the command. Raises CommandError."""
     config = typed["config"]
     sign = None if typed["sign"] is None else Path(typed["sign"])
     if sign is not None and typed["no_chain"]:
         raise CommandError("--sign and --no-chain contradict each other: give one of them", Exit.USAGE)
     return Files(
-        limits(typed), fsync(typed["fsync"]), None if config is None else Path(config), not typed["no_chain"], sign
+        limits(typed),
+        fsync(typed["fsync"]),
+        None if config is None else Path(config),
+        chained=not typed["no_chain"],
+        sign=sign,
+        numbered=where.numbered,
     )
 
 
@@ -66,11 +78,11 @@ class Export(Live):
     """A session like that of `tracer live`, whose output is kept."""
 
     def __init__(self, asked: Options, how: Files, reload: Reload | None = None) -> None:
-        """``asked`` has the file as its output; ``reload`` takes what is in the file of settings after a SIGHUP."""
+        """``asked`` has the file of Where as its output; ``reload`` takes what SIGHUP finds in the file of settings."""
         if asked.output is None:
             raise AssertionError
         rules = None if asked.privacy is None else asked.privacy.rules
-        keeping = Keeping(asked.output, asked.sandbox, tell, how.limits, (how.config, rules))
+        keeping = Keeping(asked.output, asked.sandbox, tell, how.limits, (how.config, rules), numbered=how.numbered)
         kept = Kept(asked.output, keeping, how.fsync, chained=how.chained, sign=how.sign)
         keeping.give_up = self._give_up
         keeping.configure = lambda place, data, stream: self._configure(place, data, stream, kept)

@@ -22,6 +22,7 @@ from tracer.fallback.opener import Answers, Opened, Opener, OpenerLostError
 from tracer.fallback.protocol import IDLE, PACKS, STAYS, Asks, Question
 from tracer.probes.source import boottime
 from tracer.sinks.durable import Durable
+from tracer.sinks.numbered import Numbered
 from tracer.sinks.place import Look, Place
 from tracer.sinks.resume import Left
 
@@ -65,10 +66,18 @@ class Keeping(Rotation):
         tell: Callable[[str], None],
         limits: Limits,
         reads: Sequence[Path | None] = (),
+        *,
+        numbered: bool = False,
     ) -> None:
-        """``path`` is the file that is written; ``reads`` are read again after a SIGHUP, for configure()."""
+        """``path`` is the file that is written, or if they are ``numbered`` what all are called but for their numbers.
+
+        ``reads`` are read again after a SIGHUP, for configure().
+        """
         super().__init__(path, mode, tell)
         self._file = path
+        self.numbered = numbered
+        self.name = f"the newest file in {path.parent}" if numbered else str(path)
+        """What is written now, as people are told of it."""
         self._reads = reads
         self.configure: Callable[[int, bytes, Stream], None] = lambda *_: None
         """Takes what is in one of the files that are read again, by its place among them."""
@@ -86,6 +95,7 @@ class Keeping(Rotation):
         self._moved = 0
         self._gone = False
         self._put_off = False
+        self._stays = False  # if the file that is put off can't be had, that before it is gone on with
         self._try_after = 0
         self._look_after = 0
         self._told: set[object] = set()  # what was said already
@@ -94,14 +104,14 @@ class Keeping(Rotation):
     def start(self) -> None:
         """Fork the opener: before there is anything that it could inherit. Raises CommandError."""
         directory = self._claim()
-        place = Place(self._file, directory)
+        place = Numbered(self._file, directory) if self.numbered else Place(self._file, directory)
         try:
             plan = keeper_plan(self._file.parent)
             packer = Packer.start(place, directory, lambda: confine_opener(self._mode, plan))
             self._packer = packer.pid
             try:
                 self._opener = Opener.start(
-                    place.again,
+                    None if self.numbered else place.again,
                     lambda fd: self._begin(packer, fd),
                     [directory, *packer.fds],
                     self._answers(place, packer),
@@ -188,19 +198,21 @@ class Keeping(Rotation):
     def begin(self, left: Left) -> int:
         """The descriptor of the file to write to, from an earlier run's on. Raises CommandError."""
         self.is_confined()
+        what = f"a file in {self._file.parent}" if self.numbered else self.name
+        goes_on = left.first is not None and not self.numbered
         try:
-            opener = self._asked(IDLE, left.following if left.first is None else left.first)
+            opener = self._asked(IDLE, left.first if goes_on and left.first is not None else left.following)
             opened = opener.opened(_FIRST_S)
         except (OSError, OpenerLostError) as failed:
-            raise CommandError(f"can't open {self._file}: {reason(failed)}", Exit.FAILURE) from failed
+            raise CommandError(f"can't open {what}: {reason(failed)}", Exit.FAILURE) from failed
         if opened is None or opened.fd is None:
-            raise CommandError(f"can't open {self._file}: that takes too long", Exit.FAILURE)
+            raise CommandError(f"can't open {what}: that takes too long", Exit.FAILURE)
         (cut,) = _CUT.unpack(opened.data)
         if cut:
-            self._tell(f"{self._file} ended in half a line: its {cut} bytes were cut off")
+            self._tell(f"{self.name} ended in half a line: its {cut} bytes were cut off")
         self._inode = opened.inode
         # What is gone on with began with an earlier line.
-        stays = not self.limits.rotates and left.first is not None
+        stays = goes_on and not self.limits.rotates
         self._first = left.first if stays and left.first is not None else left.following
         self._opened = self._seen = boottime()
         return opened.fd
@@ -214,7 +226,7 @@ class Keeping(Rotation):
         if self._opener is None:
             raise AssertionError
         limits = self.limits
-        name |= (PACKS if limits.compress else 0) | (0 if limits.rotates else STAYS)
+        name |= (PACKS if limits.compress else 0) | (0 if limits.rotates or self.numbered else STAYS)
         self._opener.ask(Asks.ROTATE, name=name, pid=limits.keep, most=first)
         return self._opener
 
@@ -227,30 +239,53 @@ class Keeping(Rotation):
             return
         self._trouble(stream)
         try:
-            if opener.asked:
-                self._hear(stream, opener, _AT_THE_END_S if last else 0.0)
-            for _ in range(_STEPS if last else 1):
-                what = None if opener.asked else self._due(stream, last)
-                if what is None:
-                    return
-                if what is Asks.ROTATE:
-                    self._asked(0, self._first)
-                else:
-                    opener.ask(what, name=self._wanted if what is Asks.CONFIG else 0)
-                within_s = _AT_THE_END_S if last else 0.0 if what is Asks.LOOK else _AT_ONCE_S
-                self._hear(stream, opener, within_s)
-                if what is Asks.LOOK and not self._gone:
-                    return
+            self._turn(stream, opener, last=last)
         except OpenerLostError:
             self._opener = None
             self.give_up(f"the process that keeps {self._file.parent} is gone; start this again")
+        if last or self._opener is None:
+            self._settle()
+
+    def _turn(self, stream: Stream, opener: Opener, *, last: bool) -> None:
+        if opener.asked:
+            self._hear(stream, opener, _AT_THE_END_S if last else 0.0)
+        for _ in range(_STEPS if last else 1):
+            what = None if opener.asked else self._due(stream, last)
+            if what is None:
+                return
+            if what is Asks.ROTATE:
+                self._asked(0, stream.following if self.numbered and not self._put_off else self._first)
+            else:
+                opener.ask(what, name=self._wanted if what is Asks.CONFIG else 0)
+            within_s = _AT_THE_END_S if last else 0.0 if what is Asks.LOOK else _AT_ONCE_S
+            self._hear(stream, opener, within_s)
+            if what is Asks.ROTATE and opener.asked and self.numbered:
+                self._waits(stream)
+            if what is Asks.LOOK and not self._gone:
+                return
+
+    def _waits(self, stream: Stream) -> None:
+        """The file that was asked for is called by the next line, which so has to wait for it."""
+        if self._put_off or self._output is None:
+            return
+        self._begun += stream.size  # of the file before, should it be gone on with
+        self._put_off, self._stays = True, not self._gone
+        self._first = stream.put_off(self._output, stays=self._stays)
+
+    def _settle(self) -> None:
+        """Go on in the file before if it is still there and no other will be."""
+        if self._put_off and self._stays and self._output is not None:
+            self._put_off = self._stays = False
+            self._output.provide(None)
 
     def _due(self, stream: Stream, last: bool) -> Asks | None:
         now = boottime()
         if self._hung_up:
             self._hung_up = False
             self._wants = [place for place, path in enumerate(self._reads) if path is not None]
-            return Asks.OUTPUT
+            if not self.numbered:
+                return Asks.OUTPUT
+            self._look_after = 0
         if self._wants and not last:
             self._wanted = self._wants.pop(0)
             return Asks.CONFIG
@@ -264,7 +299,7 @@ class Keeping(Rotation):
     def _turns(self, stream: Stream, now: int) -> Asks | None:
         """How to come to another file, if that has to be."""
         if self._gone or self._moved >= _MOVED_LOOKS:
-            return Asks.OUTPUT
+            return Asks.ROTATE if self.numbered else Asks.OUTPUT
         limits = self.limits
         full = limits.size and self._begun + stream.size >= limits.size
         old = limits.age and stream.size and now - self._opened >= limits.age * 1e9
@@ -307,12 +342,13 @@ class Keeping(Rotation):
         size = os.lseek(fd, 0, os.SEEK_END)
         gone, self._gone = self._gone, False
         if self._put_off and self._output is not None:
-            self._put_off = False
+            self._put_off = self._stays = False
             self._output.provide(fd)
-            self._tell(f"{self._file} is there again, and what has waited is written")
+            if gone:
+                self._tell(f"{self.name} is there again, and what has waited is written")
         else:
             if gone:
-                self._tell(f"{self._file} was deleted, and with it what was in there; it is made anew")
+                self._tell(f"{self.name} was deleted, and with it what was in there; it is made anew")
             self._first = stream.switch(fd)
         if gone:
             stream.gap("deleted", self._seen, boottime())
@@ -321,6 +357,7 @@ class Keeping(Rotation):
 
     def _refused(self, stream: Stream, what: Asks, failed: OSError) -> None:
         self._try_after = boottime() + (_LOOK_NS if self._gone else _AGAIN_NS)
+        self._settle()
         new = (what, self._gone, failed.errno) not in self._told
         self._told.add((what, self._gone, failed.errno))
         if what is Asks.CONFIG:
@@ -333,12 +370,12 @@ class Keeping(Rotation):
             return
         if self._gone:
             self._tell(
-                f"{self._file} was deleted, and can't be made anew: {reason(failed)}; it is tried again, and lines "
+                f"{self.name} was deleted, and can't be made anew: {reason(failed)}; it is tried again, and lines "
                 "wait. Where the directory is another one now, start this again"
             )
         else:
             verb = "rotate" if what is Asks.ROTATE else "reopen"
-            self._tell(f"can't {verb} {self._file}: {reason(failed)}; it goes on in the file that was open")
+            self._tell(f"can't {verb} {self.name}: {reason(failed)}; it goes on in the file that was open")
 
     def _trouble(self, stream: Stream) -> None:
         if self._output is None:

@@ -31,7 +31,10 @@ class Kept(Outputs):
     def __init__(
         self, path: Path, keeping: Keeping, fsync: Fsync, *, chained: bool = False, sign: Path | None = None
     ) -> None:
-        """``chained``: files begin and end with records that prove them; with ``sign`` under that long-term key."""
+        """``path`` is as of ``keeping``.
+
+        ``chained``: files begin and end with records that prove them; with ``sign`` under that long-term key.
+        """
         super().__init__(path, None, keeping)
         self._file = path
         self._keeping = keeping
@@ -46,7 +49,7 @@ class Kept(Outputs):
         again = worker is not None and worker.gap is not None
         if self._output is None or again:
             try:
-                left = look(self._file, done(self._file))
+                left = look(None if self._keeping.numbered else self._file, done(self._file))
             except OSError as failed:
                 why = f"can't read what is in {self._file.parent}: {failed.strerror}"
                 raise CommandError(f"{why}; name another directory with --output", Exit.FAILURE) from failed
@@ -61,7 +64,7 @@ class Kept(Outputs):
                 }
                 if left.boot and left.boot != facts.boot_id():
                     self._gap["reboot"] = True
-            self._output = self._keeping.begin(left), str(self._file)
+            self._output = self._keeping.begin(left), self._keeping.name
         return self._output
 
     def stream(self, engine: Engine, form: Format, fd: int, name: str) -> Stream:
@@ -79,7 +82,8 @@ class Kept(Outputs):
         from tracer.integrity.tail import tail_of
 
         after = None
-        for path in (self._file, *reversed(done(self._file))):
+        written = [] if self._keeping.numbered else [self._file]
+        for path in (*written, *reversed(done(self._file))):
             try:
                 after = tail_of(path)
                 if after is None and not path.stat().st_size:

@@ -261,8 +261,9 @@ def export(
 
     found: Config | None = ctx.obj
     try:
-        kept = command.files(ctx.params)
-        asked = _asked({**ctx.params, "output": command.place(output)})
+        where = command.place(output)
+        kept = command.files(ctx.params, where)
+        asked = _asked({**ctx.params, "output": where.file})
     except CommandError as error:
         raise (error if found is None else found.located(error)) from error
     reload = None

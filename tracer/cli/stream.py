@@ -154,15 +154,21 @@ class Stream:
             self._output.put(Batch([header], len(header), Counter()))
         return first
 
-    def put_off(self, output: Durable) -> int:
-        """As switch(), to what its output will be given later."""
-        return self._switch(output.put_off)
+    @property
+    def following(self) -> int:
+        """The number of the first line behind a switch() or put_off() that is made now."""
+        return self.sequence + int(self._chain is not None and self._begun)
+
+    def put_off(self, output: Durable, *, stays: bool = False) -> int:
+        """As switch(), to what its output will be given later; ``stays`` as of Durable.put_off()."""
+        return self._switch(lambda: output.put_off(stays=stays))
 
     def _switch(self, switch: Callable[[], None]) -> int:
         self._end_segment()
         switch()
         self.size, first = 0, self.sequence
-        self._begin_segment()
+        if self._begun:
+            self._begin_segment()
         return first
 
     def _begin_segment(self) -> None:

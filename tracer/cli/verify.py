@@ -101,7 +101,7 @@ def _paths(files: Sequence[Path]) -> list[tuple[Path, tuple[int, int]]]:
         except OSError as refused:
             raise CommandError(f"can't read {path}: {refused.strerror}", Exit.USAGE) from refused
         if not names:
-            raise CommandError(f"{path} has no events.jsonl: name the files themselves", Exit.USAGE)
+            raise CommandError(f"{path} has no events-*.jsonl: name the files themselves", Exit.USAGE)
         found += names
     return [(path, _state(path)) for path in found]
 

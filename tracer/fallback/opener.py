@@ -67,12 +67,14 @@ class Opener:
     @classmethod
     def start(
         cls,
-        open_again: Callable[[int], int],
+        open_again: Callable[[int], int] | None,
         confine: Callable[[int], dict[str, Any]],
         keep: Iterable[int] = (),
         also: Answers | None = None,
     ) -> Self:
         """Fork it. There, ``open_again`` is called with the inode of the file that is being written, 0 for none.
+
+        Without that it does not answer OUTPUT.
 
         ``confine`` confines it but for the socket that it is given, and tells what became of that.
 
@@ -81,7 +83,7 @@ class Opener:
         """
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with there:
-            answers = {Asks.OUTPUT: _output(open_again)} | dict(also or {})
+            answers = dict(also or {}) | ({} if open_again is None else {Asks.OUTPUT: _output(open_again)})
             try:
                 pid = beside(NAME, {*keep, there.fileno()}, lambda: _be(there, answers, confine))
             except BaseException:

@@ -22,6 +22,7 @@ _RETRY_S: Final = 0.5
 _RETRIES: Final = 3
 _SYNC_S: Final = 1.0
 _AWAITED: Final = -1  # the descriptor from there on is still to be provided
+_ASKED_FOR: Final = -2  # the same, and if there will be none the one before is gone on with
 
 
 class Fsync(enum.StrEnum):
@@ -71,7 +72,7 @@ class Durable(Output):
         self._checked = clock()  # when the file had that size
         self._dirty = False
         self._synced = time.monotonic()
-        self._provided: int | None = None
+        self._provided: deque[int | None] = deque()  # one for each that was put off
         self._awaits = False
         self._troubles: deque[Trouble] = deque()
         self._foreign = False
@@ -92,14 +93,17 @@ class Durable(Output):
             return True
         return self.stalled is None and not self._awaits and super().flush(timeout - soon)
 
-    def put_off(self) -> None:
-        """Write what is put from now on to a descriptor that provide() will give."""
-        self.switch(_AWAITED)
+    def put_off(self, *, stays: bool = False) -> None:
+        """Write what is put from now on to a descriptor that provide() will give.
 
-    def provide(self, fd: int) -> None:
-        """The descriptor that was put off."""
+        If it ``stays`` that may also be the one before, which is else closed at once.
+        """
+        self.switch(_ASKED_FOR if stays else _AWAITED)
+
+    def provide(self, fd: int | None) -> None:
+        """The descriptor that was put off; None for the one before, if that stays."""
         with self._lock:
-            self._provided = fd
+            self._provided.append(fd)
             self._lock.notify_all()
 
     def troubles(self) -> list[Trouble]:
@@ -120,20 +124,27 @@ class Durable(Output):
 
     def _take(self, item: Item) -> None:
         if isinstance(item, int):
+            if item == _ASKED_FOR:
+                if (provided := self._await()) is None:
+                    return
+                item = provided
             self._close()
-            self._fd = self._await() if item == _AWAITED else item
+            self._fd = self._awaited() if item == _AWAITED else item
             self._size = os.lseek(self._fd, 0, os.SEEK_END)
             self._checked = self._clock()
             return
         super()._take(item)
 
-    def _await(self) -> int:
+    def _await(self) -> int | None:
+        """What is provided, None if there is none until the end."""
         with self._lock:
             self._awaits = True
-            self._lock.wait_for(lambda: self._ending or self._provided is not None)
+            self._lock.wait_for(lambda: self._ending or self._provided)
             self._awaits = False
-            fd, self._provided = self._provided, None
-        if fd is None:
+            return self._provided.popleft() if self._provided else None
+
+    def _awaited(self) -> int:
+        if (fd := self._await()) is None:
             raise FileNotFoundError(errno.ENOENT, "it was deleted, and with it lines were lost")
         return fd
 
@@ -191,8 +202,8 @@ class Durable(Output):
         now = self._clock()
         if size < self._size:
             self._tell(
-                f"{self._name} was cut by somebody, who may have lost lines: rename it and send SIGHUP "
-                "(logrotate: create, not copytruncate)"
+                f"{self._name} was cut by somebody, who may have lost lines: for logrotate name a file with --output, "
+                "and have it renamed (create, not copytruncate)"
             )
             with self._lock:
                 self._troubles.append(Trouble("truncated", self._checked, now, self._size - size))

@@ -1,7 +1,8 @@
 """Keep a file's place in its directory: open it, give it a name when it is full, drop what is old.
 
-A file that is done is called as it was, with the number of its first line in 20 digits: ``events.jsonl`` becomes
-``events-00000000000000012345.jsonl``, and once it is compressed ``.gz`` comes behind that. So names sort as lines do.
+A file that is done is called as it was, with the number of its first line in 20 digits: ``agent.jsonl`` becomes
+``agent-00000000000000012345.jsonl``, and once it is compressed ``.gz`` or ``.zst`` comes behind that. So names sort as
+lines do.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Final, NamedTuple
 
 from tracer.sinks.output import open_again
 
-__all__ = ["Look", "Place", "Turned", "done", "numbered"]
+__all__ = ["Look", "Place", "Turned", "done", "number_of", "numbered"]
 
 DIGITS: Final = 20
 _MODE: Final = 0o640
@@ -44,18 +45,25 @@ class Turned(NamedTuple):
 
 
 def numbered(path: Path, number: int) -> str:
-    """What a file is called when it is done, from the number of its first line."""
+    """What a file beside ``path`` is called by the number of its first line."""
     return f"{path.stem}-{number:0{DIGITS}}{path.suffix}"
 
 
+def number_of(path: Path) -> int:
+    """The number that such a file, compressed or not, is called by. Raises ValueError for what is none."""
+    return int(path.name.removesuffix(".gz").removesuffix(".zst").rpartition("-")[2][:DIGITS])
+
+
 def done(path: Path) -> list[Path]:
-    """The files beside ``path`` that are done, the oldest first. Raises OSError."""
+    """The files beside ``path`` that are called by numbers, the oldest first. Raises OSError."""
     is_done = _pattern(path)
     return sorted(each for each in path.parent.iterdir() if is_done(each.name))
 
 
 def _pattern(path: Path) -> Callable[[str], re.Match[str] | None]:
-    return re.compile(rf"{re.escape(path.stem)}-\d{{{DIGITS}}}{re.escape(path.suffix)}(?:\.gz|\.zst)?").fullmatch
+    # No line has a number of 20 digits: those of 64 bits, as SIEMs have them, end before.
+    name = rf"{re.escape(path.stem)}-0\d{{{DIGITS - 1}}}{re.escape(path.suffix)}"
+    return re.compile(rf"{name}(?:\.gz|\.zst)?").fullmatch
 
 
 class Place:
@@ -66,6 +74,7 @@ class Place:
         self._path = path
         self._directory = directory
         self._kept = -1  # what was opened last: only who has it can tell what became of it
+        self._name = path.name  # what that was called then
         self._done = _pattern(path)
 
     def again(self, current: int) -> int:
@@ -81,8 +90,7 @@ class Place:
         a line at its end is cut off; if it then ``stays`` it is gone on with as it is, as is what somebody else has put
         in its place. Raises OSError; everything is as it was then.
         """
-        if not os.path.samestat(self._path.parent.stat(), os.fstat(self._directory)):
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        self._check_directory()
         cut = 0
         try:
             there: os.stat_result | None = self._stat(self._path.name)
@@ -91,11 +99,9 @@ class Place:
         mine = there is not None and (idle or (self._kept >= 0 and os.path.samestat(there, os.fstat(self._kept))))
         if there is None or not mine:  # that open_again() looks at what it is
             return Turned(self.again(0), 0)
-        if not stat.S_ISREG(there.st_mode):
-            number = errno.ELOOP if stat.S_ISLNK(there.st_mode) else errno.ENXIO
-            raise OSError(number, os.strerror(number))
+        self._check_regular(there)
         if idle:
-            cut = self._cut()
+            cut = self._cut(self._path.name)
             if stays or not self._stat(self._path.name).st_size:
                 return Turned(self.again(0), cut)
         fd = self._renamed(numbered(self._path, first))
@@ -112,7 +118,7 @@ class Place:
         if not mine.st_nlink:
             return Look.GONE
         try:
-            same = os.path.samestat(mine, self._path.lstat())
+            same = os.path.samestat(mine, self._path.with_name(self._name).lstat())
         except OSError:
             same = False
         return Look.HERE if same else Look.MOVED
@@ -120,6 +126,28 @@ class Place:
     def packable(self) -> list[str]:
         """The names of what is done and can be compressed, the oldest first: all but the newest."""
         return [name for name in self._names()[:-1] if name.endswith(self._path.suffix)]
+
+    def _check_directory(self) -> None:
+        """The directory is still in its place. Raises OSError."""
+        if not os.path.samestat(self._path.parent.stat(), os.fstat(self._directory)):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    def _check_regular(self, found: os.stat_result) -> None:
+        """This is a file. Raises OSError."""
+        if not stat.S_ISREG(found.st_mode):
+            number = errno.ELOOP if stat.S_ISLNK(found.st_mode) else errno.ENXIO
+            raise OSError(number, os.strerror(number))
+
+    def _check_free(self, name: str) -> None:
+        """Nothing has this name, compressed or not. Raises OSError."""
+        for other in (name, f"{name}.gz", f"{name}.zst"):
+            with suppress(FileNotFoundError):
+                self._stat(other)
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+    def _made(self, name: str) -> int:
+        """A new file. Raises OSError."""
+        return os.open(name, _FLAGS, _MODE, dir_fd=self._directory)
 
     def _stat(self, name: str) -> os.stat_result:
         return os.stat(name, dir_fd=self._directory, follow_symlinks=False)
@@ -134,21 +162,18 @@ class Place:
 
     def _renamed(self, name: str) -> int:
         here = {"src_dir_fd": self._directory, "dst_dir_fd": self._directory}
-        for other in (name, f"{name}.gz", f"{name}.zst"):
-            with suppress(FileNotFoundError):
-                self._stat(other)
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        self._check_free(name)
         os.rename(self._path.name, name, **here)
         try:
-            return os.open(self._path.name, _FLAGS, _MODE, dir_fd=self._directory)
+            return self._made(self._path.name)
         except OSError:
             with suppress(OSError):
                 os.rename(name, self._path.name, **here)
             raise
 
-    def _cut(self) -> int:
+    def _cut(self, name: str) -> int:
         """Cut off what is behind the last whole line; how many bytes that was."""
-        with self._opened(self._path.name, _READ | os.O_RDWR) as fd:
+        with self._opened(name, _READ | os.O_RDWR) as fd:
             end = at = os.fstat(fd).st_size
             whole = 0
             while at:

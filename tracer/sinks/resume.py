@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import gzip
+import errno
 import os
-import zlib
-from collections.abc import Iterator
+from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import orjson
 
+from tracer.integrity.read import Lines, UnreadableError
+from tracer.sinks.place import number_of
+
 __all__ = ["Left", "look"]
 
 _LINE_MOST: Final = 64 << 10  # twice what a line has at most
 _TAIL_MOST: Final = 4 * _LINE_MOST
+_AT_THE_END: Final = 8  # lines of a compressed file that are looked at
 _ENDING: Final = 2  # lines: behind the last ledger there may be a record that ends the file
 _SECOND_NS: Final = 1_000_000_000
 _DIGITS: Final = 9  # of a second
+_PACKED: Final = (".gz", ".zst")
 
 
 class Left(NamedTuple):
@@ -36,27 +40,38 @@ class Left(NamedTuple):
     boot: str = ""
 
 
-def look(path: Path, done: list[Path]) -> Left:
+def look(path: Path | None, done: list[Path]) -> Left:
     """What was left in the file ``path``, or if that has no line in the newest of ``done``, which sort by age.
 
-    Raises OSError when a file is there and can't be read.
+    What is no line of ours there has been one, so that later files are called by higher numbers than that one. Raises
+    OSError when a file is there and can't be read.
     """
-    left = _look(path)
+    left = None if path is None else _look(path)
     if left is not None:
         return left
+    least = 0
     for each in reversed(done):
         left = _look(each)
         if left is not None:
-            return left._replace(first=None)
-    return Left()
+            return left._replace(first=None, following=max(left.following, least))
+        if _has_lines(each):
+            least = max(least, number_of(each) + 1)
+    return Left(least)
+
+
+def _has_lines(path: Path) -> bool:
+    """Whether there is a whole line, or what can't be read."""
+    if path.suffix in _PACKED:
+        return True
+    with path.open("rb") as file:
+        return file.readline(_LINE_MOST).endswith(b"\n")
 
 
 def _look(path: Path) -> Left | None:
     """None if the file is not there, or has no line of ours."""
     try:
-        lines = list(_last_packed(path) if path.suffix == ".gz" else _last(path))
-        first = _first(path)
-    except (FileNotFoundError, EOFError, gzip.BadGzipFile, zlib.error):
+        first, lines = _ends_packed(path) if path.suffix in _PACKED else (_first(path), _last(path))
+    except FileNotFoundError:
         return None
     known = [document for line in lines if (document := _document(line)) is not None]
     if not known:
@@ -67,32 +82,45 @@ def _look(path: Path) -> Left | None:
     return Left(newest + 1, first if first is not None else newest + 1, _time(known[-1]), ended, boot)
 
 
-def _last(path: Path) -> Iterator[bytes]:
+def _last(path: Path) -> list[bytes]:
     """The last whole lines of a file."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(fd, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _TAIL_MOST))
         data = file.read(_TAIL_MOST)
-    yield from _whole(data, size > _TAIL_MOST)
-
-
-def _last_packed(path: Path) -> Iterator[bytes]:
-    data = b""
-    with gzip.open(path) as file:
-        while chunk := file.read(_TAIL_MOST):
-            data = (data + chunk)[-_TAIL_MOST:]
-    yield from _whole(data, len(data) == _TAIL_MOST)
-
-
-def _whole(data: bytes, cut: bool) -> list[bytes]:
     lines = data[: data.rfind(b"\n") + 1].splitlines()
-    return lines[1:] if cut else lines
+    return lines[1:] if size > _TAIL_MOST else lines
+
+
+def _ends_packed(path: Path) -> tuple[int | None, list[bytes]]:
+    """The number of the first line of a compressed file, and its last lines; none of one that is damaged.
+
+    Raises FileNotFoundError; OSError where there is nothing that unpacks it.
+    """
+    try:
+        lines = Lines(path)
+    except UnreadableError as refused:
+        raise FileNotFoundError(str(refused)) from refused
+    try:
+        every = iter(lines)
+        first = next(every, b"")
+        return _number(first), list(deque((first, *every), _AT_THE_END))
+    except UnreadableError as odd:
+        if isinstance(odd.__cause__, ImportError):
+            raise OSError(errno.ENOPKG, f"{path.name} {odd}") from odd
+        return None, []
+    finally:
+        lines.close()
 
 
 def _first(path: Path) -> int | None:
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        document = _document(file.readline(_LINE_MOST))
+    with path.open("rb") as file:
+        return _number(file.readline(_LINE_MOST))
+
+
+def _number(line: bytes) -> int | None:
+    document = _document(line)
     return None if document is None else _sequence(document)
 
 
