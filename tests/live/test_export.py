@@ -217,7 +217,7 @@ def test_rotation_by_age(tmp_path: Path) -> None:
 
 
 def test_opener_that_takes_its_time(tmp_path: Path) -> None:
-    """While no file can be had lines wait for it: it is called by the first of them, whenever it comes."""
+    """While no file can be had everything goes on; the next is called by its first line, whenever it comes."""
     output = tmp_path / "log"
     with agent(output, "--rotate-size", "64K", "--event", "exec,exit") as exporter:
         (opener,) = (
@@ -228,9 +228,6 @@ def test_opener_that_takes_its_time(tmp_path: Path) -> None:
             for _ in range(211):
                 run()
             last = run("1")
-            time.sleep(1)  # so that lines are made that would be told, if there were somebody to ask
-            needle = f'"pid":{last},'.encode()
-            assert not any(needle in path.read_bytes() for path in files(output))
         finally:
             os.kill(opener, signal.SIGCONT)
         exporter.tells_of(last)
