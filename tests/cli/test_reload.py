@@ -13,6 +13,7 @@ from tracer.cli.reload import Reload
 from tracer.model import Kind
 from tracer.pipeline.view import Filters
 from tracer.sinks.durable import Fsync
+from tracer.sinks.place import Packing
 
 LISTS = ("event", "comm", "exe", "uid", "port", "cidr", "netns")
 TEXTS = {"rotate_size": "64M", "rotate_age": "0", "keep": "16", "compress": "none", "fsync": "rotate", "buffer": "8M"}
@@ -36,7 +37,7 @@ class Running:
         self.stream: Any = SimpleNamespace(
             filter=self.filters.append, tell=lambda _, body: self.told.append(body["config"])
         )
-        self.keeping: Any = SimpleNamespace(limits=Limits())
+        self.keeping: Any = SimpleNamespace(limits=Limits(), has_zstd=False)
         self.kept: Any = SimpleNamespace(fsync=Fsync.ROTATE)
         self._reload = Reload(config, fixed, self.start)
 
@@ -45,11 +46,23 @@ class Running:
         self._reload(text.encode(), self.stream, self.keeping, self.kept)
 
 
+def test_zstd(capsys: pytest.CaptureFixture[str]) -> None:
+    """A confined process can load nothing: it changes to zstd only where that was loaded at the start."""
+    running = Running("keep = 3\n")
+    running.take('keep = 4\ncompress = "zstd"\n')
+    assert running.keeping.limits == Limits(keep=4)
+    assert running.told == [{"changed": ["keep"], "refused": ["compress"]}]
+    assert "compress keeps its value: zstd is loaded at the start, and that takes a restart" in capsys.readouterr().err
+    running.keeping.has_zstd = True
+    running.take('keep = 4\ncompress = "zstd"\n')
+    assert running.keeping.limits == Limits(keep=4, compress=Packing.ZSTD)
+
+
 def test_files(capsys: pytest.CaptureFixture[str]) -> None:
     """How files are kept changes at once, and goes back to what it is by itself when a key is gone."""
     running = Running('keep = 3\nfsync = "second"\n')
     running.take('keep = 4\nfsync = "batch"\nrotate_size = "1M"\ncompress = "gzip"\n')
-    assert running.keeping.limits == Limits(1 << 20, 0.0, 4, True)
+    assert running.keeping.limits == Limits(1 << 20, 0.0, 4, Packing.GZIP)
     assert running.kept.fsync == "batch"
     running.take("")
     assert running.keeping.limits == Limits()

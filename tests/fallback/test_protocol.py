@@ -34,7 +34,7 @@ QUESTIONS = st.one_of(
     questions(Asks.DIAG, 1, PIDS),
     questions(Asks.GLANCE, len(GLANCES), PIDS),
     questions(Asks.OUTPUT, 1, st.just(0), STARTS, st.integers(0, (1 << 64) - 1)),
-    questions(Asks.ROTATE, 8, PIDS, STARTS, st.integers(0, 1 << 63)),
+    questions(Asks.ROTATE, 16, PIDS, STARTS, st.integers(0, 1 << 63)),
     questions(Asks.LOOK, 1, st.just(0), STARTS),
     questions(Asks.CONFIG, 2, st.just(0), STARTS),
     questions(Asks.ALIVE, 16, st.just(0), STARTS, st.integers(0, 1 << 63)),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from tests.tracing import BACKEND, END_WITHIN_S, PATIENCE, READY, READY_WITHIN_S, find
 from tracer.cli.errors import Exit
@@ -25,7 +26,11 @@ pytestmark = pytest.mark.live
 ROOT = Path(__file__).parents[2]
 BACKENDS = [BACKEND] if BACKEND else ["core", "procfs"]
 DAEMON = 1  # a user of every distribution
-DONE = re.compile(r"events-(\d{20})\.jsonl(\.gz)?")
+DONE = re.compile(r"events-(\d{20})\.jsonl(\.gz|\.zst)?")
+_UNPACK: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.decompress,
+    ".zst": lambda data: zstandard.ZstdDecompressor().decompressobj().decompress(data),
+}
 Lines = list[dict[str, Any]]
 # What a small queue makes of a full disk: lost lines.
 SMALL_QUEUE = "import functools, tracer.cli.kept as k; k.Durable = functools.partial(k.Durable, queue_most=20_000)"
@@ -62,7 +67,9 @@ class Agent:
         """Wait until a process is told of in any file that is not compressed."""
         needle = f'"pid":{pid},'.encode()
         place = self.output if self.output.is_dir() else self.output.parent
-        self.wait_for(lambda: any(needle in path.read_bytes() for path in place.iterdir() if path.suffix != ".gz"))
+        self.wait_for(
+            lambda: any(needle in path.read_bytes() for path in place.iterdir() if path.suffix not in _UNPACK)
+        )
 
     def end(self, code: int = Exit.OK) -> None:
         """Send SIGTERM, and wait for the end."""
@@ -139,7 +146,7 @@ def files(output: Path) -> list[Path]:
 
 def lines(path: Path) -> Lines:
     """The lines of a file, which are whole."""
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    data = _UNPACK.get(path.suffix, bytes)(path.read_bytes())
     assert not data or data.endswith(b"\n"), data[-200:]
     return [json.loads(line) for line in data.splitlines()]
 
@@ -262,14 +269,18 @@ def test_opener_that_hangs_at_the_end(tmp_path: Path) -> None:
     last_ledger(events)
 
 
-def test_keep_and_compress(tmp_path: Path) -> None:
-    """The newest 3 that are done stay, and of them the newest is as it was; the others are compressed, and unlocked."""
+@pytest.mark.parametrize(("how", "suffix"), [("gzip", ".gz"), ("zstd", ".zst")])
+def test_keep_and_compress(tmp_path: Path, how: str, suffix: str) -> None:
+    """The newest 3 that are done stay, and of them the newest is as it was; the others are compressed, and unlocked.
+
+    A new start goes on behind them, and the whole of it is verified.
+    """
     output = tmp_path / "log"
-    arguments = ("--rotate-size", "64K", "--keep", "3", "--compress", "gzip")
+    arguments = ("--rotate-size", "64K", "--keep", "3", "--compress", how)
 
     def settled() -> bool:
         names = [path.suffix for path in files(output)]
-        return names == [".gz", ".gz", ".jsonl", ".jsonl"]
+        return names == [suffix, suffix, ".jsonl", ".jsonl"]
 
     with agent(output, *arguments) as exporter:
         for _ in range(600):
@@ -281,6 +292,17 @@ def test_keep_and_compress(tmp_path: Path) -> None:
     events = stream(output)
     assert_unbroken(events, events[0]["event"]["sequence"])
     last_ledger(events)
+    for path in files(output)[2:]:
+        path.unlink()
+    left = stream(output)[-1]["event"]["sequence"]
+    with agent(output, *arguments) as exporter:
+        exporter.end()
+    newest = lines(files(output)[-1])
+    assert newest[0]["event"]["sequence"] == left + 1
+    assert find(newest, "tracer-gap")[0]["tracer"]["gap"]["sequence"] == left
+    verify = [sys.executable, "-m", "tracer", "verify", str(output)]
+    told = subprocess.run(verify, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    assert told.endswith("ok\n"), told
 
 
 def test_processes_beside_it(tmp_path: Path) -> None:

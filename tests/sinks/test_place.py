@@ -191,7 +191,7 @@ def test_compression(kept: Kept) -> None:
     whole = kept.path.parent / f"{kept.name(2)}.gz"
     whole.write_bytes(gzip.compress(b"line\n" * 200_000))
     assert kept.place.packable() == [kept.name(number) for number in range(3)]
-    assert not pack(kept.fd, kept.name(1), lambda: False)
+    assert not pack(kept.fd, kept.name(1), go_on=lambda: False)
     assert kept.place.packable() == [kept.name(number) for number in range(3)]
     for name in kept.place.packable():
         assert pack(kept.fd, name)

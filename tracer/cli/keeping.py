@@ -9,6 +9,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,11 +20,11 @@ from tracer.cli.sandbox import Mode, confine_opener
 from tracer.cli.stream import Stream
 from tracer.confine.opener import keeper_plan
 from tracer.fallback.opener import Answers, Opened, Opener, OpenerLostError
-from tracer.fallback.protocol import IDLE, PACKS, STAYS, Asks, Question
+from tracer.fallback.protocol import IDLE, PACKS, STAYS, ZSTD, Asks, Question
 from tracer.probes.source import boottime
 from tracer.sinks.durable import Durable
 from tracer.sinks.numbered import Numbered
-from tracer.sinks.place import Look, Place
+from tracer.sinks.place import Look, Packing, Place
 from tracer.sinks.resume import Left
 
 __all__ = ["Keeping", "Limits"]
@@ -38,6 +39,7 @@ _LOCK_AGAIN_S: Final = 0.05
 _CONFIG_MOST: Final = 60 << 10
 _CUT: Final = struct.Struct("<Q")
 _STEPS: Final = 3  # at the end: what SIGHUP asked for, a look, and what that found
+_PACKS: Final = {Packing.NONE: 0, Packing.GZIP: PACKS, Packing.ZSTD: PACKS | ZSTD}
 _MOVED_LOOKS: Final = 2  # who rotates by renaming is about to send SIGHUP
 
 
@@ -48,7 +50,7 @@ class Limits:
     size: int = 64 << 20
     age: float = 0.0
     keep: int = 16
-    compress: bool = False
+    compress: Packing = Packing.NONE
 
     @property
     def rotates(self) -> bool:
@@ -100,14 +102,18 @@ class Keeping(Rotation):
         self._look_after = 0
         self._told: set[object] = set()  # what was said already
         self.limits = limits
+        self.has_zstd = limits.compress is Packing.ZSTD
+        """Whether files can be compressed with that: it is loaded only if the start asked for it."""
 
     def start(self) -> None:
         """Fork the opener: before there is anything that it could inherit. Raises CommandError."""
+        if self.has_zstd and find_spec("zstandard") is None:
+            raise CommandError("--compress zstd takes the package zstandard: pip install 'tracer[zstd]'", Exit.FAILURE)
         directory = self._claim()
         place = Numbered(self._file, directory) if self.numbered else Place(self._file, directory)
         try:
             plan = keeper_plan(self._file.parent)
-            packer = Packer.start(place, directory, lambda: confine_opener(self._mode, plan))
+            packer = Packer.start(place, directory, lambda: confine_opener(self._mode, plan), zstd=self.has_zstd)
             self._packer = packer.pid
             try:
                 self._opener = Opener.start(
@@ -162,7 +168,7 @@ class Keeping(Rotation):
             idle, stays = bool(asked.name & IDLE), bool(asked.name & STAYS)
             turned = place.rotate(asked.most, asked.pid, idle=idle, stays=stays)
             if asked.name & PACKS:
-                packer.ask()
+                packer.ask(Packing.ZSTD if asked.name & ZSTD else Packing.GZIP)
             return Opened(turned.fd, os.fstat(turned.fd).st_ino, _CUT.pack(turned.cut))
 
         def look(_: Question) -> Opened:
@@ -226,7 +232,7 @@ class Keeping(Rotation):
         if self._opener is None:
             raise AssertionError
         limits = self.limits
-        name |= (PACKS if limits.compress else 0) | (0 if limits.rotates or self.numbered else STAYS)
+        name |= _PACKS[limits.compress] | (0 if limits.rotates or self.numbered else STAYS)
         self._opener.ask(Asks.ROTATE, name=name, pid=limits.keep, most=first)
         return self._opener
 

@@ -9,6 +9,7 @@ from tracer.cli import options
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.keeping import Limits
 from tracer.sinks.durable import Fsync
+from tracer.sinks.place import Packing
 
 __all__ = ["fsync", "limits"]
 
@@ -40,11 +41,7 @@ def _keep(text: str) -> int:
     return int(text)
 
 
-def _compress(text: str) -> bool:
-    if text == "zstd":
-        raise CommandError(
-            "--compress zstd: Python has it from 3.14 on, and this does not use it yet; give gzip", Exit.USAGE
-        )
-    if text not in {"none", "gzip"}:
-        raise CommandError(f"--compress {text!r}: give none or gzip", Exit.USAGE)
-    return text == "gzip"
+def _compress(text: str) -> Packing:
+    if text not in list(Packing):
+        raise CommandError(f"--compress {text!r}: give one of {', '.join(Packing)}", Exit.USAGE)
+    return Packing(text)

@@ -160,7 +160,9 @@ def export(
     rotate_size: Annotated[str, typer.Option(help="begin a new file at this size; 0: never", metavar="SIZE")] = "64M",
     rotate_age: Annotated[str, typer.Option(help="and at this age (1h, 1d); 0: never", metavar="TIME")] = "0",
     keep: Annotated[str, typer.Option(help="files that are done: the newest so many stay; 0: all", metavar="N")] = "16",
-    compress: Annotated[str, typer.Option(help="none, or gzip: those but the newest of them", metavar="NAME")] = "none",
+    compress: Annotated[
+        str, typer.Option(help="none, gzip or zstd: those but the newest of them", metavar="NAME")
+    ] = "none",
     fsync: Annotated[
         str, typer.Option(help="never, rotate (and at the end), second or batch", metavar="WHEN")
     ] = "rotate",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, Self
 
 from tracer.fallback.opener import beside
-from tracer.sinks.place import Place
+from tracer.sinks.place import Packing, Place
 
 __all__ = ["Packer"]
 
@@ -18,6 +18,7 @@ NAME: Final = b"tracer_packer"
 """What it is called in /proc/PID/comm."""
 _LOWEST: Final = 19
 _TOLD_MOST: Final = 1 << 16
+_GZIP, _ZSTD = b"g", b"z"  # what it is asked
 
 
 class Packer:
@@ -30,11 +31,16 @@ class Packer:
         self._answers = answers
 
     @classmethod
-    def start(cls, place: Place, directory: int, confine: Callable[[], dict[str, Any]]) -> Self:
-        """Fork it; it confines itself, and then waits. It has the descriptor ``directory``. Raises OSError."""
+    def start(cls, place: Place, directory: int, confine: Callable[[], dict[str, Any]], *, zstd: bool = False) -> Self:
+        """Fork it; it confines itself, and then waits. It has the descriptor ``directory``. Raises OSError.
+
+        Without ``zstd`` it can't compress with that, which has to be loaded before.
+        """
         (asked, asks), (answers, told) = os.pipe(), os.pipe()
         try:
-            pid = beside(NAME, {directory, asked, told}, lambda: _be(place, directory, asked, told, confine))
+            pid = beside(
+                NAME, {directory, asked, told}, lambda: _be(place, directory, (asked, told), confine, zstd=zstd)
+            )
         except OSError:
             os.close(asks)
             os.close(answers)
@@ -62,10 +68,10 @@ class Packer:
         found: dict[str, Any] = json.loads(told) if told else {}
         return found
 
-    def ask(self) -> None:
+    def ask(self, how: Packing = Packing.GZIP) -> None:
         """Have it look for what is to be compressed; if it is gone, nothing is."""
         try:
-            os.write(self._asks, b"!")
+            os.write(self._asks, _ZSTD if how is Packing.ZSTD else _GZIP)
         except OSError:
             return  # it was asked as often as a pipe holds, or is gone, which failed() tells
 
@@ -78,18 +84,24 @@ class Packer:
         return max(told) if told else errno.EPIPE
 
 
-def _be(place: Place, directory: int, asked: int, told: int, confine: Callable[[], dict[str, Any]]) -> None:
-    from tracer.sinks.packing import pack  # loaded here alone, and before it is confined
+def _be(
+    place: Place, directory: int, ends: tuple[int, int], confine: Callable[[], dict[str, Any]], *, zstd: bool
+) -> None:
+    from tracer.sinks.packing import load, pack  # loaded here alone, and before it is confined
 
+    asked, told = ends
+    if zstd:
+        load()
     os.nice(_LOWEST)
     os.write(told, json.dumps(confine()).encode())
     poll = select.poll()
     poll.register(asked, 0)  # its end is told in any case
-    while os.read(asked, 1 << 12):
+    while data := os.read(asked, 1 << 12):
+        how = Packing.ZSTD if data.endswith(_ZSTD) else Packing.GZIP
         number = 0
         for name in place.packable():
             try:
-                if not pack(directory, name, lambda: not poll.poll(0)):
+                if not pack(directory, name, how, lambda: not poll.poll(0)):
                     break  # nobody is left to ask, and another tracer may be about to come
             except (FileNotFoundError, BlockingIOError):
                 continue  # somebody else has taken it away, or has still to write to it

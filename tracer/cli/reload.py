@@ -16,6 +16,7 @@ from tracer.cli.stream import Stream
 from tracer.cli.tell import tell
 from tracer.formats.redact import Redactor, RuleError, read_rules
 from tracer.pipeline.view import Filters
+from tracer.sinks.place import Packing
 
 __all__ = ["CHANGEABLE", "Reload", "follow"]
 
@@ -101,7 +102,10 @@ class Reload:
         if key == "fsync":
             kept.fsync = limits.fsync(typed[key])
         else:
-            keeping.limits = limits.limits(typed)
+            wanted = limits.limits(typed)
+            if wanted.compress is Packing.ZSTD and not keeping.has_zstd:
+                raise _RefusedError("zstd is loaded at the start, and that takes a restart")
+            keeping.limits = wanted
 
     def _filtered(self, key: str, values: Values, filters: Filters) -> Filters:
         """The filters with this one changed. Raises _RefusedError or CommandError."""

@@ -31,6 +31,7 @@ __all__ = [
     "REASON_MOST",
     "REFUSED",
     "STAYS",
+    "ZSTD",
     "Asks",
     "Heard",
     "ProtocolError",
@@ -60,13 +61,14 @@ class Asks(enum.IntEnum):
     ROTATE = (
         13  # to the opener, as OUTPUT: to go on in a new file; the old one gets a name with the number of its first
     )
-    # line (most), of such files so many stay (pid; 0: all); of the name see PACKS, IDLE and STAYS
+    # line (most), of such files so many stay (pid; 0: all); of the name see PACKS
     LOOK = 14  # to the opener: whether the output is still where it was; answered with time, inode and one byte
     CONFIG = 15  # to the opener: answered with time, 0 and what is in the file of settings (name 0), or of rules (1)
 
 
-PACKS, IDLE, STAYS = 1, 2, 4
-"""Bits of the name in ROTATE: compress older ones; nobody writes to the file now; it keeps its name, to go on in it."""
+PACKS, IDLE, STAYS, ZSTD = 1, 2, 4, 8
+"""Bits of the name in ROTATE: compress older ones; nobody writes to the file now; it keeps its name, to go on in it;
+compress with zstd."""
 PIDS_MOST: Final = 8192
 REASON_MOST: Final = 1024
 ANSWER_MOST: Final = 64 << 20
@@ -121,7 +123,7 @@ _NAMES: Final = {
     Asks.EACH: len(FILES),
     Asks.LINK: len(LINKS),
     Asks.GLANCE: len(GLANCES),
-    Asks.ROTATE: 8,
+    Asks.ROTATE: 16,
     Asks.CONFIG: 2,
 } | dict.fromkeys((Asks.ALIVE, Asks.LOST), _FEW)
 _MOST: Final = {

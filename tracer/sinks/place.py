@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from tracer.sinks.output import open_again
 
-__all__ = ["Look", "Place", "Turned", "done", "number_of", "numbered"]
+__all__ = ["PACKED", "Look", "Packing", "Place", "Turned", "done", "number_of", "numbered"]
 
 DIGITS: Final = 20
 _MODE: Final = 0o640
@@ -35,6 +35,18 @@ class Look(enum.IntEnum):
     HERE = 0
     MOVED = 1  # it has another name now
     GONE = 2  # it has none: what is written to it nobody will read
+
+
+class Packing(enum.StrEnum):
+    """How files that are done are compressed."""
+
+    NONE = "none"
+    GZIP = "gzip"
+    ZSTD = "zstd"
+
+
+PACKED: Final = (".gz", ".zst")
+"""What comes behind their names."""
 
 
 class Turned(NamedTuple):
@@ -61,8 +73,8 @@ def done(path: Path) -> list[Path]:
 
 
 def _pattern(path: Path) -> Callable[[str], re.Match[str] | None]:
-    # No line has a number of 20 digits: those of 64 bits, as SIEMs have them, end before.
-    name = rf"{re.escape(path.stem)}-0\d{{{DIGITS - 1}}}{re.escape(path.suffix)}"
+    # No line has a number of more than 63 bits, which is as many as SIEMs have for it.
+    name = rf"{re.escape(path.stem)}-0[0-8]\d{{{DIGITS - 2}}}{re.escape(path.suffix)}"
     return re.compile(rf"{name}(?:\.gz|\.zst)?").fullmatch
 
 
@@ -140,7 +152,7 @@ class Place:
 
     def _check_free(self, name: str) -> None:
         """Nothing has this name, compressed or not. Raises OSError."""
-        for other in (name, f"{name}.gz", f"{name}.zst"):
+        for other in (name, *(f"{name}{suffix}" for suffix in PACKED)):
             with suppress(FileNotFoundError):
                 self._stat(other)
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))

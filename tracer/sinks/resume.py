@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from tracer.integrity.read import Lines, UnreadableError
-from tracer.sinks.place import number_of
+from tracer.sinks.place import PACKED, number_of
 
 __all__ = ["Left", "look"]
 
@@ -22,7 +22,6 @@ _AT_THE_END: Final = 8  # lines of a compressed file that are looked at
 _ENDING: Final = 2  # lines: behind the last ledger there may be a record that ends the file
 _SECOND_NS: Final = 1_000_000_000
 _DIGITS: Final = 9  # of a second
-_PACKED: Final = (".gz", ".zst")
 
 
 class Left(NamedTuple):
@@ -61,7 +60,7 @@ def look(path: Path | None, done: list[Path]) -> Left:
 
 def _has_lines(path: Path) -> bool:
     """Whether there is a whole line, or what can't be read."""
-    if path.suffix in _PACKED:
+    if path.suffix in PACKED:
         return True
     with path.open("rb") as file:
         return file.readline(_LINE_MOST).endswith(b"\n")
@@ -70,7 +69,7 @@ def _has_lines(path: Path) -> bool:
 def _look(path: Path) -> Left | None:
     """None if the file is not there, or has no line of ours."""
     try:
-        first, lines = _ends_packed(path) if path.suffix in _PACKED else (_first(path), _last(path))
+        first, lines = _ends_packed(path) if path.suffix in PACKED else (_first(path), _last(path))
     except FileNotFoundError:
         return None
     known = [document for line in lines if (document := _document(line)) is not None]
