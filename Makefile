@@ -19,7 +19,7 @@ ARCH := $(or $(TRACER_ARCH),$(shell uname -m))
 BYTECODE := .venv/.bytecode
 OBJECTS := $(patsubst bpf/%.bpf.c,tracer/probes/objects/$(ARCH)/%.bpf.o,$(wildcard bpf/*.bpf.c))
 
-.PHONY: help setup setup-tests live bpf test lint docs matrix check-attribution check-backends check-bytes check-questions fuzz bench wheel deb check-deb clean
+.PHONY: help setup setup-tests live bpf test lint docs matrix check-attribution check-backends check-bytes check-questions check-corpus fuzz bench soak wheel deb check-deb clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -80,11 +80,17 @@ check-questions: setup-tests ## ask DuckDB and ClickHouse ten questions about re
 	@$(VENV)/python -m pip install --quiet 'chdb>=3'
 	@$(VENV)/python -m scripts.questions
 
+check-corpus: setup-tests ## run the traps through tracer export in ECS and OCSF, and hold every line against the schemas
+	@$(AS_ROOT) $(VENV)/python -m scripts.check_corpus $(ARGS)
+
 fuzz: setup-tests ## give the parsers of DNS, TLS, HTTP and QUIC a million hostile inputs (TRACER_FUZZ_INPUTS)
 	@$(VENV)/python -m tests.names.fuzz $(ARGS)
 
 bench: setup-tests ## measure the cost of tracing beside other tools
 	@$(AS_ROOT) $(VENV)/python -m scripts.bench $(ARGS)
+
+soak: setup-tests ## an hour of events in minutes: whether memory stays where it is
+	@$(AS_ROOT) $(VENV)/python -m scripts.bench --only soak $(ARGS)
 
 wheel: setup-tests ## build the wheel, with the compiled probes and trap programs, into dist/: make wheel ARCH=aarch64
 	@TRACER_ARCH=$(ARCH) $(VENV)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

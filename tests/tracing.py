@@ -12,6 +12,9 @@ TRACER_TEST_PATIENCE    a factor on every limit of waiting, of tests and program
 TRACER_TEST_DISRUPTIVE  1: run the tests that disturb the machine too: they step its clock, take a CPU offline
 TRACER_TEST_SLEEP       1: with the one before, also put the machine to sleep; not every one wakes from that
 TRACER_TEST_FEW         1: a tenth of what tests have very much of, which takes an emulated machine minutes
+TRACER_TEST_EXPORT      trace by `tracer export` in place of `tracer live`, each into a directory of its own below this
+                        one, which stays; only in a checkout
+TRACER_TEST_FORMAT      with the one before: ecs, or ocsf, of which tests are given what it says in the terms of ECS
 """
 
 import json
@@ -22,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,6 +43,7 @@ BACKEND = os.environ.get("TRACER_TEST_BACKEND", "")
 DISRUPTIVE = os.environ.get("TRACER_TEST_DISRUPTIVE") == "1"
 SLEEP = os.environ.get("TRACER_TEST_SLEEP") == "1"
 FEW = os.environ.get("TRACER_TEST_FEW") == "1"
+EXPORT = os.environ.get("TRACER_TEST_EXPORT", "")
 # How the reason of a skip begins that says what is missing; any other skip is a failure of a self-test.
 NO_FACILITY = "this kernel has no "
 NOT_ASKED = "disturbs the machine: only with "
@@ -158,19 +162,8 @@ class Trace:
         place = Path(self._directory.name)
         self.output = place / "events"
         self._errors = place / "errors"
-        form = ["--json"] if self.form == "ecs" else ["--format", self.form]
-        command = [
-            *self.prefix,
-            sys.executable,
-            "-m",
-            "tracer",
-            "live",
-            *form,
-            *(["--backend", BACKEND] if BACKEND else []),
-            "--output",
-            str(self.output),
-            *self.args,
-        ]
+        backend = ["--backend", BACKEND] if BACKEND else []
+        command = [*self.prefix, sys.executable, "-m", "tracer", *self.command(), *backend, *self.args]
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
         try:
@@ -180,6 +173,21 @@ class Trace:
             self._directory.cleanup()
             raise
         return self
+
+    def command(self) -> list[str]:
+        """The command of the tracer, which writes to ``output``, without backend and ``args``."""
+        form = ["--json"] if self.form == "ecs" else ["--format", self.form]
+        return ["live", *form, "--output", str(self.output)]
+
+    def written(self) -> Iterator[bytes]:
+        """Each line that was written, with its line end."""
+        with self.output.open("rb") as lines:
+            yield from lines
+
+    def read(self, line: bytes) -> Event:
+        """What a line says, in the terms of ECS."""
+        event: Event = json.loads(line)
+        return event
 
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + READY_WITHIN_S
@@ -232,22 +240,21 @@ class Trace:
         if self.keep is not None:
             self._read_few(self.keep)
             return
-        data = self.output.read_bytes()
-        assert data.endswith(b"\n"), data[-200:]
-        self.lines = data[:-1].split(b"\n")
+        written = list(self.written())
+        assert all(line.endswith(b"\n") for line in written), written[-1][-200:]
+        self.lines = [line[:-1] for line in written]
         if self.form != "ecs":
             return
-        self.events = [json.loads(line) for line in self.lines]
+        self.events = [self.read(line) for line in self.lines]
         self._end_with(self.events[-1])
 
     def _read_few(self, keep: Callable[[Event], Event | None]) -> None:
         last: Event = {}
-        with self.output.open("rb") as lines:
-            for line in lines:
-                last = json.loads(line)
-                kept = keep(last)
-                if kept is not None:
-                    self.events.append(kept)
+        for line in self.written():
+            last = self.read(line)
+            kept = keep(last)
+            if kept is not None:
+                self.events.append(kept)
         self._end_with(last)
 
     def _end_with(self, last: Event) -> None:
@@ -287,4 +294,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(name="trace", scope="session")
 def _trace() -> Callable[..., Trace]:
     """Makes a Trace: `with trace("--event", "exec") as seen: …`."""
-    return Trace
+    if not EXPORT:
+        return Trace
+    from tests.exporting import Exported  # what the tests of formats need is no part of the corpus in a wheel
+
+    return lambda *args, form="ecs", **options: (Exported if form == "ecs" else Trace)(*args, form=form, **options)

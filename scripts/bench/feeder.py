@@ -23,7 +23,7 @@ from scripts.build_bpf import TARGET_ARCH, include_flags
 from tracer.probes import libbpf
 from tracer.probes.libbpf_binding import BpfError, library, online_cpus
 
-__all__ = ["GROUPS", "RATES", "live_rate", "templates"]
+__all__ = ["GROUPS", "RATES", "STEPS", "Feeder", "compiled", "live_rate", "maps_of", "templates"]
 
 GROUP: Final = "the live path: records of the mix put into the tracer's rings by a BPF program, the tracer on one core"
 RATES: Final = (50_000, 100_000, 200_000)
@@ -50,7 +50,8 @@ def templates() -> Iterator[tuple[int, bytes]]:
         yield (pid - 5_000) * STEPS + KINDS.index(record.kind), _TEMPLATE.pack(len(record.data), bytes(record.data))
 
 
-def _compiled(directory: Path) -> Path:
+def compiled(directory: Path) -> Path:
+    """Compile the program into ``directory``. Raises BenchError."""
     machine = os.uname().machine
     clang = shutil.which(os.environ.get("CLANG", "clang"))
     if clang is None or machine not in TARGET_ARCH:
@@ -86,7 +87,7 @@ def _map_name(fd: int) -> str:
 
 
 @contextmanager
-def _maps_of(pid: int) -> Iterator[dict[str, int]]:
+def maps_of(pid: int) -> Iterator[dict[str, int]]:
     """Descriptors of a process's maps, by name."""
     found: dict[str, int] = {}
     try:
@@ -99,8 +100,8 @@ def _maps_of(pid: int) -> Iterator[dict[str, int]]:
             os.close(fd)
 
 
-class _Feeder:
-    """The program, loaded on the tracer's maps."""
+class Feeder:
+    """The program, loaded on the tracer's maps. ``processes`` is how many were fed, each with STEPS records."""
 
     def __init__(self, made: Path, maps: dict[str, int]) -> None:
         if missing := set(_SHARED) - set(maps):
@@ -128,13 +129,14 @@ class _Feeder:
         return time.monotonic() - begin
 
     def close(self) -> None:
+        """Take the program out of the kernel."""
         self._object.close()
 
 
 def _run(directory: Path, made: Path, rate: int) -> Row:
     output = directory / "fed.ndjson"
-    with Tracer(output, prefix=("taskset", "-c", str(core()))) as tracer, _maps_of(tracer.pid) as maps:
-        feeder = _Feeder(made, maps)
+    with Tracer(output, prefix=("taskset", "-c", str(core()))) as tracer, maps_of(tracer.pid) as maps:
+        feeder = Feeder(made, maps)
         try:
             seconds = feeder.feed(rate, _SECONDS)
         finally:
@@ -164,7 +166,7 @@ def _run(directory: Path, made: Path, rate: int) -> Row:
 def live_rate(directory: Path, rates: tuple[int, ...]) -> Iterator[str | Row]:
     """A row for each rate; yields a word after each run. One row says why where it can't be done."""
     try:
-        made = _compiled(directory)
+        made = compiled(directory)
         for rate in rates:
             row = _run(directory, made, rate)
             yield f"{rate:,}/s"

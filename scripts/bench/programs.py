@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-__all__ = ["BenchError", "Programs", "Took", "build", "busy_seconds", "run"]
+__all__ = ["STAT", "BenchError", "Programs", "Took", "build", "busy_seconds", "run"]
 
 _HERE: Final = Path(__file__).parent
 _WITHIN_S: Final = 120
-_STAT: Final = Path("/proc/stat")
+STAT: Final = Path("/proc/stat")
 
 
 class BenchError(Exception):
@@ -74,7 +74,7 @@ def run(command: Sequence[str | Path]) -> Took:
 
     Raises BenchError when it fails or takes too long.
     """
-    cpu, busy = _children_cpu(), busy_seconds(_STAT.read_text())
+    cpu, busy = _children_cpu(), busy_seconds(STAT.read_text())
     begin = time.perf_counter()
     with subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -85,7 +85,7 @@ def run(command: Sequence[str | Path]) -> Took:
             process.kill()
             raise BenchError(f"{command[0]}: not done within {_WITHIN_S} s") from None
         seconds = time.perf_counter() - begin
-        busy = busy_seconds(_STAT.read_text()) - busy
+        busy = busy_seconds(STAT.read_text()) - busy
     if process.returncode:
         raise BenchError(f"{' '.join(map(str, command))} ended with {process.returncode}: {err.strip()[-400:]}")
     said = _last_json(out)

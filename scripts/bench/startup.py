@@ -18,7 +18,7 @@ from scripts.bench.programs import BenchError
 from scripts.bench.session import Tracer
 from scripts.bench.throughput import MEMORY_GROUP, pss
 
-__all__ = ["first_event", "idle", "is_event", "map_ids", "map_memory", "memory"]
+__all__ = ["family", "first_event", "idle", "is_event", "map_ids", "map_memory", "memory"]
 
 GROUP: Final = "a session by itself"
 BUDGET_MS: Final = 250
@@ -132,7 +132,7 @@ def _coverage(output: Path) -> dict[str, Any]:
     return found
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """A process and its descendants."""
     found = [pid]
     for each in found:
@@ -145,7 +145,7 @@ def memory(directory: Path) -> list[Row]:
     """PSS of a live session, and beside it what its maps and rings take in the kernel. Raises BenchError."""
     output = directory / "live.ndjson"
     with Tracer(output) as tracer:
-        processes = _family(tracer.pid)
+        processes = family(tracer.pid)
         size = sum(map(pss, processes))
         maps = map_memory(_fdinfos(tracer.pid))
         tracer.mark()
