@@ -42,6 +42,7 @@ _PART_SECONDS: Final = 4.0
 _CPU_BUDGET: Final = 40.0  # % of one core
 _MEMORY_BUDGET: Final = 64.0  # MiB
 _BUFFER: Final = "32M"  # what other programs need a core for meanwhile is not the exporter's to lose
+_ROTATE_SIZE: Final = "16M"
 _READY: Final = "tracer: ready"
 _READY_S: Final = 30
 _END_S: Final = 120
@@ -70,7 +71,7 @@ class Exporter:
         self.memory: list[int] = []
         self._said = output.with_name(f"{output.name}.stderr")
         self._command = [sys.executable, "-m", "tracer", "export", "--output", str(output), "--buffer", _BUFFER]
-        self._command += ["--keep", "0", *arguments]
+        self._command += ["--keep", "0", "--rotate-size", _ROTATE_SIZE, *arguments]
         self._stop = threading.Event()
 
     def __enter__(self) -> Self:
