@@ -25,6 +25,7 @@ ACTIONS: dict[str, tuple[str, list[str], list[str], set[int]]] = {
     "connection-closed": ("event", NETWORK, ["connection", "end"], {400102, 400103}),
     "connection-update": ("event", NETWORK, ["connection", "info"], {400106}),
     "connection-open": ("state", NETWORK, ["info"], {400106}),
+    "connection-aggregated": ("event", NETWORK, ["connection", "info"], {400106}),
     "connection-owner-changed": ("event", NETWORK, ["connection", "info"], {99}),
     "dns-answered": ("event", NETWORK, ["protocol", "info"], {400302}),
     "socket-listening": ("event", NETWORK, ["start"], {400107}),
@@ -36,6 +37,7 @@ ACTIONS: dict[str, tuple[str, list[str], list[str], set[int]]] = {
     "tracer-gap": ("event", PROCESS, ["info"], {99}),
     "tracer-config": ("event", PROCESS, ["info"], {99}),
     "tracer-wire": ("metric", NETWORK, ["info"], {99}),
+    "tracer-flood": ("metric", PROCESS, ["info"], {99}),
     "tracer-ledger": ("metric", PROCESS, ["info"], {99}),
     "tracer-segment": ("state", PROCESS, ["info"], {99}),
     "tracer-segment-end": ("state", PROCESS, ["info"], {99}),
@@ -64,7 +66,8 @@ def as_ecs(document: Document) -> Document:
         event["event"]["outcome"] = OUTCOMES[document["status_id"]]
     event["agent"] = {"type": document["device"]["agent_list"][0]["name"]}
     found = flat(document)
-    of_process = [f"process.{name}" for name in (*SAME_OF_PROCESS, *OWN_OF_PROCESS)]
+    own = OWN_OF_PROCESS if action.startswith("process-") else ()
+    of_process = [f"process.{name}" for name in (*SAME_OF_PROCESS, *own)]
     for name in (*(name for name in SAME if not name.startswith("dns.answers.")), *of_process):
         where = place(document, name)
         # An end without an address has this machine's name in its place, which ECS leaves out.

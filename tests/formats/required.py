@@ -61,6 +61,11 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     ),
     "connection-update": (*_FLOW, *_MOVED, *_PACKETS),
     "connection-owner-changed": _FLOW,
+    "connection-aggregated": (
+        *("process.executable", "process.user.id", "event.outcome", "event.start", "event.end", "event.duration"),
+        *("network.transport", "network.type", "network.iana_number", "network.direction", "related.ip"),
+        *("tracer.netns", "tracer.attribution", "tracer.aggregate.count", "tracer.aggregate.longest_ns"),
+    ),
     "socket-listening": (
         *_PROCESS,
         *("process.thread.id", "event.outcome", "source.ip", "source.port", "server.ip", "server.port"),
@@ -77,6 +82,7 @@ NOTICES: dict[str, tuple[str, ...]] = {
     "tracer-coverage": ("tracer.coverage.backend", "tracer.coverage.hooks", "tracer.coverage.blind"),
     "tracer-session-start": ("tracer.session.pid", "tracer.session.uid", "tracer.session.command_line"),
     "tracer-confinement": ("tracer.confinement.layers", "tracer.confinement.tries", "tracer.confinement.enabled"),
+    "tracer-flood": ("tracer.flood.kind", "tracer.flood.count", "tracer.flood.first", "tracer.flood.last"),
     "tracer-loss": ("tracer.loss.kind", "tracer.loss.stage", "tracer.loss.count"),
     "tracer-ledger": (
         *("tracer.ledger.total", "tracer.ledger.by_kind", "tracer.ledger.missed"),
