@@ -19,10 +19,9 @@ TESTS = (
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_traps_exported(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_traps_exported(tmp_path: Path, form: str) -> None:
     """In both formats, over rotated and chained files, and six manipulations of those are each found."""
     said: list[str] = []
     right = check(form, tmp_path, [f"tests/traps/{name}.py" for name in TESTS], said.append)
-    with capsys.disabled():
-        print("\n", *said, sep="\n")
+    print(*said, sep="\n")
     assert right, "\n".join(said)
