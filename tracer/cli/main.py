@@ -304,11 +304,15 @@ def verify(
         Path | None, typer.Option(help="keep how far the stream goes, if all is right", metavar="FILE")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="the report as one JSON object")] = False,
+    no_sandbox: NoSandbox = False,
+    sandbox_strict: SandboxStrict = False,
 ) -> None:
     """Prove that nothing of a stream is missing and nothing was changed, or name the first bad place."""
     from tracer.cli import verify as command
 
-    raise typer.Exit(command.verify(files, keys=key or [], expect_head=expect_head, write_head=write_head, json=json))
+    mode = mode_of(no_sandbox, sandbox_strict)
+    code = command.verify(files, keys=key or [], expect_head=expect_head, write_head=write_head, json=json, mode=mode)
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -14,8 +14,9 @@ from tracer.confine.broker import LAYERS
 from tracer.confine.identity import NOBODY, Identity, IdentityError
 from tracer.confine.plan import Layer, Plan, State, missing
 
-__all__ = ["Mode", "Sandbox", "choose_user", "confine_broker", "confine_opener"]
+__all__ = ["Mode", "Sandbox", "choose_user", "confine_broker", "confine_opener", "confine_reader"]
 
+_OFF: Final = "not confined, as --no-sandbox asks: what takes this process over has all its power"
 _SUDO: Final = "to run as the user behind sudo"
 
 
@@ -72,6 +73,18 @@ def confine_opener(mode: Mode, plan: Plan) -> dict[str, Any]:
     }
 
 
+def confine_reader(mode: Mode, plan: Plan, tell: Callable[[str], None]) -> None:
+    """Confine this process, which is about to read what may be hostile. Raises CommandError if that is strict."""
+    if mode is Mode.OFF:
+        tell(_OFF)
+        return
+    problems = missing(confine(plan).verdicts)
+    if mode is Mode.STRICT and problems:
+        raise CommandError(f"--sandbox-strict: {'; '.join(problems)}", Exit.SANDBOX)
+    for problem in problems:
+        tell(f"sandbox: {problem}")
+
+
 class Sandbox:
     """The confinement of this process; enter() once, when everything is open and there is no other thread."""
 
@@ -91,7 +104,7 @@ class Sandbox:
         and when --user can't be followed.
         """
         if self._mode is Mode.OFF:
-            tell("not confined, as --no-sandbox asks: what takes this process over has all its power")
+            tell(_OFF)
             start(lambda: True)
             state = attest.own_state()
             return {

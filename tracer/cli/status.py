@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.facts import boot_id
+from tracer.confine.apply import confine
+from tracer.confine.reader import parser_plan
 from tracer.fallback.stats_file import CONTENT_MOST
 from tracer.formats.text import human_bytes, human_duration, visible
 
@@ -22,8 +24,11 @@ Found = dict[str, Any]
 
 
 def status(path: Path, *, json_lines: bool, write: Callable[[str], object]) -> Exit:
-    """Tell of the service by ``write``, a function of text; FAILURE when it does not run. Raises CommandError."""
-    found = read(path)
+    """Tell of the service by ``write``, a function of text; FAILURE when it does not run. Raises CommandError.
+
+    This process is confined for ever, as far as this machine can, before it looks at what is in the file.
+    """
+    found = read(path, lambda: confine(parser_plan()))
     if json_lines:
         write(json.dumps(found) + "\n")
     else:
@@ -31,8 +36,11 @@ def status(path: Path, *, json_lines: bool, write: Callable[[str], object]) -> E
     return Exit.OK if found["state"] == "running" else Exit.FAILURE
 
 
-def read(path: Path) -> Found:
-    """What a stats file says. Raises CommandError when there is none, or it is something else."""
+def read(path: Path, before: Callable[[], object] = lambda: None) -> Found:
+    """What a stats file says, looked at after a call of ``before``.
+
+    Raises CommandError when there is none, or it is something else.
+    """
     try:
         from prometheus_client.parser import text_string_to_metric_families
     except ImportError as missing:
@@ -45,19 +53,21 @@ def read(path: Path) -> Found:
         why = (error.strerror or str(error)).lower()
         fix = "is the service running (systemctl status tracer), and started with --stats FILE?"
         raise CommandError(f"can't read {path}: {why}; {fix}", Exit.FAILURE) from error
+    boot = boot_id()
+    before()
     metrics: dict[str, list[tuple[dict[str, str], float]]] = {}
     try:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 metrics.setdefault(sample.name, []).append((sample.labels, sample.value))
-        return _found(metrics)
+        return _found(metrics, boot)
     except (ValueError, KeyError, IndexError) as error:
         if not text:
             raise CommandError(f"{path} is empty: the service is about to start", Exit.FAILURE) from error
         raise CommandError(f"{path} is no stats file of tracer; name what --stats names", Exit.FAILURE) from error
 
 
-def _found(metrics: Mapping[str, list[tuple[dict[str, str], float]]]) -> Found:
+def _found(metrics: Mapping[str, list[tuple[dict[str, str], float]]], boot: str) -> Found:
     def one(name: str) -> float:
         return metrics[f"tracer_{name}"][0][1]
 
@@ -72,7 +82,7 @@ def _found(metrics: Mapping[str, list[tuple[dict[str, str], float]]]) -> Found:
         fates[labels["fate"]] += int(value)
     if not one("running"):
         state = "ended"
-    elif info["boot_id"] != boot_id() or not 0 <= age <= interval * _STALE_AFTER:
+    elif info["boot_id"] != boot or not 0 <= age <= interval * _STALE_AFTER:
         state = "stale"
     else:
         state = "running"

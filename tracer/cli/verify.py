@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from tracer.cli.errors import CommandError, Exit
+from tracer.cli.mode import Mode
+from tracer.cli.sandbox import confine_reader
+from tracer.cli.tell import tell
+from tracer.confine.reader import reader_plan
 from tracer.formats.text import visible
 from tracer.integrity.files import listed
 from tracer.integrity.head import Head, HeadError
@@ -18,6 +23,8 @@ from tracer.integrity.verify import Report, Verifier, as_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rich.progress import Progress
 
 __all__ = ["keygen", "verify"]
 
@@ -40,10 +47,20 @@ def keygen(file: Path) -> int:
 
 
 def verify(
-    files: Sequence[Path], *, keys: Sequence[Path], expect_head: Path | None, write_head: Path | None, json: bool
+    files: Sequence[Path],
+    *,
+    keys: Sequence[Path],
+    expect_head: Path | None,
+    write_head: Path | None,
+    json: bool,
+    mode: Mode = Mode.BEST,
 ) -> int:
-    """Verify the stream in these files and directories; the exit code. Raises CommandError."""
+    """Verify the stream in these files and directories; the exit code. Raises CommandError.
+
+    This process is confined for ever, as ``mode`` says, before it reads anything of the stream.
+    """
     trusted, expect = _trusted(keys), _head(expect_head)
+    _confine(mode, files, write_head)
     tries = 0
     while True:
         paths = _paths(files)
@@ -67,6 +84,24 @@ def verify(
     else:
         _say(_told(report, signed_by=bool(trusted)))
     return Exit.OK if report.right else Exit.FAILURE
+
+
+def _confine(mode: Mode, files: Sequence[Path], write_head: Path | None) -> None:
+    """Leave this process to read in the directories of these files, and to write in that of the head."""
+    _load()
+    directories = [path if path.is_dir() else path.parent for path in files]
+    confine_reader(mode, reader_plan(directories, None if write_head is None else write_head.parent), tell)
+
+
+def _load() -> None:
+    """Import what may be needed: nothing can be, later."""
+    import tracer.integrity.keys  # noqa: F401
+
+    with suppress(ImportError):  # that it is missing is told where it is needed
+        import zstandard  # noqa: F401
+    if _has_terminal():
+        with _bar(io.StringIO()) as bar:
+            bar.update(bar.add_task("", total=1), completed=1)
 
 
 def _trusted(keys: Sequence[Path]) -> list[bytes]:
@@ -181,13 +216,23 @@ def _say(lines: Sequence[str] | Iterator[str]) -> None:
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal; nothing elsewhere."""
-    if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+    if not _has_terminal():
         yield lambda _done, _all: None
         return
+    with _bar(None) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, whole: bar.update(task, completed=done, total=whole)
+
+
+def _has_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _bar(file: IO[str] | None) -> Progress:
+    """A bar on stderr, or in this file, and without a thread then."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, whole: bar.update(task, completed=done, total=whole)
+    console = Console(stderr=True) if file is None else Console(file=file, force_terminal=True)
+    return Progress(*columns, console=console, transient=True, auto_refresh=file is None)
