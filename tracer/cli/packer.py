@@ -9,7 +9,7 @@ import select
 from collections.abc import Callable
 from typing import Any, Final, Self
 
-from tracer.fallback.opener import beside
+from tracer.fallback.beside import beside
 from tracer.sinks.place import Packing, Place
 
 __all__ = ["Packer"]

@@ -1,4 +1,4 @@
-"""Start a process beside this one, with a socket to it and nothing else of what is open here."""
+"""Start a process beside this one that does one thing, with nothing else of what is open here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, NoReturn
 
-__all__ = ["beside"]
+__all__ = ["beside", "connected"]
 
 _PR_SET_NAME: Final = 15  # include/uapi/linux/prctl.h
 _MOST_FDS: Final = (1 << 31) - 1
@@ -19,23 +19,28 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def beside(name: bytes, be: Callable[[socket.socket], None], keep: Iterable[int] = ()) -> tuple[socket.socket, int]:
-    """Fork a process called ``name`` that is ``be``: this end of a socket of SOCK_SEQPACKET to it, and its pid.
+def beside(name: bytes, keep: Iterable[int], be: Callable[[], None]) -> int:
+    """Fork a process called ``name`` that is ``be``, and has of the descriptors those to ``keep``: its pid.
 
-    Of the descriptors that are open it has but its own end and those to ``keep``. What is sent to all processes of a
-    terminal or a service does not end it: ``be`` is to return when nobody is left at the other end. Raises OSError.
+    What is sent to all processes of a terminal or a service does not end it: ``be`` is to return when nobody needs it
+    any more. Whatever it raises is an end as well, which nobody is told of. Raises OSError when no process can be made.
     """
+    with _blocked():
+        pid = os.fork()
+        if not pid:
+            _be(name, set(keep), be)
+    return pid
+
+
+def connected(name: bytes, be: Callable[[socket.socket], None], keep: Iterable[int] = ()) -> tuple[socket.socket, int]:
+    """As beside(), with a socket of SOCK_SEQPACKET to it: this end, and its pid. It is ``be`` of the other end."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with there:
         try:
-            with _blocked():
-                pid = os.fork()
-                if not pid:
-                    _be(name, there, {*keep, there.fileno()}, be)
+            return here, beside(name, {*keep, there.fileno()}, lambda: be(there))
         except BaseException:
             here.close()
             raise
-        return here, pid
 
 
 @contextmanager
@@ -48,7 +53,7 @@ def _blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _be(name: bytes, end: socket.socket, kept: set[int], be: Callable[[socket.socket], None]) -> NoReturn:
+def _be(name: bytes, kept: set[int], be: Callable[[], None]) -> NoReturn:
     code = 1
     try:
         for number in _SIGNALS:
@@ -56,12 +61,10 @@ def _be(name: bytes, end: socket.socket, kept: set[int], be: Callable[[socket.so
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         _libc.prctl(_PR_SET_NAME, name)
         _close_all_but(kept)
-        be(end)
+        be()
         code = 0
-    except OSError:
-        pass  # who is at the other end will see that this has ended
     finally:
-        os._exit(code)
+        os._exit(code)  # who is at another end sees that it has ended
 
 
 def _close_all_but(kept: set[int]) -> None:

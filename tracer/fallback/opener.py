@@ -6,32 +6,26 @@ there is anything to be taken over by, and ends when nobody is left to ask it.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import os
 import select
-import signal
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, Self
 
+from tracer.fallback.beside import connected
 from tracer.fallback.protocol import Asks, Heard, ProtocolError, Question, hear, parse, receive, say
 from tracer.probes.source import boottime
 
-__all__ = ["Answers", "Opened", "Opener", "OpenerLostError", "beside"]
+__all__ = ["Answers", "Opened", "Opener", "OpenerLostError"]
 
 NAME: Final = b"tracer_opener"
 """What it is called in /proc/PID/comm."""
-_PR_SET_NAME: Final = 15  # include/uapi/linux/prctl.h
 _OPENED: Final = struct.Struct("<QQ")  # the time of the question, and the inode
 _STARTS_WITHIN_S: Final = 30.0
-_MOST_FDS: Final = (1 << 31) - 1
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class OpenerLostError(Exception):
@@ -81,16 +75,10 @@ class Opener:
         Of the descriptors that are open it has but those to ``keep``; ``also`` are the other questions that it
         answers. Raises OSError when no process can be made.
         """
-        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with there:
-            answers = dict(also or {}) | ({} if open_again is None else {Asks.OUTPUT: _output(open_again)})
-            try:
-                pid = beside(NAME, {*keep, there.fileno()}, lambda: _be(there, answers, confine))
-            except BaseException:
-                here.close()
-                raise
-            here.settimeout(_STARTS_WITHIN_S)
-            return cls(here, pid)
+        answers = dict(also or {}) | ({} if open_again is None else {Asks.OUTPUT: _output(open_again)})
+        end, pid = connected(NAME, lambda there: _be(there, answers, confine), keep)
+        end.settimeout(_STARTS_WITHIN_S)
+        return cls(end, pid)
 
     @property
     def fd(self) -> int:
@@ -162,16 +150,6 @@ class Opener:
             raise OpenerLostError(str(failed)) from failed
 
 
-@contextmanager
-def _blocked() -> Iterator[None]:
-    """No signal comes through, so that none meets a process that does not ignore it yet."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _output(open_again: Callable[[int], int]) -> Callable[[Question], Opened]:
     def answer(question: Question) -> Opened:
         fd = open_again(question.most)
@@ -180,46 +158,11 @@ def _output(open_again: Callable[[int], int]) -> Callable[[Question], Opened]:
     return answer
 
 
-def beside(name: bytes, keep: Iterable[int], be: Callable[[], None]) -> int:
-    """Fork a process that is called ``name``, has of the descriptors those to ``keep``, and does one thing: its pid.
-
-    It ignores what is sent to all of a terminal or a service, and is to see by itself when nobody needs it any more.
-    ``be`` may end with OSError or ProtocolError. Raises OSError when no process can be made.
-    """
-    with _blocked():
-        if pid := os.fork():
-            return pid
-        code = 1
-        try:
-            for number in _SIGNALS:
-                signal.signal(number, signal.SIG_IGN)
-            _libc.prctl(_PR_SET_NAME, name)
-            _close_all_but(set(keep))
-            be()
-            code = 0
-        except (OSError, ProtocolError):
-            pass  # who asks will see that this has ended
-        finally:
-            os._exit(code)
-
-
 def _be(end: socket.socket, answers: Answers, confine: Callable[[int], dict[str, Any]]) -> None:
     """Be the opener, until nobody is left to ask."""
     say(end, 0, json.dumps(confine(end.fileno())).encode())
     while data := receive(end):
         _answer(end, parse(data), answers)
-
-
-def _close_all_but(kept: set[int]) -> None:
-    """Keep nobody waiting who reads a pipe to its end."""
-    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    at = 3
-    for fd in sorted(kept):
-        os.closerange(at, fd)
-        at = max(at, fd + 1)
-    os.closerange(at, _MOST_FDS)
 
 
 def _answer(end: socket.socket, question: Question, answers: Answers) -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
-from tracer.fallback.beside import beside
+from tracer.fallback.beside import connected
 
 __all__ = ["CONTENT_MOST", "StatsFile", "StatsFileLostError"]
 
@@ -60,7 +60,7 @@ class StatsFile:
                     with suppress(OSError):  # a full disk: the file that is there gets old, which who reads it sees
                         _replace(directory, path.name, text)
 
-            end, pid = beside(NAME, be, [directory])
+            end, pid = connected(NAME, be, [directory])
         finally:
             os.close(directory)
         return cls(end, pid)
