@@ -52,9 +52,9 @@ def test_own_file() -> None:
 
 
 def test_what_make_test_runs() -> None:
-    """`make test` runs core on each kernel of this machine's architecture, and bcc on one."""
+    """`make test` runs one backend on each kernel of this machine's architecture: bcc on 6.1, core on the others."""
     chosen = [(kernel.name, backend) for kernel, backend in choose(load(FILE), Wanted(tested=True))]
-    assert chosen == [("5.10", "core"), ("6.1", "core"), ("6.1", "bcc"), ("6.12", "core"), ("7.2", "core")]
+    assert chosen == [("5.10", "core"), ("6.1", "bcc"), ("6.12", "core"), ("7.2", "core")]
 
 
 def test_names_suites() -> None:
