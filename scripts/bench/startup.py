@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -123,7 +124,11 @@ def map_ids(pid: int) -> list[int]:
 
 
 def _fdinfos(pid: int) -> list[str]:
-    return [entry.read_text() for entry in Path(f"/proc/{pid}/fdinfo").iterdir()]
+    found = []
+    for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed, as a file is that was rotated
+            found.append(entry.read_text())
+    return found
 
 
 def _coverage(output: Path) -> dict[str, Any]:

@@ -64,6 +64,25 @@ def _pipe() -> Iterator[Pipe]:
     pipe.close(pipe.writer)
 
 
+def test_memory_is_given_back_after_much_has_waited(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once when the queue is empty again, and not for what waits in any ordinary turn."""
+    given: list[int] = []
+    monkeypatch.setattr("tracer.sinks.output._trim", given.append)
+    output = Output(pipe.writer, "pipe")
+    small, large = b"x" * 1023 + b"\n", b"x" * (1 << 20)
+    assert output.put(batch(small))
+    assert pipe.read(len(small)) == small
+    assert output.flush(WITHIN_S)
+    assert given == []
+    for _ in range(5):
+        assert output.put(batch(large))
+    for _ in range(5):
+        pipe.read(len(large))
+    assert output.flush(WITHIN_S)
+    output.close()
+    assert given == [0]
+
+
 def test_lines_come_in_order_and_are_counted(tmp_path: Path) -> None:
     """Batches are written in the order in which they were put; written() tells of each event once."""
     fd = open_file(tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
@@ -15,7 +16,18 @@ __all__ = ["Batch", "Item", "Late", "Output", "OutputError", "open_again", "open
 
 _AT_ONCE: Final = 1024  # pieces that writev(2) takes: UIO_MAXIOV of include/uapi/linux/uio.h
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_LARGE: Final = 4 << 20  # bytes: as much as is worth some milliseconds of giving it back
 QUEUE_MOST: Final = 32 << 20  # bytes that may wait for a slow reader before lines are lost
+
+
+# What frees lines leaves holes between what stays, which glibc does not give back by itself; musl has nothing to ask.
+_trim: Final = getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+def _give_back() -> None:
+    """Have the C library give back what lines took that had to wait."""
+    if _trim is not None:
+        _trim(0)
 
 
 class OutputError(Exception):
@@ -115,6 +127,7 @@ class Output:
         self._most = queue_most
         self._queue: deque[Item] = deque()
         self._waiting = 0
+        self._most_waited = 0  # since memory was given back
         self._written: Counter[int] = Counter()
         self._lock = threading.Condition()
         self._ending = False
@@ -154,6 +167,7 @@ class Output:
                 return False
             self._queue.append(batch)
             self._waiting += batch.size
+            self._most_waited = max(self._most_waited, self._waiting)
             self._lock.notify_all()
             return True
 
@@ -236,6 +250,11 @@ class Output:
                 self._written.update(item.kinds)
             self._waiting -= item.size
             self._lock.notify_all()
+            large = not self._waiting and self._most_waited > _LARGE
+            if large:
+                self._most_waited = 0
+        if large:
+            _give_back()
 
     def _write(self, lines: list[bytes]) -> None:
         """Write all lines, which are not copied together first unless the descriptor takes only a part of them."""
