@@ -197,11 +197,16 @@ def test_overrun_is_noticed() -> None:
         heard = destroyed(diag, 150)
         assert diag.overruns >= 1
         assert len(heard) < 150
-        listener, client, server = pair(*FAMILIES[0])
-        ports = client.getsockname()[1], listener.getsockname()[1]
-        with listener, server:
-            client.close()
-        assert ports in {(each.port, each.remote_port) for each in destroyed(diag, 1)}
+        # Others' sockets can fill what little room there is in any moment.
+        assert any(_is_heard(diag) for _ in range(7))
+
+
+def _is_heard(diag: Diag) -> bool:
+    listener, client, server = pair(*FAMILIES[0])
+    ports = client.getsockname()[1], listener.getsockname()[1]
+    with listener, server:
+        client.close()
+    return ports in {(each.port, each.remote_port) for each in destroyed(diag, 1)}
 
 
 def test_other_namespaces() -> None:
