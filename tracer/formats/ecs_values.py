@@ -95,6 +95,7 @@ def quality(flags: int) -> str:
     return members({"quality": [name for flag, name in QUALITIES.items() if flags & flag]}) if flags & MARKS else ""
 
 
+@lru_cache(128)
 def signal_name(number: int) -> str:
     """The name of a signal; real-time signals by their distance from the first."""
     if SIGRTMIN < number <= SIGRTMAX:

@@ -307,10 +307,10 @@ class Engine:
         )
 
     def _exited(self, record: Record, late: bool) -> ProcessExited:
-        process = self.processes.exited(record)
-        cpu_ns, max_rss, status, _ = record[FACTS:]
+        time, _, _, _, tid, _, _, _, flags, _, _, _, _, cpu_ns, max_rss, status, _ = record
         return _new(
-            ProcessExited, (_EXIT, record[TIME], late, process, record[TID], status, cpu_ns, max_rss, record[FLAGS])
+            ProcessExited,
+            (_EXIT, time, late, self.processes.exited(record), tid, status, cpu_ns, max_rss, flags),
         )
 
     def _payload(self, record: Record, late: bool) -> Answered | None:

@@ -11,7 +11,6 @@ from tracer.model import IDS, NS_PER_TICK, Cgroup, Flag, Image, Parent, Process,
 from tracer.pipeline.cgroups import CgroupTable
 from tracer.probes.records import (
     CGROUP,
-    FACTS,
     FLAGS,
     PARENT_START,
     PARENT_TGID,
@@ -29,6 +28,7 @@ GRACE_NS: Final = 10_000_000_000  # how long an exited process is kept for what 
 EXITED_MOST: Final = 1024
 SWEEP_EVERY: Final = 128  # exits between two looks at who is to be forgotten
 NAMES_MOST: Final = 256  # sets of names that execs have in common
+_PID_BITS: Final = 32  # what a record has room for
 _NO_PROGRAM: Final = int(Flag.NO_PROGRAM)
 _DETACHED: Final = int(Flag.DETACHED)
 LIVING_MOST: Final = 131_072  # four times the default pid_max of 32,768
@@ -76,8 +76,8 @@ class ProcessTable:
         """``boot_id`` are the 16 bytes of the kernel's boot id: part of every entity id."""
         self._boot = boot_id
         self._living: dict[int, Process] = {}
-        self._exited: dict[tuple[int, int], Process] = {}
-        self._order: deque[tuple[int, int]] = deque()  # of those who exited, by their exit
+        self._exited: dict[int, Process] = {}  # by tick and pid in one number, which is quicker than two
+        self._order: deque[int] = deque()  # of those who exited, by their exit
         self._sweep_at = SWEEP_EVERY
         self._cgroups = CgroupTable()
         self.clock = 0  # wall clock minus CLOCK_BOOTTIME of now, ns
@@ -93,7 +93,7 @@ class ProcessTable:
         process = self._living.get(tgid)
         if process is not None and (process.start == start or _same_start(process.start, start)):
             return process
-        process = self._exited.get((tgid, start // NS_PER_TICK))
+        process = self._exited.get(start // NS_PER_TICK << _PID_BITS | tgid)
         if process is not None and (process.start == start or _same_start(process.start, start)):
             return process
         return None
@@ -132,7 +132,7 @@ class ProcessTable:
     def _put(self, process: Process, known: Process | None, time: int) -> None:
         tgid = process.tgid
         if known is not None and known.exited:
-            self._exited[tgid, process.start // NS_PER_TICK] = process
+            self._exited[process.start // NS_PER_TICK << _PID_BITS | tgid] = process
             return
         if known is None:
             before = self._living.pop(tgid, None)
@@ -254,15 +254,40 @@ class ProcessTable:
 
     def executed(self, record: Record) -> Process:
         """A new image (struct exec_record), of a process that is known or not."""
-        inode, args_total, dev, argc, exe, cwd, file, interp, cgroup, _, _, data = record[FACTS:]
-        flags = record[FLAGS]
+        (
+            time,
+            _seq,
+            start,
+            tgid,
+            _tid,
+            _cpu,
+            _kind,
+            _ring,
+            flags,
+            _parent_start,
+            cgroup_id,
+            _parent_tgid,
+            _told,
+            inode,
+            args_total,
+            dev,
+            argc,
+            exe,
+            cwd,
+            file,
+            interp,
+            cgroup,
+            _,
+            _,
+            data,
+        ) = record
         before = exe + cwd + file + interp
         names = before + cgroup
         executable, directory, requested, interpreter = _names(data[:before], exe, cwd, file, flags, inode)
         image = tuple.__new__(
             Image,
             (
-                record[TIME],
+                time,
                 executable,
                 directory,
                 requested,
@@ -276,9 +301,9 @@ class ProcessTable:
             ),
         )
         within = None
-        if cgroup or (inode and record[CGROUP]):  # nothing is the root, or that it is not known
-            within = self._cgroups.told(record[CGROUP], data[before:names], flags)
-        return self._stated(record, self.find(record[TGID], record[START]), image, None, within)
+        if cgroup or (inode and cgroup_id):  # nothing is the root, or that it is not known
+            within = self._cgroups.told(cgroup_id, data[before:names], flags)
+        return self._stated(record, self.find(tgid, start), image, None, within)
 
     def exited(self, record: Record) -> Process:
         """A process ended; it is kept for the grace time."""
@@ -294,7 +319,7 @@ class ProcessTable:
     def _retire(self, process: Process, time: int) -> None:
         process.exited = time
         exited = self._exited
-        key = process.tgid, process.start // NS_PER_TICK
+        key = process.start // NS_PER_TICK << _PID_BITS | process.tgid
         if key not in exited:
             self._order.append(key)
         exited[key] = process
@@ -305,9 +330,10 @@ class ProcessTable:
         """Forget who is beyond the grace time, and the oldest of those who are too many."""
         exited, order = self._exited, self._order
         while order:
-            process = exited.get(order[0])
-            if process is not None and len(exited) <= EXITED_MOST and time - process.exited < GRACE_NS:
-                break
+            if len(exited) <= EXITED_MOST:
+                process = exited.get(order[0])
+                if process is not None and time - process.exited < GRACE_NS:
+                    break
             exited.pop(order.popleft(), None)
         self._sweep_at = len(exited) + SWEEP_EVERY
 
