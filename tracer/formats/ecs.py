@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from typing import Any, Final
 
 from tracer.formats.ecs_names import Answers
-from tracer.formats.ecs_process import Parts, Processes
+from tracer.formats.ecs_process import Processes
 from tracer.formats.ecs_socket import Sockets
-from tracer.formats.ecs_values import dumps, members, second_of, stamp
+from tracer.formats.ecs_values import dumps, members, stamp
+from tracer.formats.lines import Parts, Render, lines_of
 from tracer.formats.places import Places
 from tracer.formats.redact import Redactor
-from tracer.formats.shorten import LINE_MOST, shortened
-from tracer.model import Answered, Event, ExecFailed, Notice, ProcessEvent, ProcessExited, Session, SocketEvent
+from tracer.model import MOVED_KINDS, Event, Kind, Notice, Session
 
-__all__ = ["BLOCK", "ECS_VERSION", "SCHEMA", "Ecs", "joined", "told_of_notice"]
+__all__ = ["ECS_VERSION", "SCHEMA", "Ecs", "told_of_notice"]
 
 ECS_VERSION: Final = "9.4.0"
 SCHEMA: Final = 1  # of what is under `tracer`
@@ -49,15 +47,16 @@ class Ecs:
         constant = members({"host": told, "agent": agent, "ecs": {"version": ECS_VERSION}})
         self._tracer = f'"tracer":{{"schema":{SCHEMA},"backend":{dumps(session.backend)}'
         self._end = f"}}{constant}}}\n"
-        processes = Processes(session, self._tracer, redactor)
+        processes = Processes(session, self._tracer, self._end, redactor)
+        sockets = Sockets(processes, places)
         self._redactor = redactor
-        self._parts: Final[dict[type, Callable[[Any, int, str], Parts]]] = {
-            ProcessEvent: processes.started,
-            ExecFailed: processes.failed,
-            ProcessExited: processes.exited,
-            SocketEvent: Sockets(processes, places).parts,
-            Answered: Answers(processes, places).parts,
-            Notice: self._notice,
+        self._renders: Final[dict[int | str, Render]] = {
+            **dict.fromkeys(Kind, sockets.parts),
+            **dict.fromkeys((*MOVED_KINDS, Kind.AGGREGATE), sockets.moved),
+            **dict.fromkeys((Kind.EXEC, Kind.FORK, Kind.PROCESS_FOUND), processes.started),
+            Kind.EXEC_FAILED: processes.failed,
+            Kind.EXIT: processes.exited,
+            Kind.PAYLOAD: Answers(processes, places).parts,
         }
 
     def render(self, event: Event, offset: int, sequence: int) -> bytes:
@@ -65,52 +64,28 @@ class Ecs:
         return self.lines([event], offset, sequence)[0]
 
     def lines(self, events: Sequence[Event], offset: int, sequence: int) -> list[bytes]:
-        """A line for each event, in their order, numbered from ``sequence`` on; a piece may hold several.
-
-        Rendered kind by kind: a processor runs the same way again much faster than one way after another.
-        """
-        found: list[tuple[str, ...]] = [()] * len(events)
-        places: defaultdict[int | str, list[int]] = defaultdict(list)
-        for place, event in enumerate(events):
-            places[event[0]].append(place)
-        end = self._end
-        since, second = second_of(events[0][_TIME] + offset) if events else (0, "")
-        since -= offset
-        for alike in places.values():
-            parts = self._parts[type(events[alike[0]])]
-            for place in alike:
-                event = events[place]
-                rest = event[_TIME] - since
-                if not 0 <= rest < 1_000_000_000:
-                    since, second = second_of(event[_TIME] + offset)
-                    since -= offset
-                    rest = event[_TIME] - since
-                when = f"{second}{str(rest).zfill(9)}Z"  # as stamp() does, without a call
-                told, owner, document = parts(event, offset, when)
-                found[place] = (
-                    f'{{"@timestamp":"{when}","event":{{{told},"sequence":{sequence + place}}}',
-                    owner,
-                    document,
-                    end,
-                )
-        blocks: list[bytes] = []
-        for begin in range(0, len(found), BLOCK):
-            blocks += joined(found[begin : begin + BLOCK])
-        return blocks
+        """A line for each event, in their order, numbered from ``sequence`` on; a piece may hold several."""
+        return lines_of(events, self._renders, self._notice, offset, sequence)
 
     @staticmethod
     def header() -> bytes:
         """Nothing: each line stands for itself."""
         return b""
 
-    def _notice(self, event: Notice, offset: int, _when: str) -> Parts:
+    def _notice(self, event: Notice, offset: int, when: str, number: int) -> Parts:
         fields = {
             "kind": event.event_kind,
             "category": [_CATEGORIES.get(event.action, "process")],
             "type": ["info"],
             "action": event.action,
         }
-        return dumps(fields)[1:-1], "", f",{self._tracer},{dumps(told_of_notice(event, offset, self._redactor))[1:-1]}"
+        told = dumps(told_of_notice(event, offset, self._redactor))[1:-1]
+        return (
+            f'{{"@timestamp":"{when}","event":{{{dumps(fields)[1:-1]},"sequence":{number}}}',
+            "",
+            f",{self._tracer},{told}",
+            self._end,
+        )
 
 
 def told_of_notice(event: Notice, offset: int, redactor: Redactor | None, above: str = "") -> dict[str, Any]:
@@ -132,22 +107,5 @@ def told_of_notice(event: Notice, offset: int, redactor: Redactor | None, above:
     return body
 
 
-def joined(lines: list[tuple[str, ...]]) -> list[bytes]:
-    """The lines as bytes, all in one piece unless one may be too long.
-
-    To put a line together by itself, and to copy that as bytes, takes longer, and more of a processor's cache.
-    """
-    pieces = list(chain.from_iterable(lines))
-    text = "".join(pieces)
-    most = max(map(len, pieces)) * len(lines[0])  # no line has more characters, most of them have far less
-    if (most if text.isascii() else most * _BYTES_MOST) <= LINE_MOST:
-        return [text.encode()]
-    whole = ["".join(line).encode() for line in lines]
-    return [line if len(line) <= LINE_MOST else shortened(line) for line in whole]
-
-
-BLOCK: Final = 32  # lines put together at once: their memory is used again and again
-_BYTES_MOST: Final = 4  # that a character takes in UTF-8
 _CATEGORIES: Final = {"tracer-wire": "network"}
 _INTERVALS: Final = {"loss", "change", "gap", "flood"}  # notices about a time
-_TIME: Final = 1  # the position of the time in every event but notices, where it is the third

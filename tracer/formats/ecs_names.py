@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from tracer.formats.ecs_process import Parts, Processes
+from tracer.formats.ecs_process import Processes
 from tracer.formats.ecs_values import MARKS, dumps, keep_raw, members, quality, quoted, text
+from tracer.formats.lines import Parts
 from tracer.formats.places import Places
 from tracer.model import Answered, Names
 
@@ -93,8 +94,9 @@ class Answers:
         self._netns = processes.netns
         self._told = processes.told
         self._told_late = processes.told_late
+        self._end = processes.end
 
-    def parts(self, event: Answered, _offset: int, _when: str) -> Parts:
+    def parts(self, event: Answered, _offset: int, when: str, number: int) -> Parts:
         """The line of an answer."""
         owner = thread = attribution = cgroup = ""
         raw: dict[str, str] = {}
@@ -140,7 +142,7 @@ class Answers:
         socket = f',"socket":{{"id":"{event.flow:x}"}}' if event.flow else ""
         inexact = quality(event.marks) if event.marks & MARKS else ""
         return (
-            f'{_ANSWERED}"{outcome}"',
+            f'{{"@timestamp":"{when}","event":{{{_ANSWERED}"{outcome}","sequence":{number}}}',
             owner,
             f'{thread},"source":{source},"client":{here},"destination":{destination},"server":{there}'
             f',"network":{{"transport":"{event.transport}","type":"{"ipv6" if event.ipv6 else "ipv4"}"'
@@ -148,6 +150,7 @@ class Answers:
             f',"direction":"{"unknown" if event.protocol == "mdns" else "egress"}"{community}}}'
             f',"related":{{"ip":{addresses}}},"dns":{dumps(dns)}{self._told_late if event.late else self._told}'
             f",{self._netns(event.netns)}{cgroup}{socket}{attribution}{members(own)}{inexact}",
+            self._end,
         )
 
 

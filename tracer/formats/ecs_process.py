@@ -12,6 +12,7 @@ from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from tracer.formats.ecs_values import MARKS, dumps, keep_raw, members, quality, quoted, signal_name, stamp, text
+from tracer.formats.lines import Parts
 from tracer.formats.redact import Redactor
 from tracer.formats.text import errno_name
 from tracer.model import (
@@ -28,7 +29,7 @@ from tracer.model import (
     Session,
 )
 
-__all__ = ["CUT_FLAGS", "Described", "Parts", "Processes", "credentials_of", "image_notes", "own_ids"]
+__all__ = ["CUT_FLAGS", "Described", "Processes", "credentials_of", "image_notes", "own_ids"]
 
 _STARTED: Final = {
     Kind.EXEC: '"kind":"event","category":["process"],"type":["start"],"action":"process-executed","outcome":"success"',
@@ -70,12 +71,6 @@ _CUT_NAMES: Final = {
 CUT_FLAGS: Final = int(sum(_CUT_NAMES))
 
 
-# What makes a line: JSON members of `event`, then of the document: its process (not closed, behind a comma) and what
-# follows, `tracer` included (not closed). The process is a part of its own because it is long and kept: it is copied
-# only once.
-Parts = tuple[str, str, str]
-
-
 class Described(NamedTuple):
     """What every event of a process says of it; kept with the process until that changes.
 
@@ -102,12 +97,13 @@ _Alike = tuple[str, str, str, str, str, str, str, str, str, dict[str, str]]
 class Processes:
     """Renders process events, and the part of any event that describes a process."""
 
-    def __init__(self, session: Session, tracer: str, redactor: Redactor | None = None) -> None:
+    def __init__(self, session: Session, tracer: str, end: str, redactor: Redactor | None = None) -> None:
         """Names of users, groups and namespaces, and the page size, are the session's.
 
-        ``tracer`` is the beginning of that member, as far as all lines have it in common. ``redactor`` takes secrets
-        out of arguments; without one they are told.
+        ``tracer`` is the beginning of that member, as far as all lines have it in common, and ``end`` what they end
+        with. ``redactor`` takes secrets out of arguments; without one they are told.
         """
+        self.end = end
         self.redact: Callable[[bytes], bytes] = redactor.args if redactor is not None else bytes
         self.told = f",{tracer}"  # what stands before its other members
         self.told_late = f',{tracer},"late":true'
@@ -234,7 +230,7 @@ class Processes:
         name = self._namespaces.get(number)
         return f'"netns":{number},"netns_name":{dumps(name)}' if name else f'"netns":{number}'
 
-    def started(self, event: ProcessEvent, _offset: int, _when: str) -> Parts:
+    def started(self, event: ProcessEvent, _offset: int, when: str, number: int) -> Parts:
         """A process was executed, forked, or found running."""
         kind, _, late, process, tid, flags = event
         known = process.rendered or self.described(process)
@@ -247,13 +243,14 @@ class Processes:
         if flags & MARKS:
             more += quality(flags)
         return (
-            _STARTED[kind],
+            f'{{"@timestamp":"{when}","event":{{{_STARTED[kind]},"sequence":{number}}}',
             known.process,
             f',"thread":{{"id":{tid}}}{shown}}}{self.told_late if late else self.told}'
             f",{known.own}{told}}}{known.rest}{more}",
+            self.end,
         )
 
-    def failed(self, event: ExecFailed, _offset: int, _when: str) -> Parts:
+    def failed(self, event: ExecFailed, _offset: int, when: str, number: int) -> Parts:
         """A program could not be executed."""
         known = self.described(event.process)
         raw = known.raw.copy()
@@ -283,13 +280,14 @@ class Processes:
         if raw:
             more["raw"] = raw
         return (
-            _FAILED,
+            f'{{"@timestamp":"{when}","event":{{{_FAILED},"sequence":{number}}}',
             known.process,
             f',"thread":{{"id":{event.tid}}}}}{error}{self.told_late if event.late else self.told}'
             f",{known.own}}}{known.rest}{members(more)}",
+            self.end,
         )
 
-    def exited(self, event: ProcessExited, _offset: int, when: str) -> Parts:
+    def exited(self, event: ProcessExited, _offset: int, when: str, number: int) -> Parts:
         """A process ended."""
         _, time, late, process, tid, status, cpu_ns, max_rss, flags = event
         known = process.rendered or self.described(process)
@@ -312,10 +310,12 @@ class Processes:
         if flags & MARKS:
             more += quality(flags)
         return (
-            f'{_EXITED}{outcome},"duration":{time - process.start}',
+            f'{{"@timestamp":"{when}","event":{{{_EXITED}{outcome},"duration":{time - process.start}'
+            f',"sequence":{number}}}',
             known.process,
             f',"thread":{{"id":{tid}}},"end":"{when}"{exit_code}}}{self.told_late if late else self.told}'
             f",{known.own}{exit_status}{counted}{ended}}}{known.rest}{more}",
+            self.end,
         )
 
     def _image(self, image: Image, raw: dict[str, str]) -> tuple[str, str, str]:

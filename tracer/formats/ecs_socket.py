@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from tracer.formats.ecs_names import told_of
-from tracer.formats.ecs_process import Parts, Processes
+from tracer.formats.ecs_process import Processes
 from tracer.formats.ecs_values import MARKS, dumps, members, quality, stamp
+from tracer.formats.lines import Parts
 from tracer.formats.places import Places
 from tracer.formats.text import errno_name
-from tracer.model import ATTRIBUTIONS, MOVED_KINDS, NO_OWNER, TCP_STATES, Flag, Kind, Merged, Role, SocketEvent, Via
+from tracer.model import ATTRIBUTIONS, NO_OWNER, TCP_STATES, Flag, Kind, Merged, Role, SocketEvent, Via
 
 __all__ = ["Sockets", "aggregate_member"]
 
@@ -56,12 +57,13 @@ class Sockets:
         self._told = processes.told
         self._told_late = processes.told_late
         self._netns = processes.netns
+        self._end = processes.end
 
-    def parts(self, event: SocketEvent, offset: int, _when: str) -> Parts:
-        """The line of any socket event."""
+    def parts(self, event: SocketEvent, _offset: int, when: str, number: int) -> Parts:
+        """The line of a connection's event, or of a socket that listens."""
         (
             kind,
-            when,
+            time,
             late,
             process,
             tid,
@@ -96,12 +98,8 @@ class Sockets:
             _calls_in,
             via,
             names,
-            merged,
+            _merged,
         ) = event
-        if kind in MOVED_KINDS:
-            return self._moved(event, _MOVED_AS[kind])
-        if merged is not None:
-            return self._merged(event, merged, offset)
         owner = thread = attribution = cgroup = ""
         raw = None
         if process is not None:
@@ -122,13 +120,15 @@ class Sockets:
                 attribution += members({"raw": raw})
             here = f'{{"ip":"{local}","port":{local_port}}}'
             waiting = "" if marks & _NO_TOTALS else f',"listen":{{"backlog":{backlog}}}'
+            told = _LISTENING if kind is _LISTEN else _FOUND_LISTENING
             return (
-                _LISTENING if kind is _LISTEN else _FOUND_LISTENING,
+                f'{{"@timestamp":"{when}","event":{{{told},"sequence":{number}}}',
                 owner,
                 f'{thread},"source":{here},"server":{here}'
                 f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"}}'
                 f"{self._told_late if late else self._told},{self._netns(netns)}{cgroup}"
                 f',"socket":{{"id":"{flow:x}"}}{attribution}{waiting}',
+                self._end,
             )
         rtt = f',"rtt_us":{rtt_us}' if rtt_us else ""
         duration = failure = ""
@@ -136,8 +136,8 @@ class Sockets:
             here, there = f'{{"ip":"{local}","port":{local_port}}}', f'{{"ip":"{remote}","port":{remote_port}}}'
             total = counted = ""
             told = _TOLD[kind] if not error else _BROKEN if kind is _CLOSE else _REFUSED
-            if opened and kind is not _ACCEPT and when > opened:
-                duration = f',"duration":{when - opened}'
+            if opened and kind is not _ACCEPT and time > opened:
+                duration = f',"duration":{time - opened}'
         elif kind is _CLOSE or kind is _SOCKET_FOUND:
             # What was moved before the trace was not counted.
             if moved_out < 0 or flags & _SNAPSHOT:
@@ -150,7 +150,7 @@ class Sockets:
             if kind is _CLOSE:
                 told = _BROKEN if error else _ENDED if marks & _APPROXIMATE else _CLOSED
             if opened:
-                duration = f',"duration":{when - opened}'
+                duration = f',"duration":{time - opened}'
         else:
             here = f'{{"ip":"{local}","port":{local_port}}}'
             there = f'{{"ip":"{remote}","port":{remote_port}}}'
@@ -160,7 +160,7 @@ class Sockets:
                 counted = f',"retransmits":{retransmits}{rtt}'
                 told = _ATTEMPTED if kind is _ATTEMPT else _REFUSED if error else _OPENED
                 if opened:
-                    duration = f',"duration":{when - opened}'
+                    duration = f',"duration":{time - opened}'
         if error:
             counted += f',"errno":{error}'
             failure = f',"error":{{"code":{dumps(errno_name(error))}}}'
@@ -183,15 +183,16 @@ class Sockets:
         source, destination = here, there
         if self._places is not None:
             source, destination = self._placed(here, there, event, role == _ROLE_ACCEPT)
-        ends = f',"source":{source},"client":{here},"destination":{destination},"server":{there}'
         return (
-            f"{told}{duration}",
+            f'{{"@timestamp":"{when}","event":{{{told}{duration},"sequence":{number}}}',
             owner,
-            f'{thread}{ends},"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"'
+            f'{thread},"source":{source},"client":{here},"destination":{destination},"server":{there}'
+            f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"'
             f',"direction":"{_DIRECTIONS.get(role, "unknown")}"{protocol}{named}{total}}}'
             f',"related":{{"ip":[{related}]}}{failure}{said}'
             f"{self._told_late if late else self._told},{self._netns(netns)}{cgroup}"
             f',"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}{_VIA[via]}{counted}',
+            self._end,
         )
 
     def _placed(self, here: str, there: str, event: SocketEvent, is_remote: bool) -> tuple[str, str]:
@@ -205,14 +206,16 @@ class Sockets:
             places.at(there, destination) if destination not in _ANY else there,
         )
 
-    def _merged(self, event: SocketEvent, merged: Merged, offset: int) -> Parts:
-        """The line of several flows."""
+    def moved(self, event: SocketEvent, offset: int, when: str, number: int) -> Parts:
+        """The line of a flow without a connection, of another owner, of what was moved so far, or of several flows."""
+        merged = event.merged
+        if merged is None:
+            return self._flow(event, _MOVED_AS[event.kind], when, number)
         outcome = "failure" if event.error else "success"
         ends = f'"start":"{stamp(merged.first + offset)}","end":"{stamp(merged.last + offset)}"'
-        return self._moved(event, f"{_AGGREGATED[outcome]},{ends}", merged)
+        return self._flow(event, f"{_AGGREGATED[outcome]},{ends}", when, number, merged)
 
-    def _moved(self, event: SocketEvent, action: str, merged: Merged | None = None) -> Parts:
-        """The line of a flow without a connection, of another owner, of what was moved so far, or of several flows."""
+    def _flow(self, event: SocketEvent, action: str, when: str, number: int, merged: Merged | None = None) -> Parts:
         kind, role, marks = event.kind, event.role, event.marks
         owner = thread = attribution = cgroup = ""
         raw = None
@@ -270,8 +273,8 @@ class Sockets:
         if kind is not _FLOW and kind is not _OWNER and event.opened and event.time > event.opened:
             duration = f',"duration":{event.time - event.opened}'
         if addressed:
-            number = 6 if event.protocol == _MPTCP else event.protocol
-            network += f',"type":"{"ipv6" if event.ipv6 else "ipv4"}","iana_number":"{number}"'
+            iana = 6 if event.protocol == _MPTCP else event.protocol
+            network += f',"type":"{"ipv6" if event.ipv6 else "ipv4"}","iana_number":"{iana}"'
         if event.community_id:
             network += f',"community_id":"{event.community_id}"'
         addresses = dict.fromkeys(each for each in (event.local, event.remote) if addressed and each not in _ANY)
@@ -294,11 +297,12 @@ class Sockets:
             if end != "{}"
         )
         return (
-            f"{action}{duration}",
+            f'{{"@timestamp":"{when}","event":{{{action}{duration},"sequence":{number}}}',
             owner,
             f'{thread}{told},"network":{{{network},"direction":"{_DIRECTIONS.get(role, "unknown")}"{total}}}'
             f"{related}{failure}{said}{self._told_late if event.late else self._told}"
             f",{self._netns(event.netns)}{cgroup}{which}{attribution}{_VIA[event.via]}",
+            self._end,
         )
 
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-from tracer.formats.ecs import BLOCK, SCHEMA, joined, told_of_notice
-from tracer.formats.ecs_process import Parts
-from tracer.formats.ecs_values import dumps, members, second_of
+from tracer.formats.ecs import SCHEMA, told_of_notice
+from tracer.formats.ecs_values import dumps, members
+from tracer.formats.lines import Parts, Render, lines_of
 from tracer.formats.ocsf_names import OcsfAnswers
 from tracer.formats.ocsf_process import MS, OcsfProcesses, activity
 from tracer.formats.ocsf_socket import OcsfSockets
 from tracer.formats.places import Places
 from tracer.formats.redact import Redactor
-from tracer.model import Answered, Event, ExecFailed, Kind, Notice, ProcessEvent, ProcessExited, Session, SocketEvent
+from tracer.model import MOVED_KINDS, Event, Kind, Notice, Session
 
 __all__ = ["OCSF_VERSION", "PROFILES", "Ocsf"]
 
 OCSF_VERSION: Final = "1.8.0"
 PROFILES: Final = ("container", "datetime", "host", "linux/linux_users")
 _UPDATE: Final = Kind.UPDATE
-_TIME: Final = 1  # the position of the time in every event
 _MEDIUM: Final = frozenset({"tracer-backend", "tracer-gap", "tracer-loss"})  # something is missing
 
 
@@ -52,15 +50,16 @@ class Ocsf:
         self._begin = f'{{"metadata":{dumps(metadata)[:-1]},"sequence":'
         self._end = f"}}}}{members({'device': device})}}}\n"
         self._tracer = f'"tracer":{{"schema":{SCHEMA},"backend":{dumps(session.backend)}'
-        processes = OcsfProcesses(session, self._tracer, redactor)
+        processes = OcsfProcesses(session, self._tracer, self._begin, self._end, redactor)
+        sockets = OcsfSockets(processes, host.name, places)
         self._redactor = redactor
-        self._parts: Final[dict[type, Callable[[Any, int, str], Parts]]] = {
-            ProcessEvent: processes.started,
-            ExecFailed: processes.failed,
-            ProcessExited: processes.exited,
-            SocketEvent: OcsfSockets(processes, host.name, places).parts,
-            Answered: OcsfAnswers(processes, places).parts,
-            Notice: self._notice,
+        self._renders: Final[dict[int | str, Render]] = {
+            **dict.fromkeys(Kind, sockets.parts),
+            **dict.fromkeys((*MOVED_KINDS, Kind.AGGREGATE), sockets.moved),
+            **dict.fromkeys((Kind.EXEC, Kind.FORK, Kind.PROCESS_FOUND), processes.started),
+            Kind.EXEC_FAILED: processes.failed,
+            Kind.EXIT: processes.exited,
+            Kind.PAYLOAD: OcsfAnswers(processes, places).parts,
         }
 
     def render(self, event: Event, offset: int, sequence: int) -> bytes:
@@ -70,44 +69,22 @@ class Ocsf:
     def lines(self, events: Sequence[Event], offset: int, sequence: int) -> list[bytes]:
         """A line for each event, in their order, numbered from ``sequence`` on; a piece may hold several.
 
-        Rendered kind by kind: a processor runs the same way again much faster than one way after another. What flows
-        have moved so far comes first, because it comes before their end.
+        What flows have moved so far is rendered first, because it comes before their end.
         """
-        found: list[tuple[str, ...]] = [()] * len(events)
-        places: defaultdict[int | str, list[int]] = defaultdict(list)
-        for place, event in enumerate(events):
-            places[event[0]].append(place)
-        begin, end = self._begin, self._end
-        since, second = second_of(events[0][_TIME] + offset) if events else (0, "")
-        since -= offset
-        groups = [places.pop(_UPDATE), *places.values()] if _UPDATE in places else places.values()
-        for alike in groups:
-            parts = self._parts[type(events[alike[0]])]
-            for place in alike:
-                event = events[place]
-                rest = event[_TIME] - since
-                if not 0 <= rest < 1_000_000_000:
-                    since, second = second_of(event[_TIME] + offset)
-                    since -= offset
-                    rest = event[_TIME] - since
-                told, owner, document = parts(event, offset, f"{second}{str(rest).zfill(9)}Z")
-                found[place] = f"{begin}{sequence + place}{told}", owner, document, end
-        blocks: list[bytes] = []
-        for first in range(0, len(found), BLOCK):
-            blocks += joined(found[first : first + BLOCK])
-        return blocks
+        return lines_of(events, self._renders, self._notice, offset, sequence, first=_UPDATE)
 
     @staticmethod
     def header() -> bytes:
         """Nothing: each line stands for itself."""
         return b""
 
-    def _notice(self, event: Notice, offset: int, when: str) -> Parts:
+    def _notice(self, event: Notice, offset: int, when: str, number: int) -> Parts:
         severity = "Medium" if event.action in _MEDIUM else "Informational"
         body = told_of_notice(event, offset, self._redactor, "unmapped.")
         told = activity("Base Event", 99, event.action, event.action, severity=severity)
         return (
-            f'{told},"time":{(event.time + offset) // MS},"time_dt":"{when}"',
+            f'{self._begin}{number}{told},"time":{(event.time + offset) // MS},"time_dt":"{when}"',
             "",
             f',"unmapped":{{{self._tracer},{dumps(body)[1:-1]}',
+            self._end,
         )

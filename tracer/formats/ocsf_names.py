@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from tracer.formats.ecs_names import Told, own_of
-from tracer.formats.ecs_process import Parts
 from tracer.formats.ecs_values import MARKS, keep_raw, members, quality, quoted, text
+from tracer.formats.lines import Parts
 from tracer.formats.ocsf_process import MS, OcsfProcesses, activity
 from tracer.formats.places import Places
 from tracer.model import Answered, Names
@@ -45,8 +45,9 @@ class OcsfAnswers:
         self._netns = processes.netns
         self._told = processes.told
         self._told_late = processes.told_late
+        self._begin, self._end = processes.begin, processes.end
 
-    def parts(self, event: Answered, offset: int, when: str) -> Parts:
+    def parts(self, event: Answered, offset: int, when: str, number: int) -> Parts:
         """The line of an answer."""
         owner = thread = attribution = cgroup = actor = ""
         raw: dict[str, str] = {}
@@ -97,7 +98,7 @@ class OcsfAnswers:
         inexact = quality(event.marks) if event.marks & MARKS else ""
         at = (event.time + offset) // MS
         return (
-            f"{_FAILED if event.malformed or event.code != 'NOERROR' else _ANSWERED}"
+            f"{self._begin}{number}{_FAILED if event.malformed or event.code != 'NOERROR' else _ANSWERED}"
             f',"time":{at},"time_dt":"{when}","response_time":{at},"response_time_dt":"{when}"{actor}',
             owner,
             f'{thread},"src_endpoint":{{{here}}},"dst_endpoint":{{{there}}}'
@@ -105,6 +106,7 @@ class OcsfAnswers:
             f',"protocol_name":"{event.transport}","protocol_ver_id":{6 if event.ipv6 else 4}{community}{uid}}}'
             f',"app_protocol_name":"{event.protocol}"{members(document)}{self._told_late if event.late else self._told}'
             f",{self._netns(event.netns)}{cgroup}{socket}{attribution}{members(ours)}{inexact}",
+            self._end,
         )
 
 

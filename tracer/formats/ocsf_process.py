@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any, Final, NamedTuple
 
-from tracer.formats.ecs_process import CUT_FLAGS, Parts, Processes, credentials_of, image_notes, own_ids
+from tracer.formats.ecs_process import CUT_FLAGS, Processes, credentials_of, image_notes, own_ids
 from tracer.formats.ecs_values import MARKS, dumps, keep_raw, members, quality, quoted, signal_name, stamp, text
+from tracer.formats.lines import Parts
 from tracer.formats.redact import Redactor
 from tracer.formats.text import errno_name
 from tracer.model import (
@@ -95,9 +96,13 @@ class Acting(NamedTuple):
 class OcsfProcesses(Processes):
     """Renders process events, and the part of any event that describes a process."""
 
-    def __init__(self, session: Session, tracer: str, redactor: Redactor | None = None) -> None:
-        """As of ECS; ``tracer`` is the beginning of ``unmapped``, without its brace."""
-        super().__init__(session, tracer, redactor)
+    def __init__(self, session: Session, tracer: str, begin: str, end: str, redactor: Redactor | None = None) -> None:
+        """As of ECS; ``tracer`` is the beginning of ``unmapped``, without its brace.
+
+        ``begin`` is what a line begins with, up to its number.
+        """
+        super().__init__(session, tracer, end, redactor)
+        self.begin = begin
         self.inner = f",{tracer}"
         self.inner_late = f',{tracer},"late":true'
         self.told = f',"unmapped":{{{tracer}'
@@ -170,7 +175,7 @@ class OcsfProcesses(Processes):
                 group += f',"auid":{loginuid}'
         return container, name, _file(path), group, user, own, audit, rest, cgroup, raw
 
-    def started(self, event: ProcessEvent, offset: int, when: str) -> Parts:
+    def started(self, event: ProcessEvent, offset: int, when: str, number: int) -> Parts:
         """A process was executed, forked, or found running."""
         kind, time, late, process, tid, flags = event
         known = process.rendered or self.acting(process)
@@ -183,20 +188,22 @@ class OcsfProcesses(Processes):
         moment = f',"time":{(time + offset) // MS},"time_dt":"{when}",{known.actor},'
         if kind is _FORK:
             return (
-                f'{_FORKED}{moment}"unmapped":{{',
+                f'{self.begin}{number}{_FORKED}{moment}"unmapped":{{',
                 known.process,
                 f',"ptid":{tid}{shown}}}{self.inner_late if late else self.inner}'
                 f",{known.own}{told}}}{known.rest}{more}",
+                self.end,
             )
         if kind is _PROCESS_FOUND:
             more += ',"snapshot":true'
         return (
-            f"{_RUNNING if kind is _PROCESS_FOUND else _LAUNCHED}{moment}",
+            f"{self.begin}{number}{_RUNNING if kind is _PROCESS_FOUND else _LAUNCHED}{moment}",
             known.process,
             f',"ptid":{tid}{shown}}}{self.told_late if late else self.told},{known.own}{told}}}{known.rest}{more}',
+            self.end,
         )
 
-    def failed(self, event: ExecFailed, offset: int, when: str) -> Parts:
+    def failed(self, event: ExecFailed, offset: int, when: str, number: int) -> Parts:
         """A program could not be executed: the process is the one that asked."""
         known = self.acting(event.process)
         raw = known.raw.copy()
@@ -226,13 +233,15 @@ class OcsfProcesses(Processes):
         if raw:
             more["raw"] = raw
         return (
-            f'{_FAILED}{error},"time":{(event.time + offset) // MS},"time_dt":"{when}",{known.itself},',
+            f'{self.begin}{number}{_FAILED}{error},"time":{(event.time + offset) // MS},"time_dt":"{when}"'
+            f",{known.itself},",
             known.process,
             f',"ptid":{event.tid}}}{self.told_late if event.late else self.told}'
             f",{known.own}}}{known.rest}{members(more)}",
+            self.end,
         )
 
-    def exited(self, event: ProcessExited, offset: int, when: str) -> Parts:
+    def exited(self, event: ProcessExited, offset: int, when: str, number: int) -> Parts:
         """A process ended."""
         _, time, late, process, tid, status, cpu_ns, max_rss, flags = event
         known = process.rendered or self.acting(process)
@@ -256,11 +265,12 @@ class OcsfProcesses(Processes):
             more += quality(flags)
         life, at = time - process.start, (time + offset) // MS
         return (
-            f'{told},"time":{at},"time_dt":"{when}","duration":{life // MS},{known.itself},',
+            f'{self.begin}{number}{told},"time":{at},"time_dt":"{when}","duration":{life // MS},{known.itself},',
             known.process,
             f',"ptid":{tid},"terminated_time":{at},"terminated_time_dt":"{when}"}}'
             f'{self.told_late if late else self.told},"duration_ns":{life}'
             f",{known.own}{exit_status}{counted}{ended}}}{known.rest}{more}",
+            self.end,
         )
 
     def _image(self, image: Image, raw: dict[str, str]) -> tuple[str, str, str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from tracer.formats.ecs_process import Parts
 from tracer.formats.ecs_socket import aggregate_member
 from tracer.formats.ecs_values import MARKS, dumps, members, quality, stamp
+from tracer.formats.lines import Parts
 from tracer.formats.ocsf_names import told_of
 from tracer.formats.ocsf_process import MS, OcsfProcesses, activity
 from tracer.formats.places import Places
 from tracer.formats.text import errno_name
-from tracer.model import ATTRIBUTIONS, MOVED_KINDS, NO_OWNER, TCP_STATES, Flag, Kind, Merged, Role, SocketEvent, Via
+from tracer.model import ATTRIBUTIONS, NO_OWNER, TCP_STATES, Flag, Kind, Merged, Role, SocketEvent, Via
 
 __all__ = ["OcsfSockets"]
 
@@ -81,12 +81,13 @@ class OcsfSockets:
         self._inner = processes.inner
         self._inner_late = processes.inner_late
         self._netns = processes.netns
+        self._begin, self._end = processes.begin, processes.end
         self._here = f'"hostname":{dumps(host)}'
         self._moved = _Moved()
         self._last = self._moved.last
 
-    def parts(self, event: SocketEvent, offset: int, when: str) -> Parts:
-        """The line of any socket event."""
+    def parts(self, event: SocketEvent, offset: int, when: str, number: int) -> Parts:
+        """The line of a connection's event, or of a socket that listens."""
         (
             kind,
             time,
@@ -124,10 +125,8 @@ class OcsfSockets:
             _calls_in,
             via,
             names,
-            merged,
+            _merged,
         ) = event
-        if kind in MOVED_KINDS or merged is not None:
-            return self._flow(event, offset, when)
         owner = thread = attribution = cgroup = actor = ""
         raw = None
         if process is not None:
@@ -150,12 +149,13 @@ class OcsfSockets:
                 attribution += members({"raw": raw})
             waiting = "" if marks & _NO_TOTALS else f',"listen":{{"backlog":{backlog}}}'
             return (
-                f"{_LISTENING if kind is _LISTEN else _FOUND_LISTENING}{moment}{actor}",
+                f"{self._begin}{number}{_LISTENING if kind is _LISTEN else _FOUND_LISTENING}{moment}{actor}",
                 owner,
                 f'{thread},"src_endpoint":{{"ip":"{local}","port":{local_port}}},"connection_info":{{{_NO_DIRECTION}'
                 f',"protocol_num":6,"protocol_name":{version},"uid":"{flow:x}"}}'
                 f"{self._told_late if late else self._told},{self._netns(netns)}{cgroup}"
                 f',"socket":{{"id":"{flow:x}"}}{attribution}{waiting}',
+                self._end,
             )
         duration = exact = totals = failure = ""
         rtt = f',"rtt_us":{rtt_us}' if rtt_us else ""
@@ -215,7 +215,7 @@ class OcsfSockets:
         if counted:
             counted = f',"tcp":{{{counted[1:]}}}'
         return (
-            f"{told}{failure}{moment}{duration}{actor}",
+            f"{self._begin}{number}{told}{failure}{moment}{duration}{actor}",
             owner,
             f'{thread},"src_endpoint":{{{here}}},"dst_endpoint":{{{there}}}'
             f',"is_src_dst_assignment_known":{"true" if role else "false"}'
@@ -223,9 +223,10 @@ class OcsfSockets:
             f',"protocol_num":6,"protocol_name":{version}{named},"uid":"{flow:x}"}}{totals}{said}'
             f"{self._told_late if late else self._told}{exact},{self._netns(netns)}{cgroup}"
             f',"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}{_VIA[via]}{counted}',
+            self._end,
         )
 
-    def _flow(self, event: SocketEvent, offset: int, when: str) -> Parts:
+    def moved(self, event: SocketEvent, offset: int, when: str, number: int) -> Parts:
         """The line of a flow without a connection, of another owner, or of what was moved so far."""
         kind, role, marks = event.kind, event.role, event.marks
         owner = thread = attribution = cgroup = actor = ""
@@ -276,7 +277,7 @@ class OcsfSockets:
             for name, end in (("src_endpoint", there if swap else here), ("dst_endpoint", here if swap else there))
             if any(not part.startswith('"port"') for part in end)  # of a port alone there is no end
         )
-        number = 6 if event.protocol == _MPTCP else event.protocol
+        iana = 6 if event.protocol == _MPTCP else event.protocol
         version = f',"protocol_ver_id":{6 if event.ipv6 else 4}' if addressed else ""
         named = f',"community_uid":"{event.community_id}"' if event.community_id else ""
         duration = exact = ""
@@ -289,7 +290,7 @@ class OcsfSockets:
         action = _MOVED_AS[kind] if merged is None else self._merged(event, merged, offset)
         what = (
             f'{ends},"is_src_dst_assignment_known":{"true" if role else "false"}'
-            f',"connection_info":{{{_DIRECTIONS.get(role, _NO_DIRECTION)},"protocol_num":{number if addressed else -1}'
+            f',"connection_info":{{{_DIRECTIONS.get(role, _NO_DIRECTION)},"protocol_num":{iana if addressed else -1}'
             f',"protocol_name":"{event.transport}"{version}{named}{uid}}}{self._totals(event, swap)}'
             f"{said}"
         )
@@ -301,9 +302,10 @@ class OcsfSockets:
         if merged is not None:
             which = aggregate_member(event, merged)
         return (
-            f'{action},"time":{(event.time + offset) // MS},"time_dt":"{when}"{duration}{actor}',
+            f'{self._begin}{number}{action},"time":{(event.time + offset) // MS},"time_dt":"{when}"{duration}{actor}',
             owner,
             f"{thread}{inside}{exact},{self._netns(event.netns)}{cgroup}{which}{attribution}{_VIA[event.via]}",
+            self._end,
         )
 
     @staticmethod
