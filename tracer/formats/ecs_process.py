@@ -29,7 +29,7 @@ from tracer.model import (
     Session,
 )
 
-__all__ = ["CUT_FLAGS", "Described", "Processes", "credentials_of", "image_notes", "own_ids"]
+__all__ = ["CUT_FLAGS", "Described", "Processes", "asked_for", "credentials_of", "image_notes", "own_ids"]
 
 _STARTED: Final = {
     Kind.EXEC: '"kind":"event","category":["process"],"type":["start"],"action":"process-executed","outcome":"success"',
@@ -324,25 +324,31 @@ class Processes:
         The last tell what was cut and redacted, and the bytes of what is not UTF-8: of the process ``raw``.
         """
         _, _, cwd, requested, interpreter, whole, argc, _, _, _, flags = image
-        shown = told = ""
         plain = True
         given = self.redact(whole)
+        shown, told, is_ascii = asked_for(cwd, requested, interpreter)
         if given:
             args = text(given[:-1] if given[-1] == 0 else given)
             spaced = args.replace(_NUL, " ")
             line = dumps(spaced)
             plain = len(line) == len(spaced) + 2  # nothing but the quotes was added: no argument needs escapes
             many = f'["{args.replace(_NUL, _BETWEEN)}"]' if plain else dumps(args.split(_NUL))
-            shown = f',"args":{many},"args_count":{argc or args.count(_NUL) + 1},"command_line":{line}'
-        if cwd:
-            shown += f',"working_directory":{quoted(cwd)}'
-        if requested:
-            told = f',"requested":{quoted(requested)}'
-            if interpreter:
-                told += f',"script":{quoted(requested)},"interpreter":{quoted(interpreter)}'
-        if plain and given is whole and not (raw or flags & CUT_FLAGS) and (cwd + requested + interpreter).isascii():
+            shown = f',"args":{many},"args_count":{argc or args.count(_NUL) + 1},"command_line":{line}{shown}'
+        if plain and is_ascii and given is whole and not (raw or flags & CUT_FLAGS):
             return shown, told, ""
         return shown, told, image_notes(image, given, raw, _CUT_NAMES, _ARGS)
+
+
+@lru_cache(_ALIKE)
+def asked_for(cwd: bytes, requested: bytes, interpreter: bytes) -> tuple[str, str, bool]:
+    """What was asked for, and where: members of ``process`` and of ``tracer.process``, and whether all is ASCII."""
+    shown = f',"working_directory":{quoted(cwd)}' if cwd else ""
+    told = ""
+    if requested:
+        told = f',"requested":{quoted(requested)}'
+        if interpreter:
+            told += f',"script":{quoted(requested)},"interpreter":{quoted(interpreter)}'
+    return shown, told, (cwd + requested + interpreter).isascii()
 
 
 def _id(number: int) -> str:

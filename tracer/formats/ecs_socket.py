@@ -12,7 +12,7 @@ from tracer.formats.places import Places
 from tracer.formats.text import errno_name
 from tracer.model import ATTRIBUTIONS, NO_OWNER, TCP_STATES, Flag, Kind, Merged, Role, SocketEvent, Via
 
-__all__ = ["Sockets", "aggregate_member"]
+__all__ = ["IN_STATE", "IN_STATE_AND", "MAPPED", "PLAIN", "Sockets", "aggregate_member"]
 
 _LISTEN_STATE: Final = TCP_STATES.index("LISTEN")
 
@@ -114,7 +114,6 @@ class Sockets:
             attribution += ',"snapshot":true'
         if marks & MARKS:
             attribution += quality(marks)
-        type_ = "ipv6" if ipv6 else "ipv4"
         if kind is _LISTEN or state == _LISTEN_STATE:
             if raw:
                 attribution += members({"raw": raw})
@@ -125,7 +124,7 @@ class Sockets:
                 f'{{"@timestamp":"{when}","event":{{{told},"sequence":{number}}}',
                 owner,
                 f'{thread},"source":{here},"server":{here}'
-                f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"}}'
+                f',"network":{{"transport":"tcp","type":"{"ipv6" if ipv6 else "ipv4"}","iana_number":"6"}}'
                 f"{self._told_late if late else self._told},{self._netns(netns)}{cgroup}"
                 f',"socket":{{"id":"{flow:x}"}}{attribution}{waiting}',
                 self._end,
@@ -145,7 +144,7 @@ class Sockets:
             here = f'{{"ip":"{local}","port":{local_port},"bytes":{moved_out}}}'
             there = f'{{"ip":"{remote}","port":{remote_port},"bytes":{moved_in}}}'
             total = f',"bytes":{moved_out + moved_in}'
-            counted = f',"bytes_sent":{sent},"bytes_received":{received},"retransmits":{retransmits}{rtt}'
+            counted = f'"bytes_sent":{sent},"bytes_received":{received},"retransmits":{retransmits}{rtt}'
             told = _FOUND_OPEN
             if kind is _CLOSE:
                 told = _BROKEN if error else _ENDED if marks & _APPROXIMATE else _CLOSED
@@ -157,15 +156,13 @@ class Sockets:
             total = counted = ""
             told = _ACCEPTED
             if kind is not _ACCEPT:
-                counted = f',"retransmits":{retransmits}{rtt}'
+                counted = f'"retransmits":{retransmits}{rtt}'
                 told = _ATTEMPTED if kind is _ATTEMPT else _REFUSED if error else _OPENED
                 if opened:
                     duration = f',"duration":{time - opened}'
         if error:
-            counted += f',"errno":{error}'
+            counted = f'{counted},"errno":{error}' if counted else f'"errno":{error}'
             failure = f',"error":{{"code":{dumps(errno_name(error))}}}'
-        if state:
-            counted = f',"state":"{TCP_STATES[state] if state < _STATES else state}"{counted}'
         if role == _ROLE_ACCEPT:
             here, there = there, here
         protocol = said = ""
@@ -177,9 +174,11 @@ class Sockets:
         if raw:
             attribution += members({"raw": raw})
         if counted:
-            counted = f',"tcp":{{{counted[1:]}}}'
+            counted = f"{IN_STATE_AND[state]}{counted}}}"
+        elif state:
+            counted = IN_STATE[state]
         named = f',"community_id":"{community}"' if community else ""
-        related = f'"{local}"' if local == remote else f'"{local}","{remote}"'
+        other = f',"{remote}"' if local != remote else ""
         source, destination = here, there
         if self._places is not None:
             source, destination = self._placed(here, there, event, role == _ROLE_ACCEPT)
@@ -187,11 +186,10 @@ class Sockets:
             f'{{"@timestamp":"{when}","event":{{{told}{duration},"sequence":{number}}}',
             owner,
             f'{thread},"source":{source},"client":{here},"destination":{destination},"server":{there}'
-            f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"'
-            f',"direction":"{_DIRECTIONS.get(role, "unknown")}"{protocol}{named}{total}}}'
-            f',"related":{{"ip":[{related}]}}{failure}{said}'
+            f"{(_OVER_IPV6 if ipv6 else _OVER_IPV4)[role]}{protocol}{named}{total}}}"
+            f',"related":{{"ip":["{local}"{other}]}}{failure}{said}'
             f"{self._told_late if late else self._told},{self._netns(netns)}{cgroup}"
-            f',"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}{_VIA[via]}{counted}',
+            f',"socket":{{"id":"{flow:x}{MAPPED if mapped else PLAIN}{attribution}{_VIA[via]}{counted}',
             self._end,
         )
 
@@ -283,7 +281,7 @@ class Sockets:
         source, destination = here, there
         if self._places is not None and addressed:
             source, destination = self._placed(here, there, event, role in (_ROLE_ACCEPT, _ROLE_RECEIVED))
-        which = f',"socket":{{"id":"{event.socket:x}"{_MAPPED if event.mapped else ""}}}{flow}'
+        which = f',"socket":{{"id":"{event.socket:x}{MAPPED if event.mapped else PLAIN}{flow}'
         failure = ""
         if merged is not None:
             failure = f',"error":{{"code":{dumps(errno_name(event.error))}}}' if event.error else ""
@@ -335,7 +333,10 @@ _TOLD: Final = {
     Kind.CLOSE: _ENDED,
     Kind.SOCKET_FOUND: _FOUND_OPEN,
 }
-_MAPPED: Final = ',"mapped":true'
+MAPPED: Final = '","mapped":true}'
+"""How the id of a socket ends whose addresses are of IPv4, mapped into IPv6."""
+PLAIN: Final = '"}'
+"""How that of any other ends."""
 _FLOW: Final = Kind.FLOW
 _OWNER: Final = Kind.OWNER
 _ROLE_RECEIVED: Final = int(Role.RECEIVED)
@@ -357,4 +358,17 @@ _VIA: Final = tuple(
     members({"via": names}) if (names := [via.name.lower() for via in Via if bits & via and via.name]) else ""
     for bits in range(256)
 )
-_STATES: Final = len(TCP_STATES)
+_STATES: Final = tuple(f'"state":"{TCP_STATES[state] if state < len(TCP_STATES) else state}"' for state in range(256))
+IN_STATE: Final = tuple(f',"tcp":{{{told}}}' for told in _STATES)
+"""The member ``tcp`` behind a comma, where it tells nothing but the state, by the byte of that."""
+IN_STATE_AND: Final = (',"tcp":{', *(f',"tcp":{{{told},' for told in _STATES[1:]))
+"""Its beginning, where it tells more; 0 is no state."""
+# The beginning of ``network``, by the byte of the role.
+_OVER_IPV4, _OVER_IPV6 = (
+    tuple(
+        f',"network":{{"transport":"tcp","type":"{type_}","iana_number":"6"'
+        f',"direction":"{_DIRECTIONS.get(role, "unknown")}"'
+        for role in range(256)
+    )
+    for type_ in ("ipv4", "ipv6")
+)

@@ -45,8 +45,10 @@ def second_of(ns: int) -> tuple[int, str]:
 
 def stamp(ns: int) -> str:
     """A wall-clock time in ns since 1970 as RFC 3339 in UTC."""
-    begin, told = second_of(ns)
-    return f"{told}{str(ns - begin).zfill(9)}Z"  # quicker than a format that pads
+    rest = ns - _second.begin
+    if not 0 <= rest < 1_000_000_000:
+        rest = ns - second_of(ns)[0]
+    return f"{_second.text}{str(rest).zfill(9)}Z"  # quicker than a format that pads
 
 
 def text(raw: bytes) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final, NamedTuple
 
-from tracer.formats.ecs_process import CUT_FLAGS, Processes, credentials_of, image_notes, own_ids
+from tracer.formats.ecs_process import CUT_FLAGS, Processes, asked_for, credentials_of, image_notes, own_ids
 from tracer.formats.ecs_values import MARKS, dumps, keep_raw, members, quality, quoted, signal_name, stamp, text
 from tracer.formats.lines import Parts
 from tracer.formats.redact import Redactor
@@ -185,10 +185,10 @@ class OcsfProcesses(Processes):
             shown, told, more = self._image(image, known.raw)
         if flags & MARKS:
             more += quality(flags)
-        moment = f',"time":{(time + offset) // MS},"time_dt":"{when}",{known.actor},'
+        at = (time + offset) // MS
         if kind is _FORK:
             return (
-                f'{self.begin}{number}{_FORKED}{moment}"unmapped":{{',
+                f'{self.begin}{number}{_FORKED},"time":{at},"time_dt":"{when}",{known.actor},"unmapped":{{',
                 known.process,
                 f',"ptid":{tid}{shown}}}{self.inner_late if late else self.inner}'
                 f",{known.own}{told}}}{known.rest}{more}",
@@ -197,7 +197,8 @@ class OcsfProcesses(Processes):
         if kind is _PROCESS_FOUND:
             more += ',"snapshot":true'
         return (
-            f"{self.begin}{number}{_RUNNING if kind is _PROCESS_FOUND else _LAUNCHED}{moment}",
+            f"{self.begin}{number}{_RUNNING if kind is _PROCESS_FOUND else _LAUNCHED}"
+            f',"time":{at},"time_dt":"{when}",{known.actor},',
             known.process,
             f',"ptid":{tid}{shown}}}{self.told_late if late else self.told},{known.own}{told}}}{known.rest}{more}',
             self.end,
@@ -276,24 +277,18 @@ class OcsfProcesses(Processes):
     def _image(self, image: Image, raw: dict[str, str]) -> tuple[str, str, str]:
         """What a process was given: members of ``process``, of ``tracer.process`` and of ``tracer``."""
         _, _, cwd, requested, interpreter, whole, argc, _, _, _, flags = image
-        shown = told = ""
         plain = True
         given = self.redact(whole)
+        shown, told, is_ascii = asked_for(cwd, requested, interpreter)
         if given:
             args = text(given[:-1] if given[-1] == 0 else given)
             spaced = args.replace(_NUL, " ")
             line = dumps(spaced)
             plain = len(line) == len(spaced) + 2  # nothing but the quotes was added: no argument needs escapes
             many = f'["{args.replace(_NUL, _BETWEEN)}"]' if plain else dumps(args.split(_NUL))
-            shown = f',"cmd_line":{line}'
-            told = f',"args":{many},"args_count":{argc or args.count(_NUL) + 1}'
-        if cwd:
-            shown += f',"working_directory":{quoted(cwd)}'
-        if requested:
-            told += f',"requested":{quoted(requested)}'
-            if interpreter:
-                told += f',"script":{quoted(requested)},"interpreter":{quoted(interpreter)}'
-        if plain and given is whole and not (raw or flags & CUT_FLAGS) and (cwd + requested + interpreter).isascii():
+            shown = f',"cmd_line":{line}{shown}'
+            told = f',"args":{many},"args_count":{argc or args.count(_NUL) + 1}{told}'
+        if plain and is_ascii and given is whole and not (raw or flags & CUT_FLAGS):
             return shown, told, ""
         return shown, told, image_notes(image, given, raw, _CUT_NAMES, _ARGS)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tracer.formats.ecs_socket import aggregate_member
+from tracer.formats.ecs_socket import IN_STATE, IN_STATE_AND, MAPPED, PLAIN, aggregate_member
 from tracer.formats.ecs_values import MARKS, dumps, members, quality, stamp
 from tracer.formats.lines import Parts
 from tracer.formats.ocsf_names import told_of
@@ -141,18 +141,16 @@ class OcsfSockets:
             attribution += ',"snapshot":true'
         if marks & MARKS:
             attribution += quality(marks)
-        moment = f',"time":{(time + offset) // MS},"time_dt":"{when}"'
-        version = '"tcp","protocol_ver_id":6' if ipv6 else '"tcp","protocol_ver_id":4'
-        named = f',"community_uid":"{community}"' if community else ""
         if kind is _LISTEN or state == _LISTEN_STATE:
             if raw:
                 attribution += members({"raw": raw})
             waiting = "" if marks & _NO_TOTALS else f',"listen":{{"backlog":{backlog}}}'
             return (
-                f"{self._begin}{number}{_LISTENING if kind is _LISTEN else _FOUND_LISTENING}{moment}{actor}",
+                f"{self._begin}{number}{_LISTENING if kind is _LISTEN else _FOUND_LISTENING}"
+                f',"time":{(time + offset) // MS},"time_dt":"{when}"{actor}',
                 owner,
                 f'{thread},"src_endpoint":{{"ip":"{local}","port":{local_port}}},"connection_info":{{{_NO_DIRECTION}'
-                f',"protocol_num":6,"protocol_name":{version},"uid":"{flow:x}"}}'
+                f',"protocol_num":6,"protocol_name":"tcp","protocol_ver_id":{6 if ipv6 else 4},"uid":"{flow:x}"}}'
                 f"{self._told_late if late else self._told},{self._netns(netns)}{cgroup}"
                 f',"socket":{{"id":"{flow:x}"}}{attribution}{waiting}',
                 self._end,
@@ -163,7 +161,7 @@ class OcsfSockets:
             counted = ""
             told = _TOLD[kind] if not error else _BROKEN if kind is _CLOSE else _FAILED
         elif kind is _CLOSE or kind is _SOCKET_FOUND:
-            counted = f',"bytes_sent":{sent},"bytes_received":{received},"retransmits":{retransmits}{rtt}'
+            counted = f'"bytes_sent":{sent},"bytes_received":{received},"retransmits":{retransmits}{rtt}'
             told = _FOUND_OPEN
             last = self._last.pop(flow, None)
             known_since = kind is _CLOSE and opened > self._moved.forgotten
@@ -186,7 +184,7 @@ class OcsfSockets:
             counted = ""
             told = _ACCEPTED
             if kind is not _ACCEPT:
-                counted = f',"retransmits":{retransmits}{rtt}'
+                counted = f'"retransmits":{retransmits}{rtt}'
                 told = _ATTEMPTED if kind is _ATTEMPT else _FAILED if error else _OPENED
         if opened and kind is not _ACCEPT and time > opened:
             duration = f',"duration":{(time - opened) // MS}'
@@ -194,10 +192,8 @@ class OcsfSockets:
         if error:
             if told is _FAILED and error == _ECONNREFUSED:
                 told = _REFUSED
-            counted += f',"errno":{error}'
+            counted = f'{counted},"errno":{error}' if counted else f'"errno":{error}'
             failure = f',"status_code":{dumps(errno_name(error))}'
-        if state:
-            counted = f',"state":"{TCP_STATES[state] if state < _STATES else state}"{counted}'
         here, there = f'"ip":"{local}","port":{local_port}', f'"ip":"{remote}","port":{remote_port}'
         if self._places is not None:
             here, there = here + self._places.ocsf(local), there + self._places.ocsf(remote)
@@ -213,16 +209,18 @@ class OcsfSockets:
         if raw:
             attribution += members({"raw": raw})
         if counted:
-            counted = f',"tcp":{{{counted[1:]}}}'
+            counted = f"{IN_STATE_AND[state]}{counted}}}"
+        elif state:
+            counted = IN_STATE[state]
+        named = f',"community_uid":"{community}"' if community else ""
+        number_of_flow = f"{flow:x}"
         return (
-            f"{self._begin}{number}{told}{failure}{moment}{duration}{actor}",
+            f'{self._begin}{number}{told}{failure},"time":{(time + offset) // MS},"time_dt":"{when}"{duration}{actor}',
             owner,
             f'{thread},"src_endpoint":{{{here}}},"dst_endpoint":{{{there}}}'
-            f',"is_src_dst_assignment_known":{"true" if role else "false"}'
-            f',"connection_info":{{{_DIRECTIONS.get(role, _NO_DIRECTION)}'
-            f',"protocol_num":6,"protocol_name":{version}{named},"uid":"{flow:x}"}}{totals}{said}'
+            f'{(_OVER_IPV6 if ipv6 else _OVER_IPV4)[role]}{named},"uid":"{number_of_flow}"}}{totals}{said}'
             f"{self._told_late if late else self._told}{exact},{self._netns(netns)}{cgroup}"
-            f',"socket":{{"id":"{flow:x}"{_MAPPED if mapped else ""}}}{attribution}{_VIA[via]}{counted}',
+            f',"socket":{{"id":"{number_of_flow}{MAPPED if mapped else PLAIN}{attribution}{_VIA[via]}{counted}',
             self._end,
         )
 
@@ -298,7 +296,7 @@ class OcsfSockets:
             inside = f',"unmapped":{{{what[1:]}{self._inner_late if event.late else self._inner}'
         else:
             inside = f"{what}{self._told_late if event.late else self._told}"
-        which = f',"socket":{{"id":"{event.socket:x}"{_MAPPED if event.mapped else ""}}}{flow}'
+        which = f',"socket":{{"id":"{event.socket:x}{MAPPED if event.mapped else PLAIN}{flow}'
         if merged is not None:
             which = aggregate_member(event, merged)
         return (
@@ -345,7 +343,6 @@ def _traffic(name: str, out: int, into: int, swap: bool, calls: tuple[int, ...] 
 
 # Looked up once: an attribute of an enum costs as much as a format.
 _LISTEN_STATE: Final = TCP_STATES.index("LISTEN")
-_STATES: Final = len(TCP_STATES)
 _CLOSE: Final = Kind.CLOSE
 _ACCEPT: Final = Kind.ACCEPT
 _ATTEMPT: Final = Kind.ATTEMPT
@@ -373,7 +370,6 @@ _MPTCP: Final = 262
 _WITH_PORTS: Final = frozenset({6, 17, 132, 136, _MPTCP})
 _WITHOUT_ADDRESSES: Final = frozenset({"packet", "vsock"})
 _ANY: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what was never told
-_MAPPED: Final = ',"mapped":true'
 _TOLD: Final = {
     Kind.CONNECT: _OPENED,
     Kind.ATTEMPT: _ATTEMPTED,
@@ -392,4 +388,14 @@ _MOVED_AS: Final = {
 _VIA: Final = tuple(
     members({"via": names}) if (names := [via.name.lower() for via in Via if bits & via and via.name]) else ""
     for bits in range(256)
+)
+# Who began a connection, and how it goes, up to the version of IP, by the byte of the role.
+_OVER_IPV4, _OVER_IPV6 = (
+    tuple(
+        f',"is_src_dst_assignment_known":{"true" if role else "false"}'
+        f',"connection_info":{{{_DIRECTIONS.get(role, _NO_DIRECTION)}'
+        f',"protocol_num":6,"protocol_name":"tcp","protocol_ver_id":{version}'
+        for role in range(256)
+    )
+    for version in (4, 6)
 )
