@@ -21,6 +21,7 @@ from tracer.pipeline.engine import Engine
 from tracer.pipeline.moves import UPDATE_NS
 from tracer.pipeline.turns import Input, RecordingError, Start, Turn
 from tracer.pipeline.view import Filters
+from tracer.probes.read_only import ReadOnly
 from tracer.probes.records import DecodeError
 from tracer.sinks.output import is_terminal
 
@@ -66,7 +67,9 @@ def _confine(mode: Mode, form: str | None, fd: int, *, writes_files: bool) -> No
         import tracer.formats.ocsf  # noqa: F401
     reading.load()
     plan = Plan(choose_user(None, tell, writes_files=writes_files), calls=WORKER + on_descriptors("ftruncate", fd))
+    read_only = ReadOnly()
     Sandbox(mode, plan).enter(tell, lambda prove: prove())
+    read_only.let_go()
 
 
 class _Form(NamedTuple):

@@ -27,6 +27,7 @@ from tracer.pipeline.engine import Engine
 from tracer.pipeline.order import RingRun
 from tracer.pipeline.turns import Collapsed, Confined, Found, Input, Known, Moves, Start, Turn
 from tracer.probes.canary import CALLS
+from tracer.probes.read_only import ReadOnly
 from tracer.probes.records import only, without
 from tracer.probes.rings import Run
 from tracer.probes.source import Coverage, Source, boottime
@@ -106,6 +107,7 @@ class Session:
         self._follow(source, engine, stream)
         if options.sandbox is not Mode.OFF:
             source.seal()
+        read_only = ReadOnly()
         confined = sandbox.enter(tell, lambda first: self._are_confined() and stream.start(first))
         broker = {"broker": self._broker} if self._worker else {}
         self._feed(stream, Confined(boottime(), confined | broker | self._rotation.record | self._service.record))
@@ -113,6 +115,7 @@ class Session:
             self._feed(stream, found)
         self._tell_ready(coverage)
         self._service.ready(confined)
+        read_only.let_go()
         try:
             status = self._loop(source, engine, stream, health)
         except LOSSES as error:
