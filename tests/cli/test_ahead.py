@@ -77,26 +77,26 @@ def test_a_failure_is_told_here() -> None:
         ("core", Path("-"), None, True),
         ("bcc", None, None, False),
         ("procfs", None, None, False),
-        ("auto", Path("events.jsonl"), None, False),
+        ("auto", Path("events.jsonl"), None, True),
         ("auto", None, Path("tracer.prom"), False),
     ],
 )
 def test_what_is_begun(
     backend: str, output: Path | None, stats: Path | None, begins: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the probes are, with the filters and the buffer of the session, and never before a process is forked."""
+    """Only the probes are, with the filters, the buffer and the pids of the session, and never before a fork."""
     made: list[tuple[object, ...]] = []
 
-    def make(name: str, filters: KernelFilters, buffer: int, hooks: str, worker: None) -> Fake:
-        made.append((name, filters.ports, buffer, hooks, worker))
+    def make(name: str, filters: KernelFilters, buffer: int, hooks: str, worker: None, also: tuple[int, ...]) -> Fake:
+        made.append((name, filters.ports, buffer, hooks, worker, also))
         return Fake()
 
     monkeypatch.setattr(ahead, "make", make)
     filters = Filters(ports=frozenset({443}))
     asked = Options(filters, backend, "tracepoints", output=output, buffer=65536, stats=stats, payload=False)
-    begun = ahead.begin(asked)
+    begun = ahead.begin(asked, (4242,))
     assert (begun is not None) == begins
     if begun is not None:
         with begun:
             pass
-    assert made == [("core", frozenset({443}), 65536, "tracepoints", None)] * begins
+    assert made == [("core", frozenset({443}), 65536, "tracepoints", None, (4242,))] * begins

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from types import TracebackType
 
 from tracer.cli.asked import Options
@@ -47,15 +48,13 @@ class Ahead:
         self._source.__exit__(kind, error, trace)
 
 
-def begin(asked: Options) -> Ahead | None:
-    """Begin, if the first backend to be tried is one of probes.
+def begin(asked: Options, also: Sequence[int]) -> Ahead | None:
+    """Begin, if the first backend to be tried is one of probes; ``also`` are the pids that are ours, too.
 
-    Not where processes are forked that are to reopen the output, or to write figures: that is done before there is
-    anything that they could inherit.
+    Not where a process is forked that is to write figures: that is done before there is anything that it could inherit.
     """
     heap.share()
-    forks = asked.stats is not None or (asked.output is not None and str(asked.output) != "-")
-    if forks or asked.backend not in ("auto", "core"):
+    if asked.stats is not None or asked.backend not in ("auto", "core"):
         return None
     filters = kernel_filters(asked.filters, payload=asked.payload, flood=asked.flood)
-    return Ahead(make("core", filters, asked.buffer, asked.hooks, None))
+    return Ahead(make("core", filters, asked.buffer, asked.hooks, None, also))

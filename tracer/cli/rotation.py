@@ -9,16 +9,18 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.sandbox import Mode, confine_opener
-from tracer.cli.stream import Stream
 from tracer.confine.opener import opener_plan
 from tracer.confine.seccomp_filter import Rule, on_descriptors
 from tracer.fallback.opener import Opener, OpenerLostError
 from tracer.fallback.protocol import Asks
 from tracer.sinks.output import open_again
+
+if TYPE_CHECKING:
+    from tracer.cli.stream import Stream
 
 __all__ = ["Rotation", "reason"]
 
@@ -48,10 +50,10 @@ class Rotation:
     def start(self) -> None:
         """Fork the opener if the output is a file, or will be: before there is anything that it could inherit.
 
-        It tells of its confinement by itself.
+        It tells of its confinement by itself. Where it is there already nothing is done.
         """
         path = self._path
-        if path is None or str(path) == "-" or not _is_file(path):
+        if self._opener is not None or path is None or str(path) == "-" or not _is_file(path):
             return
         try:
             directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
