@@ -51,7 +51,7 @@ def lines_of(
         render: Render = renders.get(kind, of_notice)
         for place in alike:
             event = events[place]
-            rest = event[1] - since
+            rest = event[_TIME] - since
             if not 0 <= rest < 1_000_000_000:
                 since, second = second_of(event[_TIME] + offset)
                 since -= offset
