@@ -39,6 +39,8 @@ _ROOT: Final = Path(__file__).resolve().parents[1]
 # What a tracer in a pid namespace of its own says, and what it then can't know of parents from before its start.
 _OUTSIDE: Final = "outside this pid namespace that were there before"
 _OF_PARENT: Final = ("process.parent.name", "process.parent.executable")
+# What nobody can tell of a process whose exec, or its parent's, was only counted, as beyond a budget.
+_OF_PROGRAM: Final = ("process.executable", "tracer.process.exe.dev", "tracer.process.exe.inode")
 _SHOWN: Final = 5  # of what is wrong with lines
 
 
@@ -107,13 +109,19 @@ def judge(directory: Path, form: str, root: int) -> Judged:
     told = {value(event, "process.entity_id") for event in events}
     coverage = next(event["tracer"]["coverage"] for event in events if event["event"]["action"] == "tracer-coverage")
     blind = any(_OUTSIDE in spot for spot in coverage["blind"])
+    flooded = any(event["event"]["action"] == "tracer-flood" for event in events)
+    run = {value(event, "process.entity_id") for event in events if event["event"]["action"] == "process-executed"}
     others = 0
     for event in events:
         action = event["event"]["action"]
         known = value(event, "process.entity_id") in ours and value(event, "tracer.snapshot") is not True
         if known or action not in REQUIRED:
-            stranger = blind and value(event, "process.parent.entity_id") not in told
-            table.add(event, _OF_PARENT if stranger else ())
+            excused: tuple[str, ...] = ()
+            if blind and value(event, "process.parent.entity_id") not in told:
+                excused += _OF_PARENT
+            if flooded and value(event, "process.entity_id") not in run:
+                excused += _OF_PROGRAM
+            table.add(event, excused)
         else:
             others += 1
     return Judged(len(events), table, others, wrong)

@@ -44,6 +44,7 @@ _CPU_BUDGET: Final = 40.0  # % of one core
 _MEMORY_BUDGET: Final = 64.0  # MiB
 _BUFFER: Final = "32M"  # what other programs need a core for meanwhile is not the exporter's to lose
 _ROTATE_SIZE: Final = "16M"
+_NETNS: Final = 4_026_531_840  # of all records of the mix, and of nobody here: what others do meanwhile is left out
 _READY: Final = "tracer: ready"
 _READY_S: Final = 30
 _END_S: Final = 120
@@ -72,7 +73,7 @@ class Exporter:
         self.memory: list[int] = []
         self._said = output.with_name(f"{output.name}.stderr")
         self._command = [sys.executable, "-m", "tracer", "export", "--output", str(output), "--buffer", _BUFFER]
-        self._command += ["--keep", "0", "--rotate-size", _ROTATE_SIZE, *arguments]
+        self._command += ["--keep", "0", "--rotate-size", _ROTATE_SIZE, "--netns", str(_NETNS), *arguments]
         self._stop = threading.Event()
 
     def __enter__(self) -> Self:
@@ -209,10 +210,10 @@ def _wait(collected: Path, wanted: int) -> None:
         time.sleep(_SAMPLE_S / 5)
 
 
-def feed(made: Path, exporter: Exporter, rate: int, seconds: float) -> tuple[int, float]:
-    """Feed at a rate; how many events, and for how long."""
+def feed(made: Path, exporter: Exporter, rate: int, seconds: float, fed: int = 0) -> tuple[int, float]:
+    """Feed at a rate; how many events, and for how long. ``fed`` is how many there were before."""
     with maps_of(exporter.pid) as maps:
-        feeder = Feeder(made, maps)
+        feeder = Feeder(made, maps, fed // STEPS)
         try:
             took = feeder.feed(rate, seconds)
         finally:

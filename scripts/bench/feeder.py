@@ -103,7 +103,8 @@ def maps_of(pid: int) -> Iterator[dict[str, int]]:
 class Feeder:
     """The program, loaded on the tracer's maps. ``processes`` is how many were fed, each with STEPS records."""
 
-    def __init__(self, made: Path, maps: dict[str, int]) -> None:
+    def __init__(self, made: Path, maps: dict[str, int], first: int = 0) -> None:
+        """``first`` is the number of the first process: each has a pid and a start of its own by that."""
         if missing := set(_SHARED) - set(maps):
             raise BenchError(f"the tracer has no map {', '.join(sorted(missing))}")
         share = {name: maps[name] for name in _SHARED}
@@ -112,6 +113,7 @@ class Feeder:
             self._object.map("templates").update(struct.pack("=I", place), template)
         self._program = self._object.program_fd("feed")
         self._cpus = online_cpus()
+        self._first = first
         self.processes = 0
 
     def feed(self, rate: int, seconds: float) -> float:
@@ -123,7 +125,7 @@ class Feeder:
             while self.processes < due:
                 many = min(MOST, int(due) + 1 - self.processes)
                 cpu = self._cpus[self.processes // MOST % len(self._cpus)]
-                libbpf.run_program(self._program, cpu, _ARGUMENTS.pack(self.processes, many))
+                libbpf.run_program(self._program, cpu, _ARGUMENTS.pack(self._first + self.processes, many))
                 self.processes += many
             time.sleep(_TICK_S)
         return time.monotonic() - begin

@@ -12,6 +12,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 from scripts.bench.exported import Exporter, feed, wrong_with
@@ -35,14 +36,15 @@ _FILES: Final = ("--rotate-size", "4M", "--keep", "4", "--compress", "gzip", "--
 
 
 def grown(samples: Sequence[int]) -> tuple[float, float, float]:
-    """Of samples in bytes, in MiB: the most in the second quarter, the most in the last, and by how much that is more.
+    """Of samples in bytes, in MiB: the median of the second quarter and of the last, and by how much that is more.
 
-    Raises ValueError for fewer than eight: that tells nothing.
+    What a stall takes for a moment is in neither; what it leaves for good is. Raises ValueError for fewer than eight
+    samples: they tell nothing.
     """
     if len(samples) < 8:
         raise ValueError(f"{len(samples)} samples tell nothing")
     quarter = len(samples) // 4
-    before, after = max(samples[quarter : 2 * quarter]) / _MEBI, max(samples[-quarter:]) / _MEBI
+    before, after = median(samples[quarter : 2 * quarter]) / _MEBI, median(samples[-quarter:]) / _MEBI
     return before, after, after - before
 
 
@@ -76,21 +78,21 @@ def _exported(directory: Path, mix: Mix) -> Iterator[str | Row]:
     made = compiled(directory)
     output = directory / "soaked"
     output.mkdir()
-    total = seconds = 0.0
+    total, seconds = 0, 0.0
     try:
         with Exporter(output, *_FILES) as exporter:
             for _ in range(_HANG_UPS):
-                fed, took = feed(made, exporter, _RATE, mix.events / _RATE / _HANG_UPS)
+                fed, took = feed(made, exporter, _RATE, mix.events / _RATE / _HANG_UPS, total)
                 total, seconds = total + fed, seconds + took
                 os.kill(exporter.pid, signal.SIGHUP)
-                yield f"{total:,.0f} events fed"
+                yield f"{total:,} events fed"
             exporter.mark()
         count = len(list(output.iterdir()))
     finally:
         shutil.rmtree(output)
-    wrong = wrong_with(exporter.ledger, int(total))
+    wrong = wrong_with(exporter.ledger, total)
     note = (
-        f"{'' if wrong else '0 lost; '}{total:,.0f} events in {seconds:.0f} s through rotation at 4 MiB, chain, gzip "
+        f"{'' if wrong else '0 lost; '}{total:,} events in {seconds:.0f} s through rotation at 4 MiB, chain, gzip "
         f"and {_HANG_UPS} SIGHUPs; {count} files were left; all processes of the exporter"
     )
     yield _row("tracer export", exporter.memory, note, wrong)
