@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.tracing import NO_FACILITY, Event, actions, find, one
+from tests.tracing import NO_FACILITY, PATIENCE, Event, actions, find, one
 from tests.traps.checks import EXECUTED, EXITED, Line, lines, only
 from tests.traps.conftest import MakeTrace, Start
 
@@ -18,6 +18,9 @@ KINDS = {"fork": FORKED, "exec": EXECUTED, "exit": EXITED}
 EVERYTHING = ("--children", "--event", "exec,fork,exit", "--no-snapshot")
 # Of each CPU and kind of event: half of it is for processes.
 RING_BYTES = 2 << 20
+# Events a second. The other user makes three with each of 101 programs, with pauses of 25 ms times the patience between
+# them: all on one CPU that is less than this, with what may be used at once. The storm makes some 3,200 on each of two.
+BUDGET = int(100 / max(PATIENCE, 1)) + 10
 
 
 def skip_without_budgets(events: list[Event]) -> None:
@@ -69,7 +72,7 @@ def test_rate(trace: MakeTrace, start: Start) -> None:
     """Beyond a rate that both are held to the storm is counted, and of the other user's events not one is missing."""
     with start("trap_47_bomb") as bomb:
         pid = str(only(bomb.wait_for("users"), "program")["pid"])
-        with trace("--pid", pid, *EVERYTHING, "--flood-budget", "100") as seen:
+        with trace("--pid", pid, *EVERYTHING, "--flood-budget", str(BUDGET)) as seen:
             bomb.go()
             truth = bomb.finish()
     skip_without_budgets(seen.events)

@@ -177,13 +177,19 @@ static inline pid_t own_tid(void)
 	return (pid_t)syscall(SYS_gettid);
 }
 
+/* How many times slower than others this machine may be: the patience of the tests, at least 1. */
+static inline double patience(void)
+{
+	const char *told = getenv("TRACER_TEST_PATIENCE");
+	double factor = told != NULL ? strtod(told, NULL) : 1;
+
+	return factor > 1 ? factor : 1;
+}
+
 /* Ends the calling process after so many seconds, times the patience of the tests. */
 static inline void limit_life(unsigned seconds)
 {
-	const char *patience = getenv("TRACER_TEST_PATIENCE");
-	double factor = patience != NULL ? strtod(patience, NULL) : 1;
-
-	alarm((unsigned)(seconds * (factor > 1 ? factor : 1)));
+	alarm((unsigned)(seconds * patience()));
 }
 
 /* Ties the boot clock to the wall clock, as a line. */

@@ -1,6 +1,7 @@
 /* Trap 47: one user's fork bomb, and meanwhile another user's programs, one after the other. The bomb is bounded: four
  * processes with 751 children each, of which every seventh executes a program with long arguments. All of it begins when
- * a line comes on standard input. */
+ * a line comes on standard input. Where the machine is slow the storm is, so the other user is slower by the patience of
+ * the tests: between the rates of both there is room for a budget. */
 #include "trap.h"
 
 #define STORMS 4
@@ -11,6 +12,7 @@
 #define STORM_USER 64047
 #define QUIET_USER 64048
 #define ARGUMENT 9000
+#define PAUSE_MS 25	/* of the other user, between two programs, times the patience */
 
 static void become(uid_t user)
 {
@@ -66,7 +68,7 @@ static void quiet(void)
 			execute("quiet", text);
 		wait_success(pid);
 		say("{\"what\":\"quiet\",\"pid\":%d,\"number\":%d,\"parent\":%d}", pid, number, getpid());
-		sleep_ms(25);
+		sleep_ms(PAUSE_MS * patience());
 	}
 	_exit(0);
 }
