@@ -18,6 +18,7 @@ RANKS = {
     "fallback": 4,  # tells what the probes would, in their records
     "pipeline": 5,
     "formats": 6,
+    "investigate": 7,  # looks at one process, and words it as formats do
     "integrity": 7,  # reads what formats have written
     "sinks": 8,
     "cli": 9,

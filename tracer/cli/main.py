@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 from typer._click.core import ParameterSource
@@ -101,6 +101,13 @@ def _fixed(ctx: typer.Context) -> frozenset[str]:
     return frozenset(key for key, known in ctx.obj.keys.items() if known.parameter in typed)
 
 
+# What a session can be asked for that `tracer pid` decides itself.
+_NOT_OF_PID: Final = (
+    *("pid", "children", "comm", "exe", "uid", "port", "cidr", "netns", "account_wire", "no_snapshot"),
+    *("truncate_addresses", "hash_users", "geoip", "stats"),
+)
+
+
 @app.command()
 def live(
     ctx: typer.Context,
@@ -150,6 +157,43 @@ def live(
     from tracer.cli.live import Live
 
     raise typer.Exit(int(Live(asked, rotation, ahead=begun).run()))
+
+
+@app.command()
+def pid(
+    ctx: typer.Context,
+    process: Annotated[str, typer.Argument(help="its pid, or its name", metavar="PID|NAME")],
+    now: Annotated[bool, typer.Option("--now", help="only what is there now: end before anything is followed")] = False,
+    json: Annotated[bool, typer.Option("--json", help="the bundle and the events as JSON Lines (ECS)")] = False,
+    output: Output = None,
+    duration: Duration = None,
+    show_env: Annotated[
+        bool, typer.Option("--show-env", help="the environment with its values, without secrets")
+    ] = False,
+    pidns: Annotated[
+        str | None, typer.Option("--pidns", help="the pid is of this pid namespace (inode or path)", metavar="NS")
+    ] = None,
+    event: EventNames = None,
+    update_every: UpdateEvery = "30s",
+    buffer: Buffer = "8M",
+    backend: Backend = "auto",
+    hooks: Hooks = "auto",
+    fail_on_loss: FailOnLoss = False,
+    no_payload: NoPayload = False,
+    no_sandbox: NoSandbox = False,
+    sandbox_strict: SandboxStrict = False,
+    user: User = None,
+    redact: Redact = None,
+) -> None:
+    """Tell everything about one process as it is now, then what it and its descendants do.
+
+    Examples: tracer pid 4242 -- tracer pid nginx -- tracer pid 4242 --now --json | jq .tracer.bundle
+    """
+    from tracer.cli import pid as command
+
+    asked = _asked({**dict.fromkeys(_NOT_OF_PID), **ctx.params, "form": "ecs" if json else "pretty"})
+    namespace = options.pid_namespace("--pidns", pidns) if pidns is not None else None
+    raise typer.Exit(int(command.pid(process, asked, namespace=namespace, now=now, values=show_env)))
 
 
 @app.command()

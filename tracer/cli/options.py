@@ -16,7 +16,7 @@ from tracer.formats.redact import Redactor, RuleError, read_rules
 from tracer.model import RING_KINDS, Kind
 from tracer.pipeline.view import DEFAULT_KINDS, Filters
 
-__all__ = ["duration", "filters", "privacy", "size"]
+__all__ = ["duration", "filters", "pid_namespace", "privacy", "size"]
 
 # What comes with another is not asked for by itself.
 _EVENTS: Final = {
@@ -77,18 +77,28 @@ def _uid(text: str) -> int:
 
 
 def _netns(text: str) -> int:
-    """An inode number as `lsns -t net` prints it, or the path of a namespace file."""
+    return _namespace("--netns", text, "net", "or a path such as /run/netns/NAME or /proc/PID/ns/net")
+
+
+def pid_namespace(option: str, text: str) -> int:
+    """The inode of a pid namespace, from what ``lsns -t pid`` prints or a path. Raises CommandError."""
+    return _namespace(option, text, "pid", "or a path such as /proc/PID/ns/pid")
+
+
+def _namespace(option: str, text: str, kind: str, paths: str) -> int:
+    """An inode number as lsns(8) prints it, or the path of a namespace file."""
     if text.isdigit():
-        return _number("--netns", text, 1, _ID_MOST, "the inode of a network namespace (see lsns -t net)")
+        name = "network" if kind == "net" else kind
+        return _number(option, text, 1, _ID_MOST, f"the inode of a {name} namespace (see lsns -t {kind})")
     try:
         target = Path(text).readlink() if text.startswith("/proc/") else None
-        if target is not None and (found := re.fullmatch(r"net:\[(\d+)\]", str(target))):
+        if target is not None and (found := re.fullmatch(rf"{kind}:\[(\d+)\]", str(target))):
             return int(found[1])
         if target is None and text.startswith("/"):
             return Path(text).stat().st_ino
     except OSError as error:
-        raise _bad("--netns", text, f"{(error.strerror or '').lower()}; give an inode or a path") from error
-    raise _bad("--netns", text, "give an inode (see lsns -t net) or a path such as /run/netns/NAME or /proc/PID/ns/net")
+        raise _bad(option, text, f"{(error.strerror or '').lower()}; give an inode or a path") from error
+    raise _bad(option, text, f"give an inode (see lsns -t {kind}) {paths}")
 
 
 def _event(text: str) -> Kind:

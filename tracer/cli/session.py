@@ -97,6 +97,7 @@ class Session:
                 "blind": self._outputs.blind(seen, offset),
             }
         )
+        self._opens(engine, stream, offset)
         health = Health(source, self._worker)
         self._service.begin(source.name, session.host.boot_id, _blind(coverage), LEDGER_NS / 1e9)
         self._feed(stream, start)
@@ -130,6 +131,12 @@ class Session:
             return Exit.FAILURE
         stream.close()
         return status
+
+    def _opens(self, engine: Engine, stream: Stream, offset: int) -> None:
+        """What a command puts in front of a stream, once the probes are attached and before anything is confined.
+
+        ``offset`` is wall clock minus CLOCK_BOOTTIME, ns.
+        """
 
     def _are_confined(self) -> bool:
         """Hear it of the processes beside this one. Raises CommandError."""

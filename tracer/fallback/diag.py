@@ -13,7 +13,20 @@ import socket
 from struct import Struct
 from typing import Final, NamedTuple, Self
 
-__all__ = ["ALL_STATES", "CLOSE_WAIT", "ESTABLISHED", "LISTEN", "SYN_SENT", "TIME_WAIT", "Diag", "Info", "TcpSocket"]
+from tracer.fallback.sock_diag import HEADER_SIZE, dump, inet_request
+
+__all__ = [
+    "ALL_STATES",
+    "CLOSE_WAIT",
+    "ESTABLISHED",
+    "LISTEN",
+    "SYN_SENT",
+    "TIME_WAIT",
+    "Diag",
+    "Info",
+    "TcpSocket",
+    "parsed",
+]
 
 # include/net/tcp_states.h
 ESTABLISHED: Final = 1
@@ -31,11 +44,6 @@ _NOT_OPEN: Final = (0, SYN_RECV, TIME_WAIT, CLOSE, NEW_SYN_RECV)
 ALL_STATES: Final = (1 << NEW_SYN_RECV + 1) - 1 & ~sum(1 << state for state in _NOT_OPEN)
 """Those in which a socket is somebody's, or was: half-open ones are their listener's."""
 
-_NLMSG_ERROR: Final = 2
-_NLMSG_DONE: Final = 3
-_NLM_F_REQUEST: Final = 0x001
-_NLM_F_DUMP: Final = 0x300
-_SOCK_DIAG_BY_FAMILY: Final = 20  # include/uapi/linux/sock_diag.h
 _NETLINK_SOCK_DIAG: Final = 4
 _SOL_NETLINK: Final = 270
 _NETLINK_ADD_MEMBERSHIP: Final = 1
@@ -44,11 +52,9 @@ _INET_DIAG_SHUTDOWN: Final = 8
 _RCV_SHUTDOWN: Final = 1  # include/net/sock.h
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 _MAPPED: Final = bytes(10) + b"\xff\xff"
-_DUMP_BYTES: Final = 1 << 18  # the kernel fills at most 32 KiB at a time
+_MESSAGE_BYTES: Final = 1 << 15
 _FIN_COUNTED: Final = frozenset({CLOSE_WAIT, LAST_ACK, CLOSING, TIME_WAIT})  # the peer's has come
 
-_header = Struct("=IHHII").unpack_from
-_HEADER_SIZE: Final = 16
 _MESSAGE: Final = Struct("=4B2s2s16s16sIQ5I")  # struct inet_diag_msg
 _message = _MESSAGE.unpack_from
 _attribute = Struct("=HH").unpack_from
@@ -172,34 +178,15 @@ class Diag:
         found: list[TcpSocket] = []
         for request in self._requests:
             _set_states(request, states)
-            self._asking.send(request)
-            while self._take(found):
-                pass
+            found += [parsed(data, at, end) for data, at, end in dump(self._asking, request)]
         return found
-
-    def _take(self, found: list[TcpSocket]) -> bool:
-        """Read a piece of a dump; whether more follow."""
-        data, sender = self._asking.recvfrom(_DUMP_BYTES)
-        if sender[0]:
-            return True  # not from the kernel
-        at = 0
-        while at + _HEADER_SIZE <= len(data):
-            length, kind, _, _, _ = _header(data, at)
-            if kind == _NLMSG_DONE:
-                return False
-            if kind == _NLMSG_ERROR:
-                number = -int.from_bytes(data[at + 16 : at + 20], "little", signed=True)
-                raise OSError(number, f"sock_diag: {errno.errorcode.get(number, number)}")
-            found.append(_parsed(data, at, at + length))
-            at += (length + 3) & ~3
-        return True
 
     def destroyed(self, most: int = 1024) -> list[TcpSocket]:
         """The sockets that were destroyed, oldest first, at most so many. Raises OSError when the socket fails."""
         found: list[TcpSocket] = []
         for _ in range(most):
             try:
-                data, sender = self._hearing.recvfrom(_DUMP_BYTES, socket.MSG_DONTWAIT)
+                data, sender = self._hearing.recvfrom(_MESSAGE_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
             except OSError as error:
@@ -207,23 +194,13 @@ class Diag:
                     raise
                 self.overruns += 1
                 continue
-            if not sender[0] and len(data) >= _HEADER_SIZE + _MESSAGE.size:
-                found.append(_parsed(data, 0, len(data)))
+            if not sender[0] and len(data) >= HEADER_SIZE + _MESSAGE.size:
+                found.append(parsed(data, 0, len(data)))
         return found
 
 
 def _request(family: int) -> bytearray:
-    # pyroute2's DiagSocket opens a socket of this namespace alone and takes 0.2 ms for each that it decodes; its
-    # request is what is of use here.
-    from pyroute2.netlink.diag import inet_diag_req
-
-    request = inet_diag_req()
-    request["sdiag_family"], request["sdiag_protocol"] = family, socket.IPPROTO_TCP
-    request["idiag_ext"] = 1 << _INET_DIAG_INFO - 1
-    request["header"]["type"] = _SOCK_DIAG_BY_FAMILY
-    request["header"]["flags"] = _NLM_F_REQUEST | _NLM_F_DUMP
-    request.encode()
-    return bytearray(request.data)
+    return bytearray(inet_request(family, socket.IPPROTO_TCP, 1 << _INET_DIAG_INFO - 1))
 
 
 def _set_states(request: bytearray, states: int) -> None:
@@ -236,8 +213,9 @@ def _groups() -> tuple[int, int]:
     return SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET6_TCP_DESTROY
 
 
-def _parsed(data: bytes, at: int, end: int) -> TcpSocket:
-    at += _HEADER_SIZE
+def parsed(data: bytes, at: int, end: int) -> TcpSocket:
+    """The socket of an answer of inet_diag, of any protocol, which begins with its header at ``at``."""
+    at += HEADER_SIZE
     family, state, _, _, port, peer, local, remote, _, cookie, _, waiting, room, uid, inode = _message(data, at)
     at += _MESSAGE.size
     info, shutdown = None, 0

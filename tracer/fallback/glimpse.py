@@ -181,7 +181,7 @@ class Glimpses(ProcFinder):
 
     def ticks(self, start: int) -> int:
         """A start as /proc/PID/stat has it."""
-        return (start + self._ahead) // NS_PER_TICK
+        return (start + self.ahead) // NS_PER_TICK
 
     def cpu_ticks(self, pid: int) -> int:
         """CPU time that it has used, with all its threads; 0 when that can't be read."""

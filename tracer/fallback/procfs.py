@@ -62,7 +62,8 @@ class ProcFinder:
     def __init__(self, files: ProcFiles | None = None) -> None:
         """``files`` reads /proc; by itself this process does."""
         self._files = files or DirectFiles()
-        self._ahead = _boottime_offset(self._read(SELF, "timens_offsets"))
+        self.ahead = _boottime_offset(self._read(SELF, "timens_offsets"))
+        """How far this reader's boot-time clock is ahead of the machine's, ns."""
 
     def _pids(self, without: frozenset[int]) -> list[int]:
         return [pid for pid in self._files.pids() if pid not in without]
@@ -155,7 +156,7 @@ class ProcFinder:
         return None if stat is None or (stat.state in (b"Z", b"X") and stat.threads <= 1) else stat
 
     def _start(self, stat: _Stat) -> int:
-        return stat.start * NS_PER_TICK - self._ahead
+        return stat.start * NS_PER_TICK - self.ahead
 
     def _stat(self, pid: int) -> _Stat | None:
         """None when the process is gone; any other failure to read is raised as OSError."""
