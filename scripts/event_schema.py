@@ -15,7 +15,10 @@ _DOCS: Final = Path(__file__).parents[1] / "docs"
 _FORMATS: Final = Path(__file__).parents[1] / "tracer" / "formats"
 PLACES: Final = {name: _FORMATS / f"schema_{name}.json" for name in ("ecs", "ocsf")}
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
-_OF_OBJECTS: Final = frozenset({"dns.answers"})  # fields of which a line has a list
+_OF_OBJECTS: Final = frozenset(  # fields of which a line has a list
+    {"dns.answers", "tracer.bundle.files.open"}
+    | {f"tracer.bundle.{name}" for name in ("lineage", "sockets", "listeners", "mappings", "children")}
+)
 _TYPES: Final[dict[str, dict[str, Any]]] = {
     "keyword": {"type": "string"},
     "wildcard": {"type": "string"},

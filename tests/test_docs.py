@@ -74,6 +74,7 @@ ROOT = Path(__file__).parent.parent
 EVENTS = ROOT / "docs/events.md"
 LIVE = ROOT / "docs/live.md"
 EXPORT = ROOT / "docs/export.md"
+PID = ROOT / "docs/pid.md"
 VERIFY = ROOT / "docs/verify.md"
 README = ROOT / "README.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -187,7 +188,81 @@ def notices() -> Iterator[Event]:
     sorts = [1] * len(SORTS)
     yield _wire_notice(NOW, DeviceTotals(4026531840, 2, "eth0", sorts, sorts, [0, 0], [9, 9]))
     yield Notice("tracer-ledger", NOW, "metric", {"ledger": ledger()})
+    yield Notice("tracer-bundle", NOW, "state", {"bundle": bundle()})
     yield from segments()
+
+
+def bundle() -> dict[str, Any]:
+    """A bundle of `tracer pid` in which everything that can be there is, but that children have children."""
+    odd = process(b"sh", image(b"sh", executable=b"/bin/sh"))
+    odd.told = IDS.pack(*Ids(7, 0, 0, 33, 33, 1000, 3, 1, 2, 4026531840, 4026531836))
+    event = ProcessEvent(Kind.PROCESS_FOUND, NOW, False, odd, 4242)
+    told = json.loads(Ecs(SESSION).render(event, OFFSET, 0))["process"]
+    told.pop("thread")
+    person = {key: told[key] for key in ("pid", "entity_id", "start", "name", "executable")}
+    names = ["CAP_KILL"]
+    tcp: dict[str, Any] = {
+        "family": "ipv4",
+        "transport": "tcp",
+        "state": "ESTABLISHED",
+        "local": {"ip": "127.0.0.1", "port": 80},
+    }
+    tcp |= {"fd": 3, "inode": 5}
+    listens = {**tcp, "waiting": 0, "backlog": 128, "path": "/run/a"}
+    tcp |= {"peer": {"ip": "::1", "port": 443}, "sent": 1, "received": 1}
+    return {
+        "version": 1,
+        "made": told["start"],
+        "target": {"pid": 7, "entity_id": told["entity_id"], "asked": "sh"},
+        "state": "sleeping",
+        "kernel_thread": True,
+        "ended": True,
+        "mixed": True,
+        "denied": ["files"],
+        "process": told,
+        "lineage": [person],
+        "login": {"uid": 1000, "audit_session": 3, "terminal": "/dev/pts/0"},
+        "executable": {
+            "path": "/bin/sh",
+            "device": "8:1",
+            "inode": 5,
+            "size": 1,
+            "deleted": False,
+            "memfd": False,
+            "sha256": "0" * 64,
+            "package": {"name": "dash", "version": "0.5.12-2", "manager": "dpkg"},
+        },
+        "working_directory": "/",
+        "environment": {"names": ["HOME"], "values": {"<name>": "/root"}, "cut": 1},
+        "capabilities": dict.fromkeys(("effective", "permitted", "inheritable", "bounding", "ambient"), names),
+        "seccomp": {"mode": "filter", "filters": 1},
+        "no_new_privileges": True,
+        "lsm_label": "unconfined",
+        "namespaces": {"<kind>": {"inode": 4026531840, "differs": False}},
+        "cgroup": {
+            "path": "/a",
+            "version": 2,
+            "slice": "a.slice",
+            "unit": "b.service",
+            "user_unit": "c.scope",
+            "container": {"id": "id", "runtime": "lxc"},
+            "pod": "uid",
+        },
+        "limits": {"<name>": [1024, -1]},
+        "memory": {"rss": 1, "pss": 1, "swap": 0},
+        "threads": 1,
+        "files": {
+            "counts": {"<kind>": 1},
+            "open": [{"fd": 0, "kind": "regular", "path": "/a", "deleted": True, "flags": ["O_RDWR"], "position": 0}],
+            "cut": 1,
+        },
+        "sockets": [tcp, {"fd": 4, "inode": 6, "family": "unix", "transport": "stream", "path": "@a", "peer_inode": 7}],
+        "listeners": [listens],
+        "sockets_cut": 1,
+        "mappings": [{"range": "1-2", "perms": "rwxp", "path": "/a", "deleted": True, "reason": "deleted"}],
+        "children": [{**person, "args": ["sh"]}],
+        "children_cut": 1,
+    }
 
 
 def segments() -> Iterator[Event]:
@@ -370,6 +445,14 @@ def test_what_sighup_changes_is_documented() -> None:
     assert set(re.findall(r"`([a-z_]+)`", told)) == CHANGEABLE
 
 
+def test_options_of_pid_are_documented() -> None:
+    """docs/pid.md has a row for each option of `tracer pid`, and for no other."""
+    told = {option for cells in rows(PID.read_text(), "option") for option in options_in(cells[0])}
+    offered = options_in(help_of("pid").partition("Options:")[2]) - {"--help"}
+    assert "--show-env" in offered
+    assert told == offered
+
+
 @pytest.mark.parametrize("command", ["replay", "doctor", "verify"])
 def test_options_of_other_commands_are_documented(command: str) -> None:
     """The README, docs/live.md or docs/verify.md names the command and each of its options."""
@@ -382,10 +465,12 @@ def test_options_of_other_commands_are_documented(command: str) -> None:
 
 def test_readme_names_only_options_that_are_there() -> None:
     """What the README passes to `tracer` in its examples is an option of one of the commands."""
-    commands = {name: options_in(help_of(name)) for name in ("live", "export", "replay", "doctor")}
+    commands = {name: options_in(help_of(name)) for name in ("live", "export", "replay", "doctor", "pid")}
     found = 0
     for line in README.read_text().splitlines():
-        called = re.search(r"\btracer (live|export|replay|doctor)( .*)?$", line.partition("  #")[0].partition("|")[0])
+        called = re.search(
+            r"\btracer (live|export|replay|doctor|pid)( .*)?$", line.partition("  #")[0].partition("|")[0]
+        )
         if called and not line.startswith("-"):
             found += 1
             assert options_in(called[2] or "") <= commands[called[1]] | {"--help"}, line

@@ -28,6 +28,7 @@ __all__ = ["Look", "look", "pid", "write"]
 
 _LISTED: Final = 20  # processes that a name fits, in the message that says so
 _FIRST_PIDS: Final = "pid:[4026531836]"  # PROC_PID_INIT_INO of include/linux/proc_ns.h
+_FIX: Final = "run it with sudo to see more"
 _PID_MOST: Final = 1 << 22  # PID_MAX_LIMIT of a 64-bit kernel
 
 
@@ -37,6 +38,7 @@ class Look:
 
     process: Pinned
     bundle: Mapping[str, Any]
+    time: int  # when it was done, ns of CLOCK_BOOTTIME
 
     @property
     def pids(self) -> frozenset[int]:
@@ -51,14 +53,14 @@ class Look:
     @property
     def notice(self) -> Notice:
         """The bundle as a record of the stream."""
-        return Notice(bundle.ACTION, boottime(), "state", {"bundle": dict(self.bundle)})
+        return Notice(bundle.ACTION, self.time, "state", {"bundle": dict(self.bundle)})
 
     def page(self, fd: int) -> bytes:
         """The bundle for people, as wide as the terminal is that ``fd`` may be."""
         terminal = is_terminal(fd)
         columns = shutil.get_terminal_size().columns if terminal else None
         colour = terminal and not os.environ.get("NO_COLOR")
-        return screen.render(self.bundle, columns=columns, colour=colour).encode()
+        return screen.render(self.bundle, columns=columns, colour=colour, fix=_FIX if os.geteuid() else "").encode()
 
 
 def _numbered(asked: str, namespace: int | None) -> int:
@@ -120,7 +122,7 @@ def look(asked: str, *, namespace: int | None, redactor: Redactor | None, values
     except OSError as refused:
         raise CommandError(f"process {pid}: {refused.strerror}; run it with sudo", Exit.PRIVILEGE) from refused
     told = bundle.gather(process, facts.session("procfs"), offset_now(), redactor=redactor, asked=asked, values=values)
-    return Look(process, told)
+    return Look(process, told, boottime())
 
 
 def _absent(pid: int) -> str:

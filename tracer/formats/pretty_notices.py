@@ -205,6 +205,11 @@ def _wire(body: Mapping[str, Any], _session: Session, _offset: int) -> tuple[str
     return text, ""
 
 
+def _bundle(body: Mapping[str, Any], _session: Session, _offset: int) -> tuple[str, str]:
+    bundle = body.get("bundle", {})
+    return f"bundle of {bundle.get('process', {}).get('name')} {bundle.get('target', {}).get('pid')}", ""
+
+
 _DESCRIBE: Final[dict[str, Callable[[Mapping[str, Any], Session, int], tuple[str, str]]]] = {
     "tracer-session-start": _session_start,
     "tracer-coverage": _coverage,
@@ -214,6 +219,7 @@ _DESCRIBE: Final[dict[str, Callable[[Mapping[str, Any], Session, int], tuple[str
     "tracer-flood": _flood,
     "tracer-ledger": _ledger,
     "tracer-wire": _wire,
+    "tracer-bundle": _bundle,
 }
 
 

@@ -20,6 +20,7 @@ _TEXT_MOST: Final = 1_500  # bytes of any other text, escaped
 _LINE_TEXT_MOST: Final = 6_000  # bytes of the command line, escaped
 _LONG: Final = ("command_line", "cmd_line")
 _RAW: Final = frozenset({"tracer.raw", "unmapped.tracer.raw"})
+_WHOLE: Final = "tracer-bundle"  # of one process, bounded by itself, and for people and reports
 _dumps = orjson.dumps
 
 
@@ -63,9 +64,11 @@ def _walk(value: Any, path: str, cut: set[str]) -> Any:
 def shortened(line: bytes) -> bytes:
     """The line of an event with every long text cut, what was cut named in tracer.truncated, under LINE_MOST bytes.
 
-    In OCSF that is unmapped.tracer.truncated.
+    In OCSF that is unmapped.tracer.truncated. Of `tracer pid` the bundle stays as it is.
     """
     document = orjson.loads(line)
+    if document.get("event", {}).get("action") == _WHOLE:
+        return line
     above, own = ("", document["tracer"]) if "tracer" in document else ("unmapped.", document["unmapped"]["tracer"])
     cut = set(own.pop("truncated", ()))
     if own.get("raw"):

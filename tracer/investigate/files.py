@@ -15,7 +15,8 @@ KINDS: Final = ("regular", "directory", "socket", "pipe", "device", "anon", "mem
 LISTED_MOST: Final = 4096
 """Descriptors that are told one by one; all are counted."""
 
-_DELETED: Final = b" (deleted)"
+_SOCKET: Final = "socket:["
+_DELETED: Final = " (deleted)"
 _ACCESS: Final = {os.O_RDONLY: "O_RDONLY", os.O_WRONLY: "O_WRONLY", os.O_RDWR: "O_RDWR"}
 _FLAGS: Final = {
     getattr(os, name): name
@@ -43,36 +44,39 @@ def look(process: Pinned) -> Files:
     counts = dict.fromkeys((*KINDS, "deleted"), 0)
     listed: list[dict[str, Any]] = []
     sockets: dict[int, list[int]] = {}
+    alike: dict[str, tuple[str, bool]] = {}  # of files that are only counted: what is behind a path
     with process.listing("fd") as (there, names):
-        numbers = sorted(int(name) for name in names)
-        for number in numbers:
+        for number in sorted(map(int, names)):
             try:
-                target = os.fsencode(os.readlink(str(number), dir_fd=there))
-                kind, removed = _kind(target, number, there)
+                target = os.readlink(str(number), dir_fd=there)
+                if target.startswith(_SOCKET):
+                    kind, removed = "socket", False
+                    sockets.setdefault(int(target[len(_SOCKET) : -1]), []).append(number)
+                elif len(listed) < LISTED_MOST:
+                    kind, removed = _kind(target, number, there)
+                else:
+                    kind, removed = alike.get(target) or alike.setdefault(target, _kind(target, number, there))
             except FileNotFoundError:
                 continue  # closed meanwhile
             counts[kind] += 1
             counts["deleted"] += removed
-            if kind == "socket" and target.endswith(b"]"):
-                sockets.setdefault(int(target[target.index(b"[") + 1 : -1]), []).append(number)
             if len(listed) < LISTED_MOST:
                 path = target.removesuffix(_DELETED) if removed or kind == "memfd" else target
-                told = {"fd": number, "kind": kind, "path": text(path)} | ({"deleted": True} if removed else {})
-                listed.append(told | _state(process, number))
+                told = {"fd": number, "kind": kind, "path": text(os.fsencode(path))}
+                listed.append(told | ({"deleted": True} if removed else {}) | _state(process, number))
     counted = sum(counts[kind] for kind in KINDS)
-    told = {"counts": counts, "open": listed}
+    whole: dict[str, Any] = {"counts": counts, "open": listed}
     if counted > len(listed):
-        told["cut"] = counted - len(listed)
-    return Files(told, sockets)
+        whole["cut"] = counted - len(listed)
+    return Files(whole, sockets)
 
 
-def _kind(target: bytes, number: int, directory: int) -> tuple[str, bool]:
+def _kind(target: str, number: int, directory: int) -> tuple[str, bool]:
     """What a descriptor is, and whether it is a file that has no name any more. Raises FileNotFoundError."""
-    for begin, kind in ((b"socket:[", "socket"), (b"pipe:[", "pipe"), (b"anon_inode:", "anon"), (b"/memfd:", "memfd")):
-        if target.startswith(begin):
-            return kind, False
-    if not target.startswith(b"/"):
-        return "anon", False  # of a namespace, say
+    if not target.startswith("/"):
+        return "pipe" if target.startswith("pipe:[") else "anon", False
+    if target.startswith("/memfd:"):
+        return "memfd", False
     try:
         found = os.stat(str(number), dir_fd=directory)
     except FileNotFoundError:

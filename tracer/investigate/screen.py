@@ -18,10 +18,13 @@ _LINEAGE: Final = 8
 _BOLD, _LOUD, _PLAIN = "\x1b[1m", "\x1b[1;31m", "\x1b[0m"
 
 
-def render(bundle: Mapping[str, Any], *, columns: int | None = None, colour: bool = False) -> str:
-    """The page, its last newline included: lines of at most ``columns`` cells (None: whole lines)."""
+def render(bundle: Mapping[str, Any], *, columns: int | None = None, colour: bool = False, fix: str = "") -> str:
+    """The page, its last newline included: lines of at most ``columns`` cells (None: whole lines).
+
+    ``fix`` is said where something was refused.
+    """
     lines = []
-    for label, text, loud in _rows(bundle):
+    for label, text, loud in _rows(bundle, fix):
         head = f"{label:<{_LABEL}}" if label else " " * _LABEL
         shown = visible(text)
         if columns is not None:
@@ -35,7 +38,7 @@ def render(bundle: Mapping[str, Any], *, columns: int | None = None, colour: boo
 _Row = tuple[str, str, bool]
 
 
-def _rows(bundle: Mapping[str, Any]) -> Iterator[_Row]:
+def _rows(bundle: Mapping[str, Any], fix: str) -> Iterator[_Row]:
     process = bundle.get("process", {})
     target = bundle["target"]
     state = bundle.get("state", "")
@@ -62,7 +65,7 @@ def _rows(bundle: Mapping[str, Any]) -> Iterator[_Row]:
     yield from _mappings(bundle)
     yield from _children(bundle)
     if bundle.get("denied"):
-        yield "denied", f"{', '.join(bundle['denied'])}: run it with sudo to see more", True
+        yield "denied", ", ".join(bundle["denied"]) + (f": {fix}" if fix else ""), True
 
 
 def _program(bundle: Mapping[str, Any]) -> Iterator[_Row]:

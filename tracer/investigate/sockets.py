@@ -51,24 +51,28 @@ class Sockets(NamedTuple):
 def look(process: Pinned, descriptors: dict[int, list[int]]) -> Sockets:
     """What the sockets behind these inodes are, each by all its descriptors. Raises OSError."""
     found: dict[int, dict[str, Any]] = {}
+    listed = dict(list(descriptors.items())[:LISTED_MOST])
     if descriptors:
-        _ask(process, descriptors, found)
+        _ask(process, descriptors, listed, found)
+    listed |= {inode: descriptors[inode] for inode in found}  # those that listen, wherever they stand
     listening: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     there = process.open("fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for inode, numbers in descriptors.items():
+        for inode, numbers in listed.items():
             told = found.get(inode) or {"transport": _protocol(there, numbers[0])}
             where = listening if told.pop("listens", False) else others
             where += [{"fd": number, "inode": inode, **told} for number in numbers]
     finally:
         os.close(there)
-    whole = len(listening) + len(others)
     listening, others = listening[:LISTED_MOST], others[:LISTED_MOST]
-    return Sockets(others, listening, whole - len(listening) - len(others))
+    return Sockets(others, listening, sum(map(len, descriptors.values())) - len(listening) - len(others))
 
 
-def _ask(process: Pinned, wanted: dict[int, list[int]], found: dict[int, dict[str, Any]]) -> None:
+def _ask(
+    process: Pinned, all_: dict[int, list[int]], wanted: dict[int, list[int]], found: dict[int, dict[str, Any]]
+) -> None:
+    """Find what is told of the ``wanted`` ones, and of all others that listen."""
     files = DirectFiles()
     try:
         fd = files.open_diag(process.pid)
@@ -82,12 +86,13 @@ def _ask(process: Pinned, wanted: dict[int, list[int]], found: dict[int, dict[st
                 for family in _FAMILIES:
                     for data, at, end in dump(asking, inet_request(family, protocol, extensions)):
                         told = parsed(data, at, end)
-                        if told.inode in wanted:
+                        if told.inode in wanted or (told.state == LISTEN and told.inode in all_):
                             found[told.inode] = _inet(told, name)
             except OSError:
                 _ask_psutil(process, name, wanted, found)
         try:
-            found |= {inode: part for inode, part in _unix_sockets(asking) if inode in wanted}
+            told_of = _unix_sockets(asking)
+            found |= {inode: part for inode, part in told_of if inode in wanted or (part["listens"] and inode in all_)}
         except OSError:
             _ask_psutil(process, "unix", wanted, found)
 
