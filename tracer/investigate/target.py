@@ -31,6 +31,8 @@ def by_name(name: bytes, *, without: Iterable[int] = ()) -> list[Candidate]:
     It is the name of the process, of its executable without the directory, or what its first argument ends with; one
     with a slash is compared with the whole path of the executable. Those that have ended are left out.
     """
+    if not name:
+        return []
     files = DirectFiles()
     try:
         texts = files.read_each(set(files.pids()) - set(without), "stat")
