@@ -137,8 +137,8 @@ def test_packages_as_dpkg_finds_them() -> None:
     told: dict[str, set[str]] = {}
     for line in answer.splitlines():
         if not line.startswith("diversion "):
-            names, _, path = line.rpartition(": ")
-            told.setdefault(path.removeprefix("/usr"), set()).update(name.split(":")[0] for name in names.split(", "))
+            names, _, place = line.rpartition(": ")
+            told.setdefault(place.removeprefix("/usr"), set()).update(name.split(":")[0] for name in names.split(", "))
     versions = dict(line.split() for line in output("dpkg-query", "-W", "-f=${Package} ${Version}\\n").splitlines())
     root = os.open("/", os.O_PATH | os.O_DIRECTORY)
     try:

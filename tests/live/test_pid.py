@@ -28,13 +28,13 @@ class Following:
     """A `tracer pid` around a block, which begins when it watches, and is left when it has ended."""
 
     def __init__(self, *args: str) -> None:
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed when the block is left
         self._process = subprocess.Popen([*PID, *args], stdout=subprocess.PIPE, stderr=self._errors, text=True)
-        self.wrote = ""
+        self.wrote: str = ""
 
     def _said(self) -> str:
         self._errors.seek(0)
-        return self._errors.read()
+        return str(self._errors.read())
 
     def __enter__(self) -> Self:
         deadline = time.monotonic() + READY_WITHIN_S
@@ -45,9 +45,10 @@ class Following:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """End it as Ctrl-C does, and take what it wrote."""
         self._process.send_signal(signal.SIGTERM)
         try:
-            self.wrote, _ = self._process.communicate(timeout=END_WITHIN_S)
+            self.wrote = self._process.communicate(timeout=END_WITHIN_S)[0]
         finally:
             self._process.kill()
             self._process.wait()
