@@ -104,7 +104,7 @@ def _fixed(ctx: typer.Context) -> frozenset[str]:
 # What a session can be asked for that `tracer pid` decides itself.
 _NOT_OF_PID: Final = (
     *("pid", "children", "comm", "exe", "uid", "port", "cidr", "netns", "account_wire", "no_snapshot"),
-    *("truncate_addresses", "hash_users", "geoip", "stats"),
+    *("truncate_addresses", "hash_users", "geoip", "stats", "aggregate"),
 )
 
 
@@ -175,6 +175,7 @@ def pid(
     ] = None,
     event: EventNames = None,
     update_every: UpdateEvery = "30s",
+    flood_budget: FloodBudget = 50_000,
     buffer: Buffer = "8M",
     backend: Backend = "auto",
     hooks: Hooks = "auto",
@@ -191,7 +192,7 @@ def pid(
     """
     from tracer.cli import pid as command
 
-    asked = _asked({**dict.fromkeys(_NOT_OF_PID), **ctx.params, "form": "ecs" if json else "pretty"})
+    asked = asked_of({**dict.fromkeys(_NOT_OF_PID), **ctx.params, "form": "ecs" if json else "pretty"})
     namespace = options.pid_namespace("--pidns", pidns) if pidns is not None else None
     raise typer.Exit(int(command.pid(process, asked, namespace=namespace, now=now, values=show_env)))
 
