@@ -167,6 +167,23 @@ def test_death_during_the_look(monkeypatch: pytest.MonkeyPatch) -> None:
         assert told.get("denied", HIDDEN) == HIDDEN
 
 
+@pytest.mark.parametrize("part", ["working_directory", "environment", "cgroup", "memory", "limits"])
+def test_death_without_burial(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """One that is killed in the middle and not collected: wherever that is, it has ended, and nothing was refused."""
+    with Known("ready()") as known:
+
+        def kill() -> None:
+            os.kill(known.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, known.pid, os.WEXITED | os.WNOWAIT)
+
+        during(monkeypatch, resources, part, kill)
+        told = gathered(known.pid)
+        assert told["ended"] is True
+        assert told["process"]["pid"] == known.pid
+        assert "files" not in told or not told["files"]["open"]
+        assert told.get("denied", HIDDEN) == HIDDEN
+
+
 def test_exec_during_the_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that goes on to another program in the middle is looked at again: all is of the second program."""
     with Known("ready(); os.execv('/bin/sleep', ['sleep', '60'])") as known:

@@ -351,6 +351,29 @@ def test_process_that_ends_meanwhile() -> None:
     assert rest.rstrip().splitlines()[-1].endswith("0 lost")
 
 
+STORM = """
+ready()
+while True:
+    for _ in range(1000):
+        if os.fork() == 0:
+            os.execv("/bin/true", ["true"])
+    for _ in range(1000):
+        os.wait()
+"""
+
+
+def test_while_it_forks_a_thousand() -> None:
+    """Of a process whose children come and go by the thousand each look gives a whole page, and its own facts."""
+    with Known(STORM) as known:
+        known.go_on(wait=False)
+        for _ in range(3):
+            told = now(str(known.pid))
+            assert told["process"]["pid"] == known.pid
+            assert told["process"]["name"] == psutil.Process(known.pid).name()
+            assert {each["pid"] for each in told["lineage"]} >= {os.getpid()}
+            assert not {"ended", "mixed"} & told.keys()
+
+
 FORKS = """
 for number in range(1000):
     if os.fork() == 0:

@@ -52,8 +52,7 @@ class Live(Session):
     def run(self) -> int:
         """Trace until the end that was asked for, a signal, or a closed output. Raises CommandError."""
         heap.share()
-        for line in absent(self._options.filters):
-            tell(line)
+        self._tell_absent()
         self._rotation.start()
         self._service.start(self._outputs.files)
         self._places = open_places(self._options.geoip)
@@ -66,6 +65,10 @@ class Live(Session):
             return self._with_backend(ladder, {})
         finally:
             self._outputs.close()
+
+    def _tell_absent(self) -> None:
+        for line in absent(self._options.filters):
+            tell(line)
 
     def _with_backend(self, ladder: tuple[str, ...], steps: dict[str, str]) -> int:
         """Trace with the first of these that really starts here. Raises CommandError."""

@@ -25,6 +25,9 @@ class Followed(Live):
         super().__init__(options, ahead=ahead)
         self._looked = found
 
+    def _tell_absent(self) -> None:
+        """Nothing: descendants that have ended meanwhile are no slip of whoever typed this."""
+
     def _session(self, source: Source, coverage: Coverage, steps: dict[str, str]) -> Exit:
         if self._options.format != "ecs" and self._options.output is not None and not self._goes_on():
             fd, name = self._outputs.open(self._worker)

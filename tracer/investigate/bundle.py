@@ -100,9 +100,10 @@ def gather(
 
 
 def _image(process: Pinned) -> object:
-    """What tells one program of it from the next; None when that can't be read."""
+    """What tells one program of it from the next; None when that can't be read, or it has ended."""
     with suppress(OSError, ValueError):
-        return process.stat().image
+        now = process.stat()
+        return None if now.ended else now.image
     return None
 
 
