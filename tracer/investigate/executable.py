@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from pathlib import Path
 from typing import Any, Final, Self
 
-from tracer.investigate import packages
+from tracer.investigate import packages, rpm
 from tracer.investigate.pinned import Pinned
 from tracer.investigate.values import device, text
 
@@ -75,7 +76,8 @@ class Executable:
             if self._told["size"] <= HASHED_MOST:
                 self._told["sha256"] = _digest(self._descriptors[0])
             if len(self._descriptors) > 1:
-                found = packages.owner(self._descriptors[1], self._path)
+                root = self._descriptors[1]
+                found = packages.owner(root, self._path) or (rpm.owner(self._path) if _is_own(root) else None)
                 if found is not None:
                     told = {name: part for name, part in found._asdict().items() if part}
                     self._told["package"] = told
@@ -84,6 +86,12 @@ class Executable:
         finally:
             for fd in self._descriptors:
                 os.close(fd)
+
+
+def _is_own(root: int) -> bool:
+    """Whether the root of the process is this one's, too."""
+    one, other = os.fstat(root), Path("/").stat()
+    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 
 
 def _digest(fd: int) -> str:

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-__all__ = ["Package", "owner"]
+__all__ = ["Package", "owner", "spellings"]
 
 _LISTS: Final = "var/lib/dpkg/info"
 _STATUS: Final = "var/lib/dpkg/status"
@@ -49,7 +49,7 @@ def owner(root: int, path: bytes) -> Package | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        found = _listed(lists, _spellings(path))
+        found = _listed(lists, [b"\n" + each + b"\n" for each in spellings(path)])
     finally:
         os.close(lists)
     if found is None:
@@ -58,14 +58,14 @@ def owner(root: int, path: bytes) -> Package | None:
     return Package(name, _version(root, name.encode(), architecture.encode()), "dpkg")
 
 
-def _spellings(path: bytes) -> list[bytes]:
+def spellings(path: bytes) -> list[bytes]:
     """The path as a package may have it: with /usr in front or without."""
     found = [path]
     if path.startswith(b"/usr/") and path[4:].startswith(_MERGED):
         found.append(path[4:])
     elif path.startswith(_MERGED):
         found.append(b"/usr" + path)
-    return [b"\n" + each + b"\n" for each in found]
+    return found
 
 
 def _listed(lists: int, lines: list[bytes]) -> str | None:
