@@ -52,7 +52,7 @@ _INET_DIAG_SHUTDOWN: Final = 8
 _RCV_SHUTDOWN: Final = 1  # include/net/sock.h
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 _MAPPED: Final = bytes(10) + b"\xff\xff"
-_MESSAGE_BYTES: Final = 1 << 15
+_MESSAGE_BYTES: Final = 1 << 18
 _FIN_COUNTED: Final = frozenset({CLOSE_WAIT, LAST_ACK, CLOSING, TIME_WAIT})  # the peer's has come
 
 _MESSAGE: Final = Struct("=4B2s2s16s16sIQ5I")  # struct inet_diag_msg
