@@ -233,7 +233,7 @@ def bundle() -> dict[str, Any]:
             "package": {"name": "dash", "version": "0.5.12-2", "manager": "dpkg"},
         },
         "working_directory": "/",
-        "environment": {"names": ["HOME"], "values": {"<name>": "/root"}, "cut": 1},
+        "environment": {"names": ["HOME"], "values": {"<name>": "/root"}, "overwritten": 1, "cut": 1},
         "capabilities": dict.fromkeys(("effective", "permitted", "inheritable", "bounding", "ambient"), names),
         "seccomp": {"mode": "filter", "filters": 1},
         "no_new_privileges": True,

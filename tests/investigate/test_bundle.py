@@ -118,6 +118,30 @@ def test_environment_without_secrets() -> None:
         assert "hunter2" not in json.dumps(told)
 
 
+TITLE = """
+import ctypes
+start = int(open("/proc/self/stat").read().rpartition(")")[2].split()[45])
+end = int(open("/proc/self/stat").read().rpartition(")")[2].split()[48])
+title = b"a title" + bytes(end - start - 7 - len("WORD=hunter2\\0LAST=kept") - 1)
+ctypes.memmove(start, title, len(title))
+ready()
+"""
+
+
+def test_environment_under_a_title() -> None:
+    """Of a program that has written its title over arguments and variables only what is left of these is told.
+
+    The name of the first that is left may be the end of another, of a secret: its value is not told.
+    """
+    given = {"FIRST": "x" * 50, "PATH": os.environ["PATH"], "MY_PASSWORD": "hunter2", "LAST": "kept"}
+    with Known(TITLE, env=given) as known:
+        told = gathered(known.pid, values=True)
+        raw = Path(f"/proc/{known.pid}/environ").read_bytes().removesuffix(b"\0").split(b"\0")
+        assert told["environment"]["values"] == {"WORD": "[redacted]", "LAST": "kept"}
+        assert told["environment"]["names"] == ["WORD", "LAST"]
+        assert told["environment"]["overwritten"] == len(raw) - 2 > 50
+
+
 def test_mappings_that_are_odd(tmp_path: Path) -> None:
     """Memory that is writable and executable, and a mapped file that is deleted, are told; nothing else is."""
     gone = tmp_path / "gone"

@@ -6,7 +6,7 @@ import re
 from typing import Any, Final
 
 from tracer.fallback.files import DirectFiles
-from tracer.formats.redact import Redactor
+from tracer.formats.redact import REDACTED, Redactor
 from tracer.investigate.pinned import Pinned
 from tracer.investigate.values import fields, text
 from tracer.pipeline import whose
@@ -48,17 +48,39 @@ def working_directory(process: Pinned) -> str:
 
 
 def environment(process: Pinned, redactor: Redactor | None, *, values: bool) -> dict[str, Any]:
-    """Names of the variables it was started with, and with ``values`` those, without secrets. Raises OSError."""
+    """Names of the variables it was started with, and with ``values`` those, without secrets. Raises OSError.
+
+    Programs that put a title into their arguments write over the environment, too: what is no variable is counted.
+    """
     raw = process.read("environ")
-    parts = raw.removesuffix(b"\0").split(b"\0") if raw else []
+    pieces = raw.removesuffix(b"\0").split(b"\0") if raw else []
+    parts = [piece for piece in pieces if piece.find(b"=") > 0]
     names = [text(part.partition(b"=")[0]) for part in parts]
     found: dict[str, Any] = {"names": names[:NAMES_MOST]}
+    if len(parts) < len(pieces):
+        found["overwritten"] = len(pieces) - len(parts)
     if len(names) > NAMES_MOST:
         found["cut"] = len(names) - NAMES_MOST
     if values:
-        shown = (redactor.args(b"\0".join(parts)) if redactor is not None else b"\0".join(parts)).split(b"\0")
+        if redactor is not None:
+            parts = redactor.args(b"\0".join(_without_torn(pieces))).split(b"\0")
+        shown = parts
         told = [part.partition(b"=") for part in shown[:NAMES_MOST]]
         found["values"] = {text(name): text(value) for name, equals, value in told if equals}
+    return found
+
+
+def _without_torn(pieces: list[bytes]) -> list[bytes]:
+    """The variables. Of one whose name may be the end of another, cut by what is before it, the value is a secret."""
+    found = []
+    torn = False
+    for piece in pieces:
+        name, equals, _ = piece.partition(b"=")
+        if not name or not equals:
+            torn = True
+            continue
+        found.append(name + b"=" + REDACTED if torn else piece)
+        torn = False
     return found
 
 

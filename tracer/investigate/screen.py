@@ -85,7 +85,7 @@ def _program(bundle: Mapping[str, Any]) -> Iterator[_Row]:
     elif "executable" in process:
         yield "program", process["executable"], False
     if "args" in process:
-        yield "command", quote(process["args"]), False
+        yield "command", _command(process["args"]), False
     if "working_directory" in bundle:
         yield "directory", bundle["working_directory"], False
     environment = bundle.get("environment")
@@ -97,6 +97,14 @@ def _program(bundle: Mapping[str, Any]) -> Iterator[_Row]:
             yield from (("", each, False) for each in shown)
         elif environment["names"]:
             yield "environment", f"{len(environment['names'])} names: {' '.join(environment['names'])}", False
+
+
+def _command(args: list[str]) -> str:
+    """The arguments, without what a program that has put a title there has left of them."""
+    kept = list(args)
+    while len(kept) > 1 and not kept[-1]:
+        kept.pop()
+    return quote(kept)
 
 
 def _origin(bundle: Mapping[str, Any]) -> Iterator[_Row]:
@@ -229,7 +237,7 @@ def _mappings(bundle: Mapping[str, Any]) -> Iterator[_Row]:
 def _children(bundle: Mapping[str, Any]) -> Iterator[_Row]:
     flat = list(_flat(bundle.get("children", [])))
     for number, (depth, each) in enumerate(flat[:_CHILDREN]):
-        args = quote(each["args"]) if each.get("args") else each.get("executable", "")
+        args = _command(each["args"]) if each.get("args") else each.get("executable", "")
         yield "children" if not number else "", f"{'  ' * depth}{each['name']} {each['pid']}  {args}".rstrip(), False
     left = len(flat) - _CHILDREN + bundle.get("children_cut", 0)
     if left > 0:
