@@ -20,6 +20,8 @@ RANKS = {
     "formats": 6,
     "investigate": 7,  # looks at one process, and words it as formats do
     "integrity": 7,  # reads what formats have written
+    "report": 7,  # words what formats have written for people
+    "history": 8,  # finds in what integrity reads, and reports
     "sinks": 8,
     "cli": 9,
     "__main__": 10,
