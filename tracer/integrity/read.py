@@ -62,6 +62,10 @@ class Lines:
         self.offset = 0
         self.torn = b""
 
+    def fileno(self) -> int:
+        """The descriptor, for who reads the file otherwise."""
+        return self._file
+
     def close(self) -> None:
         """Close the file. Idempotent."""
         if self._file >= 0:
