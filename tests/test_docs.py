@@ -76,6 +76,7 @@ LIVE = ROOT / "docs/live.md"
 EXPORT = ROOT / "docs/export.md"
 PID = ROOT / "docs/pid.md"
 VERIFY = ROOT / "docs/verify.md"
+HISTORY = ROOT / "docs/history.md"
 README = ROOT / "README.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -453,10 +454,10 @@ def test_options_of_pid_are_documented() -> None:
     assert told == offered
 
 
-@pytest.mark.parametrize("command", ["replay", "doctor", "verify"])
+@pytest.mark.parametrize("command", ["replay", "doctor", "verify", "explain"])
 def test_options_of_other_commands_are_documented(command: str) -> None:
-    """The README, docs/live.md or docs/verify.md names the command and each of its options."""
-    text = README.read_text() + LIVE.read_text() + VERIFY.read_text()
+    """The README, docs/live.md, docs/verify.md or docs/history.md names the command and each of its options."""
+    text = README.read_text() + LIVE.read_text() + VERIFY.read_text() + HISTORY.read_text()
     offered = options_in(help_of(command)) - {"--help"}
     assert f"tracer {command}" in text
     assert offered

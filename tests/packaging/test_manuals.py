@@ -115,7 +115,7 @@ def test_bash_completes(tmp_path: Path, program: dict[str, str]) -> None:
         source "$0"
         function=$(complete -p tracer | sed 's/.*-F \\([^ ]*\\) .*/\\1/')
         ask() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); $function tracer; }
-        ask tracer exp; echo "${COMPREPLY[@]}"
+        ask tracer expo; echo "${COMPREPLY[@]}"
         ask tracer live --sand; echo "${COMPREPLY[@]}"
     """
     done = subprocess.run(
@@ -126,7 +126,7 @@ def test_bash_completes(tmp_path: Path, program: dict[str, str]) -> None:
 
 def test_fish_completes(tmp_path: Path, program: dict[str, str]) -> None:
     """fish completes commands, and the options of a command."""
-    ask = f"source {script('fish', tmp_path)}; complete -C 'tracer exp'; complete -C 'tracer live --sand'"
+    ask = f"source {script('fish', tmp_path)}; complete -C 'tracer expo'; complete -C 'tracer live --sand'"
     done = subprocess.run(["fish", "-c", ask], capture_output=True, text=True, check=False, env=program)
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["export", "--sandbox-strict"], done.stderr
 
@@ -140,7 +140,7 @@ def test_zsh_completes(tmp_path: Path, program: dict[str, str]) -> None:
         autoload -Uz compinit; compinit -u -D
         print -r -- $_comps[tracer]
         _arguments() {{ print -r -- "$@" }}
-        words=(tracer exp); CURRENT=2
+        words=(tracer expo); CURRENT=2
         _tracer
     """
     done = subprocess.run(["zsh", "-f", "-c", words], capture_output=True, text=True, check=False, env=program)

@@ -376,6 +376,35 @@ def verify(
 
 
 @app.command()
+def explain(
+    event: Annotated[
+        str,
+        typer.Argument(
+            help="an event's number (event.sequence), RUN:NUMBER where several runs have it, or a whole line",
+            metavar="EVENT_ID|LINE",
+        ),
+    ],
+    source: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            help="a file, a directory of tracer export, or - (repeatable) [default: /var/log/tracer; for a line none]",
+            metavar="FILE|DIR",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="the same as one JSON object")] = False,
+) -> None:
+    """Tell how the process of an event is known, by what the stream says.
+
+    Examples: tracer explain 4711 -- tracer explain 23 --from events.jsonl -- tracer explain 23 --from - <events.jsonl
+    """
+    from tracer.cli import explain as found
+
+    raise typer.Exit(int(found.command(event, source or [], json=json)))
+
+
+@app.command()
 def keygen(
     file: Annotated[Path, typer.Argument(help="for the private key; the public one goes to FILE.pub", metavar="FILE")],
 ) -> None:
