@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from scripts.bench import exported, feeder, overhead, programs, rendering, report, soak, startup, throughput
+from scripts.bench import exported, feeder, history, overhead, programs, rendering, report, soak, startup, throughput
 from scripts.bench.crowd import Crowd
 from scripts.bench.figures import Row
 from scripts.bench.programs import BenchError, Programs
@@ -70,6 +70,7 @@ _PARTS: Final[dict[str, _Part]] = {
     ),
     "export": lambda settings: exported.export_rate(settings.directory, quick=settings.quick),
     "soak": lambda settings: soak.soak(settings.directory, quick=settings.quick),
+    "past": lambda settings: history.look_back(settings.directory, 2 if settings.quick else 5),
     "memory": _memory,
     "start": lambda settings: startup.first_event(5 if settings.quick else 11),
     "idle": lambda settings: [startup.idle(settings.directory, 3 if settings.quick else 10)],

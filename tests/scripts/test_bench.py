@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from scripts.bench import __main__ as bench
-from scripts.bench import feeder, mix, others, overhead, rendering, report, session, startup, throughput
+from scripts.bench import feeder, history, mix, others, overhead, rendering, report, session, startup, throughput
 from scripts.bench.figures import Paired, Row, Spread, table
 from scripts.bench.programs import BenchError, Took, build, busy_seconds, run
 from tracer.cli.errors import Exit
@@ -277,6 +277,17 @@ def test_recording_replays_without_loss_and_with_true_counts(tmp_path: Path) -> 
     assert set(who.values()) == {4}
     assert len(who) == each
     assert min(sizes) >= 900
+
+
+def test_looking_back_has_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is found with its four events, each run is told of, and nothing is left where it was made."""
+    monkeypatch.setattr(history, "_MIX", SMALL)
+    *words, row = history.look_back(tmp_path, 2)
+    assert words == ["lines made", "run 1 of 2", "run 2 of 2"]
+    assert isinstance(row, Row)
+    assert row.wrong == []
+    assert row.facts["bytes"] > 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rendering_has_a_row_for_each_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
