@@ -178,8 +178,12 @@ def test_what_is_missing_is_said_first() -> None:
         "tracer": {"loss": {"kind": "exec", "stage": "emit", "count": 7}},
     }
     assert "7 of exec lost at emit" in page(bundle(), [loss]).text
-    made = page(bundle() | {"past": {"complete": False}}, [])
-    assert "Not complete" in made.text
+    made = page(bundle() | {"past": {"complete": False, "unreadable": 3}}, [])
+    assert "3 lines of the files are no events" in made.text
+    made = page(bundle() | {"past": {"complete": False, "begins_before": True}}, [])
+    assert "It began before the first line" in made.text
+    assert "omplete:" not in made.text
+    assert "Complete: nothing in the files" in page(bundle() | {"past": {"complete": True}}, []).text
     assert "Complete:" not in page(bundle(), [loss]).text
 
 

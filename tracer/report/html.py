@@ -8,7 +8,7 @@ from typing import Any, Final, TextIO
 from tracer import __version__
 from tracer.formats.text import human_bytes, human_duration, quote
 from tracer.report import charts, now
-from tracer.report.fields import shown_time, text, value
+from tracer.report.fields import integer, shown_time, text, value
 from tracer.report.markup import Markup, join, tag
 from tracer.report.style import POLICY, SHEET
 from tracer.report.summary import Process, Summary, summarize
@@ -21,6 +21,7 @@ _DEEP: Final = 40
 _ROWS: Final = 500  # of a table
 _LIVES: Final = 60
 _CHARTS: Final = 12
+_MISSING: Final = 20
 
 
 def write(bundle: Mapping[str, Any], events: Iterable[Mapping[str, Any]], out: TextIO) -> None:
@@ -79,16 +80,25 @@ def _head(bundle: Mapping[str, Any], found: Summary, title: str) -> Iterator[Mar
 
 
 def _completeness(bundle: Mapping[str, Any], found: Summary) -> Markup:
-    words = [f"{shown_time(note.when)}: {note.words}" for note in found.missing[:20]]
-    if len(found.missing) > 20:
-        words.append(f"{len(found.missing) - 20:,} more")
-    if value(bundle, "past.complete") is False and not words:
-        words = ["the files don't reach over the whole life of these processes, or lines of them can't be read"]
+    words = [f"{shown_time(note.when)}: {note.words}" for note in found.missing[:_MISSING]]
+    if len(found.missing) > _MISSING:
+        words.append(f"{len(found.missing) - _MISSING:,} more")
+    unreadable = integer(bundle, "past.unreadable")
+    if unreadable:
+        words.append(f"{unreadable:,} lines of the files are no events")
     if words or found.complete is False:
         told = tag("ul", *(tag("li", each) for each in words))
-        return tag("div", tag("b", "Not complete: something was lost or not looked at."), told, class_="alert")
+        return tag(
+            "div", tag("b", "Not complete: something was lost, or was not told one by one."), told, class_="alert"
+        )
+    if value(bundle, "past.begins_before") is True:
+        return tag(
+            "p", "It began before the first line of the files: what it did until then is not here.", class_="note"
+        )
     if found.complete:
         return tag("p", "Complete: the ledger of the stream says that nothing was lost.", class_="fine")
+    if value(bundle, "past.complete") is True:
+        return tag("p", "Complete: nothing in the files says that anything was lost while it was there.", class_="fine")
     return Markup("")
 
 
@@ -201,8 +211,8 @@ def _flows(_bundle: Mapping[str, Any], found: Summary) -> Markup | None:
             endpoint(*flow.remote) if flow.remote != ("", 0) else "",
             f"{flow.name}{f' ({flow.name_from})' if flow.name_from else ''}",
             tag("span", flow.error, class_="bad") if flow.error else flow.state,
-            human_bytes(flow.out),
-            human_bytes(flow.into),
+            human_bytes(flow.out) if flow.out or flow.into else "",
+            human_bytes(flow.into) if flow.out or flow.into else "",
             human_duration(flow.ended - flow.begun) if flow.ended and flow.begun else "",
         )
         for flow in flows[:_ROWS]

@@ -13,6 +13,7 @@ from tracer.report.words import endpoint
 __all__ = ["facts", "opened", "table"]
 
 _ROWS: Final = 300
+_UNLIMITED: Final = -1  # RLIM_INFINITY, as getrlimit(2) of Python has it
 Row = tuple[str, object]
 
 
@@ -46,23 +47,35 @@ def _identity(bundle: Mapping[str, Any]) -> Iterator[Row]:
     yield "Entity id", _code(text(process, "entity_id") or text(bundle, "target.entity_id"))
     user, group = text(process, "user.name") or text(process, "user.id"), text(process, "group.name")
     yield "User", f"{user}{', group ' if group else ''}{group}" if user else ""
-    login = integer(process, "loginuid")
-    yield "Login user", str(login) if login is not None else ""
-    yield "Terminal", text(process, "tty.name")
+    login = value(bundle, "login")
+    if isinstance(login, Mapping):
+        yield "Login", ", ".join(f"{name} {told}" for name, told in login.items())
+    state = [text(bundle, "state")]
+    state += ["a kernel thread"] if value(bundle, "kernel_thread") is True else []
+    state += ["it ended while it was looked at: what is missing could not be read"] if "ended" in bundle else []
+    state += ["it went on to other programs meanwhile: parts may be of different ones"] if "mixed" in bundle else []
+    yield "State", "; ".join(filter(None, state))
     yield "Working directory", _code(text(bundle, "working_directory"))
     marks = [name for name in ("deleted", "memfd") if value(bundle, f"executable.{name}") is True]
     yield "The program's file", tag("span", ", ".join(marks), class_="bad") if marks else ""
     yield "SHA-256", _code(text(bundle, "executable.sha256"))
     package = value(bundle, "executable.package")
     yield "Package", " ".join(filter(None, (text(package, "name"), text(package, "version"))))
-    yield "Environment", ", ".join(texts(bundle, "environment.names"))
+    values = value(bundle, "environment.values")
+    if isinstance(values, Mapping):
+        yield "Environment", tag("pre", "\n".join(f"{name}={told}" for name, told in values.items()))
+    else:
+        yield "Environment", ", ".join(texts(bundle, "environment.names"))
 
 
 def _power(bundle: Mapping[str, Any]) -> Iterator[Row]:
+    bounding = texts(bundle, "capabilities.bounding")
     for name in ("effective", "permitted", "inheritable", "bounding", "ambient"):
-        found = value(bundle, f"capabilities.{name}")
-        if isinstance(found, list):
-            yield f"Capabilities, {name}", ", ".join(texts(bundle, f"capabilities.{name}")) or "none"
+        if isinstance(value(bundle, f"capabilities.{name}"), list):
+            found = texts(bundle, f"capabilities.{name}")
+            is_all = name != "bounding" and len(found) > 1 and set(found) == set(bounding)
+            shown = f"all {len(found)} of the bounding set" if is_all else ", ".join(found)
+            yield f"Capabilities, {name}", shown or "none"
     mode, filters = text(bundle, "seccomp.mode"), number(bundle, "seccomp.filters")
     yield "Seccomp", f"{mode}, {filters} filters" if filters else mode
     told = value(bundle, "no_new_privileges")
@@ -103,7 +116,10 @@ def _size(bundle: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _limit(told: Any) -> str:
-    return " / ".join(map(str, told[:2])) if isinstance(told, list) else str(told)
+    each = [
+        "unlimited" if limit == _UNLIMITED else str(limit) for limit in (told if isinstance(told, list) else [told])
+    ]
+    return each[0] if len(set(each)) == 1 else " / ".join(each[:2])
 
 
 def opened(bundle: Mapping[str, Any]) -> Iterator[tuple[str, Markup]]:

@@ -26,6 +26,7 @@ a{color:var(--link)}
 .soft{color:var(--soft)}
 .alert{border-left:4px solid var(--refused);padding:8px 14px;background:var(--card);margin:14px 0}
 .fine{border-left:4px solid var(--network);padding:8px 14px;background:var(--card);margin:14px 0}
+.note{border-left:4px solid var(--process);padding:8px 14px;background:var(--card);margin:14px 0}
 code,pre,.mono{font:13px/1.45 ui-monospace,"SFMono-Regular",Menlo,Consolas,"DejaVu Sans Mono",monospace}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--card);padding:10px 12px;border-radius:6px;margin:6px 0}
 nav{display:flex;flex-wrap:wrap;gap:4px 16px;padding-top:10px}
