@@ -17,6 +17,7 @@ from tracer.history.lines import NoEventError, event_of
 from tracer.history.past import Past, PastError, Wanted
 from tracer.history.story import Story
 from tracer.report import plain
+from tracer.report.words import words
 
 DATA = Path(__file__).parents[1] / "data"
 SESSION = DATA / "session.jsonl"
@@ -202,8 +203,8 @@ def test_what_is_no_stream_is_refused(tmp_path: Path) -> None:
     odd.write_text("hello\n")
     empty = tmp_path / "empty"
     empty.touch()
-    for files, words in (([odd], "no JSON"), ([empty], "no line"), ([tmp_path / "none"], "No such file")):
-        with pytest.raises(PastError, match=words):
+    for files, said in (([odd], "no JSON"), ([empty], "no line"), ([tmp_path / "none"], "No such file")):
+        with pytest.raises(PastError, match=said):
             Past(files)
     with pytest.raises(NoEventError):
         event_of(b'{"event": {"action": 7}}')
@@ -224,3 +225,28 @@ def test_duckdb_reads_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret\n")
     with Past([SESSION], threads=1) as past, pytest.raises(duckdb.Error, match=r"(?i)permission|disabled"):
         past._db.execute(f"SELECT * FROM read_csv('{tmp_path}/secret')")  # noqa: S608 - it is refused
+
+
+def test_files_and_refusals_in_ocsf_are_those_of_ecs() -> None:
+    """What OCSF has as a file, or under `unmapped`, is read as ECS has it, with whose it is."""
+    who = {"pid": 7, "uid": "E7", "name": "sh"}
+    base = {"time_dt": at(1), "device": {"agent_list": [{"uid_alt": "run"}]}}
+    renamed = {
+        **base,
+        "metadata": {"event_code": "file-renamed", "sequence": 1},
+        "actor": {"process": who},
+        "file": {"path": "/a", "name": "a"},
+        "unmapped": {"tracer": {"file": {"target_path": "/b"}}},
+    }
+    denied = {
+        **base,
+        "metadata": {"event_code": "access-denied", "sequence": 2},
+        "status_code": "EPERM",
+        "status_id": 2,
+        "unmapped": {"process": who, "tracer": {"denied": {"syscall": "connect", "address": "::1", "port": 25}}},
+    }
+    told = [event_of(orjson.dumps(each)) for each in (renamed, denied)]
+    assert [each["process"]["entity_id"] for each in told] == ["E7", "E7"]
+    assert told[0]["file"] == {"path": "/a", "name": "a", "target_path": "/b"}
+    assert told[1]["event"]["outcome"] == "failure"
+    assert [words(each, each["event"]["action"]) for each in told] == ["/a → /b", "connect [::1]:25: EPERM"]

@@ -137,10 +137,12 @@ def events() -> list[dict[str, Any]]:
             2500,
             tool,
             error={"code": "EPERM"},
-            tracer={"denied": {"syscall": "connect", "address": "198.51.100.9:25", "layer": "seccomp"}},
+            tracer={"denied": {"syscall": "connect", "address": "198.51.100.9", "port": 25, "layer": "seccomp"}},
         ),
         event("privilege-changed", 2600, tool, tracer={"privilege": {"before": {"uid": 0}, "after": {"uid": 33}}}),
         event("memfd-created", 2700, tool, file={"name": EVIL}),
+        event("namespace-changed", 2750, tool, tracer={"call": {"name": "unshare"}, "namespaces": ["net", "mnt"]}),
+        event("filesystem-mounted", 2760, tool, file={"path": "/mnt", "target_path": "tmpfs"}),
         event(
             "process-exited",
             3000,

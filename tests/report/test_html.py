@@ -90,6 +90,8 @@ def test_all_of_the_story_is_told() -> None:
         "198.51.100.9:25",
         "before=uid:0 after=uid:33",
         "killed by SIGKILL",
+        "unshare namespaces=net,mnt",
+        "/mnt → tmpfs",
         "ENOENT 7, EACCES 2",
         "Complete: the ledger",
     ):

@@ -12,9 +12,6 @@ __all__ = ["NoEventError", "as_ecs", "event_of"]
 _DIRECTIONS: Final = {1: "ingress", 2: "egress", 0: "unknown"}
 _OUTCOMES: Final = {0: "unknown", 1: "success", 2: "failure"}
 _VERSIONS: Final = {4: "ipv4", 6: "ipv6"}
-_NEW: Final = frozenset(
-    {"process-executed", "process-forked", "process-running", "process-exec-failed", "process-exited"}
-)
 
 
 class NoEventError(Exception):
@@ -59,7 +56,7 @@ def as_ecs(document: dict[str, Any]) -> dict[str, Any]:
         "host": _some(name=device.get("hostname"), boot=_some(id=device.get("boot_uid")) or None),
         "agent": _some(ephemeral_id=agent.get("uid_alt"), type="tracer"),
     }
-    told = _process_of(document, action)
+    told = _process_of(document)
     if told:
         made["process"] = _process(told, own, document.get("exit_code"))
     made |= _network(document)
@@ -73,18 +70,16 @@ def as_ecs(document: dict[str, Any]) -> dict[str, Any]:
             response_code=document.get("rcode"),
             resolved_ip=answered.get("resolved_ip"),
         )
-    file = _object(document.get("file"))
-    if file:
-        made["file"] = _some(path=file.get("path"), name=file.get("name"))
+    file, more = _object(document.get("file")), _object(own.get("file"))
+    if file or more:
+        made["file"] = {**more, **_some(path=file.get("path"), name=file.get("name"))}
     return made
 
 
-def _process_of(document: Mapping[str, Any], action: object) -> Mapping[str, Any]:
-    """Whose event it is: of what happens to a process that one, of all else who acts."""
-    if action in _NEW:
-        found = document.get("process") or _object(document.get("unmapped")).get("process")
-        return _object(found)
-    return _object(_object(document.get("actor")).get("process"))
+def _process_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Whose event it is: the event's own process where there is one, beside who acts; else who acts."""
+    found = document.get("process") or _object(document.get("unmapped")).get("process")
+    return _object(found or _object(document.get("actor")).get("process"))
 
 
 def _process(told: Mapping[str, Any], own: Mapping[str, Any], code: object) -> dict[str, Any]:

@@ -23,6 +23,8 @@ ALTERED: Final = frozenset(
 )
 """The actions of events of files."""
 
+_MEMBERS: Final = ("privilege", "namespaces", "ptrace", "memory", "bpf", "signal")  # below `tracer`
+
 DENIED: Final = "access-denied"
 """The action of an event of something that was refused."""
 
@@ -56,7 +58,8 @@ def endpoint(address: str, port: int) -> str:
 def denied_what(event: Mapping[str, Any]) -> str:
     """The path or address that was refused."""
     told = value(event, "tracer.denied")
-    return text(told, "path") or text(told, "address") or text(event, "file.path")
+    address = text(told, "address")
+    return text(told, "path") or (endpoint(address, number(told, "port")) if address else text(event, "file.path"))
 
 
 def _executed(event: Mapping[str, Any]) -> str:
@@ -117,12 +120,16 @@ def _changed(event: Mapping[str, Any]) -> str:
 
 def _other(event: Mapping[str, Any]) -> str:
     """The members of what such an event may have, in a row."""
-    parts = []
-    for name in ("file", "tracer.privilege", "tracer.namespace", "tracer.signal", "tracer.memory", "tracer.target"):
-        found = value(event, name)
+    parts = [text(event, "tracer.call.name"), text(event, "file.path") or text(event, "file.name")]
+    target = text(event, "file.target_path")
+    parts.append(f"→ {target}" if target else "")
+    for name in _MEMBERS:
+        found = value(event, f"tracer.{name}")
         if isinstance(found, Mapping):
             parts += [f"{key}={_brief(each)}" for key, each in found.items()]
-    return " ".join(parts) or text(event, "error.code")
+        elif isinstance(found, list):
+            parts.append(f"{name}={_brief(found)}")
+    return " ".join(filter(None, parts)) or text(event, "error.code")
 
 
 def _brief(told: Any) -> str:
