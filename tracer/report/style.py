@@ -40,8 +40,8 @@ dd{margin:0;overflow-wrap:anywhere;min-width:0}
 table{border-collapse:collapse;width:100%;min-width:620px;font-size:14px}
 th{text-align:left;color:var(--soft);font-weight:600;border-bottom:2px solid var(--line);padding:4px 12px 4px 0;
 white-space:nowrap}
-td{border-bottom:1px solid var(--line);padding:4px 12px 4px 0;vertical-align:top;overflow-wrap:anywhere;min-width:80px}
-td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
+td{border-bottom:1px solid var(--line);padding:4px 12px 4px 0;vertical-align:top;overflow-wrap:anywhere;min-width:120px}
+td.n,th.n{min-width:60px;text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 .time{white-space:nowrap}
 .tree ul,ul.tree{list-style:none;margin:0;padding-left:18px;border-left:1px solid var(--line)}
 ul.tree{padding-left:0;border:0}
