@@ -263,6 +263,17 @@ def bundle() -> dict[str, Any]:
         "mappings": [{"range": "1-2", "perms": "rwxp", "path": "/a", "deleted": True, "reason": "deleted"}],
         "children": [{**person, "args": ["sh"]}],
         "children_cut": 1,
+        "past": {
+            "files": 2,
+            "lines": 1_000_000,
+            "unreadable": 1,
+            "first": told["start"],
+            "last": told["start"],
+            "processes": 7,
+            "events": 101,
+            "begins_before": True,
+            "complete": False,
+        },
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import DEADLINE, ROOT
+from tests.cli.commands import DEADLINE, ROOT, assert_refused, run
 from tests.history.test_past import PARENT, used_twice, written
 from tracer.cli import past
 from tracer.cli.errors import CommandError, Exit
@@ -149,3 +149,50 @@ def test_a_bar_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
     finally:
         os.close(ours)
     assert shown.stdout == plain.stdout
+
+
+def test_the_command_finds_them(tmp_path: Path) -> None:
+    """By pid, by entity id and by program, each with its words in the bundle; a page beside the lines."""
+    page = tmp_path / "page.html"
+    given = (["11393"], ["--entity", PARENT], ["--exe", "/usr/bin/python3.11"])
+    asked = []
+    for each in given:
+        told = run("pid", *each, "--from", SESSION, "--json", "--html", page)
+        assert told.returncode == Exit.OK, told.stderr
+        first, *rest = told.stdout.splitlines()
+        assert len(rest) == 25
+        asked.append(json.loads(first)["tracer"]["bundle"]["target"]["asked"])
+        assert page.read_text().endswith("</html>\n")
+    assert asked == ["pid 11393", f"--entity {PARENT}", "--exe /usr/bin/python3.11"]
+    assert "ECONNREFUSED" in run("pid", "11393", "--from", SESSION).stdout
+
+
+def test_what_the_command_refuses(tmp_path: Path) -> None:
+    """Options of the one in the other, files that are none, and times that are none: one line with the fix."""
+    assert_refused(run("pid", "1", "--from", SESSION, "--backend", "core"), Exit.USAGE, "--backend", "leave it out")
+    assert_refused(run("pid", "1", "--from", SESSION, "--show-env"), Exit.USAGE, "--show-env")
+    assert_refused(run("pid", "1", "--at", "2026-01-01"), Exit.USAGE, "--from")
+    assert_refused(run("pid", "--exe", "/bin/sh"), Exit.USAGE, "--from")
+    assert_refused(run("pid", "1", "--html", tmp_path / "x.html"), Exit.USAGE, "--now", "--output FILE")
+    assert_refused(run("pid"), Exit.USAGE, "name a process")
+    assert_refused(run("pid", "--from", SESSION), Exit.USAGE, "name one process")
+    assert_refused(run("pid", "1", "--from", tmp_path), Exit.USAGE, "events-*.jsonl")
+    assert_refused(run("pid", "1", "--from", tmp_path / "none"), Exit.FAILURE, "No such file")
+    assert_refused(run("pid", "1", "--from", ROOT / "README.md"), Exit.FAILURE, "README.md", "no JSON")
+    assert_refused(run("pid", "1", "--from", SESSION), Exit.FAILURE, "no such process")
+
+
+def test_a_bundle_in_the_files_is_taken_up(tmp_path: Path) -> None:
+    """What `tracer pid` has written of the process itself is in the bundle of the past, and that of another is not."""
+    looked = {
+        "@timestamp": "2026-11-23T03:37:59Z",
+        "event": {"action": "tracer-bundle", "sequence": 0},
+        "tracer": {"bundle": {"target": {"entity_id": PARENT}, "working_directory": "/srv", "lineage": 7}},
+    }
+    other = json.loads(json.dumps(looked).replace(PARENT, "other").replace("/srv", "/wrong"))
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(f"{json.dumps(each)}\n" for each in (looked, other)) + SESSION.read_text())
+    bundle = json.loads(ask(tmp_path, Wanted(entity=PARENT), path, json=True).splitlines()[0])["tracer"]["bundle"]
+    assert bundle["working_directory"] == "/srv"
+    assert len(bundle["children"]) == 4
+    assert [each["name"] for each in bundle["lineage"]] == ["unshare"]

@@ -159,10 +159,16 @@ def live(
     raise typer.Exit(int(Live(asked, rotation, ahead=begun).run()))
 
 
+_OF_THE_PAST = frozenset({"process", "source", "at", "entity", "exe", "json", "output", "html"})
+"""The parameters of pid that --from knows."""
+
+
 @app.command()
 def pid(
     ctx: typer.Context,
-    process: Annotated[str, typer.Argument(help="its pid, or its name", metavar="PID|NAME")],
+    process: Annotated[
+        str | None, typer.Argument(help="its pid, or its name; with --from its pid", metavar="[PID|NAME]")
+    ] = None,
     now: Annotated[bool, typer.Option("--now", help="only what is there now: end before anything is followed")] = False,
     json: Annotated[bool, typer.Option("--json", help="the bundle and the events as JSON Lines (ECS)")] = False,
     output: Output = None,
@@ -185,16 +191,54 @@ def pid(
     sandbox_strict: SandboxStrict = False,
     user: User = None,
     redact: Redact = None,
+    source: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from", help="of the past: a file of events, or a directory of export (repeatable)", metavar="PATH"
+        ),
+    ] = None,
+    at: Annotated[str | None, typer.Option(help="with --from: who was there at this time", metavar="TIME")] = None,
+    entity: Annotated[str | None, typer.Option(help="with --from: by its process.entity_id", metavar="ID")] = None,
+    exe: Annotated[str | None, typer.Option(help="with --from: who ran this program", metavar="PATH")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="with --from or --now: a report for browsers into this file", metavar="FILE")
+    ] = None,
 ) -> None:
-    """Tell everything about one process as it is now, then what it and its descendants do.
+    """Tell everything about one process as it is now, then what it and its descendants do; or what files tell of it.
 
-    Examples: tracer pid 4242 -- tracer pid nginx -- tracer pid 4242 --now --json | jq .tracer.bundle
+    Examples: tracer pid nginx -- tracer pid 4242 --now --json -- tracer pid 4242 --from /var/log/tracer --html a.html
     """
     from tracer.cli import pid as command
 
+    if source:
+        raise typer.Exit(int(_past(ctx, source)))
+    if at is not None or entity is not None or exe is not None:
+        raise CommandError("--at, --entity and --exe are for the past: name files with --from", Exit.USAGE)
+    if html is not None and not now:
+        raise CommandError(
+            "--html: give --now, or first follow it with --json --output FILE, then give --from FILE", Exit.USAGE
+        )
+    if process is None:
+        raise CommandError("name a process: give its pid or its name", Exit.USAGE)
     asked = asked_of({**dict.fromkeys(_NOT_OF_PID), **ctx.params, "form": "ecs" if json else "pretty"})
     namespace = options.pid_namespace("--pidns", pidns) if pidns is not None else None
-    raise typer.Exit(int(command.pid(process, asked, namespace=namespace, now=now, values=show_env)))
+    raise typer.Exit(int(command.pid(process, asked, namespace=namespace, now=now, values=show_env, html=html)))
+
+
+def _past(ctx: typer.Context, source: list[Path]) -> Exit:
+    """`tracer pid --from`. Raises CommandError."""
+    from tracer.cli import past
+
+    for name in ctx.params:
+        if name not in _OF_THE_PAST and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            shown = name.replace("_", "-")
+            raise CommandError(
+                f"--from reads files, in which --{shown} can't change anything: leave it out", Exit.USAGE
+            )
+    given = ctx.params
+    wanted, words = past.wanted(given["process"], given["entity"], given["exe"], given["at"])
+    output, html = (Path(given[name]) if given[name] is not None else None for name in ("output", "html"))
+    return past.past(past.Asked(source, wanted, words, given["json"], output, html))
 
 
 @app.command()

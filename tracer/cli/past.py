@@ -21,7 +21,6 @@ from tracer.report.fields import moment
 
 __all__ = ["Asked", "files", "past", "wanted"]
 
-_RECORD: Final = "bundle"  # the name of the record, and of what it has under `tracer`
 _LISTED: Final = 20
 _AGAIN_S: Final = 0.1
 _SECOND: Final = 1_000_000_000
@@ -150,8 +149,8 @@ def _json(story: Story) -> Iterator[bytes]:
     first: Mapping[str, Any] = next(story.events(), {})
     record = {
         "@timestamp": story.bundle["made"],
-        "event": {"kind": "state", "category": ["process"], "type": ["info"], "action": f"tracer-{_RECORD}"},
-        "tracer": {"schema": 1, _RECORD: story.bundle},
+        "event": {"kind": "state", "category": ["process"], "type": ["info"], "action": "tracer-bundle"},
+        "tracer": {"schema": 1, "bundle": story.bundle},
         **{name: first[name] for name in ("host", "ecs") if name in first},
     }
     yield orjson.dumps(record) + b"\n"

@@ -142,11 +142,13 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def pid(asked: str, options: Options, *, namespace: int | None, now: bool, values: bool) -> Exit:
+def pid(
+    asked: str, options: Options, *, namespace: int | None, now: bool, values: bool, html: Path | None = None
+) -> Exit:
     """Tell of the process that is ``asked`` for, and unless only ``now`` is wanted follow it and its descendants.
 
     ``options`` are of the session that follows it: their format is ``ecs`` or ``pretty``. With ``values`` those of the
-    environment are told. Raises CommandError.
+    environment are told. ``html`` is a file for the report, with ``now`` only. Raises CommandError.
     """
     redactor = options.privacy.redactor if options.privacy is not None else None
     found = look(asked, namespace=namespace, redactor=redactor, values=values)
@@ -154,6 +156,8 @@ def pid(asked: str, options: Options, *, namespace: int | None, now: bool, value
     over = None if now or refused else _over(found)
     if now or refused or over:
         found.process.close()
+        if html is not None:
+            _report(found, html)
         fd, name = open_output(options.output)
         if options.format == "ecs":
             write(fd, name, Ecs(facts.session("procfs"), None).render(found.notice, offset_now(), 0))
@@ -187,6 +191,17 @@ def write(fd: int, name: str, content: bytes) -> None:
         return
     except OSError as failed:
         raise CommandError(f"can't write {name}: {failed.strerror}", Exit.FAILURE) from failed
+
+
+def _report(found: Look, path: Path) -> None:
+    """Write what was found as a page of HTML. Raises CommandError."""
+    from tracer.report import html
+
+    try:
+        with path.open("w", encoding="utf-8") as out:
+            html.write(found.bundle, (), out)
+    except OSError as failed:
+        raise CommandError(f"can't write {path}: {failed.strerror}", Exit.FAILURE) from failed
 
 
 def _over(found: Look) -> str | None:

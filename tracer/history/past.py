@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
+import orjson
+
 from tracer.history.lines import NoEventError, event_of
 from tracer.integrity.read import Lines, UnreadableError
 
@@ -71,7 +73,7 @@ _COLUMNS: Final = (
 # What OCSF has in the event's own process, where there is one, and not in who acts.
 _ACTOR: Final = "$.actor.process"
 _OWN: Final = ("$.process", "$.unmapped.process")
-_TOLD: Final = ("tracer-loss", "tracer-gap", "tracer-backend", "tracer-flood")
+_TOLD: Final = ("tracer-loss", "tracer-gap", "tracer-backend", "tracer-flood", "tracer-bundle")
 
 
 class PastError(Exception):
@@ -400,7 +402,7 @@ def _format(lines: Lines) -> str:
     if first is None:
         return "ecs"
     event_of(first)
-    return "ecs" if b'"event":{' in first else "ocsf"
+    return "ecs" if "event" in orjson.loads(first) else "ocsf"
 
 
 def _packing(fd: int) -> str:

@@ -15,10 +15,11 @@ from tracer.report.fields import text, value
 
 __all__ = ["Story"]
 
+_BUNDLE: Final = "tracer-bundle"
 _IN_MEMORY: Final = 64 << 20  # bytes of events; more are kept in a file without a name
-_CHILDREN_MOST: Final = 4_096
+_CHILDREN_MOST: Final = 2_048  # as of a process that is there
 _DEEPEST: Final = 64
-_MEMBERS: Final = ("pid", "entity_id", "start", "name", "executable", "args", "end", "exit_code")
+_MEMBERS: Final = ("pid", "entity_id", "start", "name", "executable", "args")
 
 
 class Story:
@@ -27,7 +28,8 @@ class Story:
     It has `process`, `lineage` and `children` as that of a process that is there has them, and `past`: how many files
     and lines were read, how many of them are no events, their first and last time, how many processes and events the
     tree has, whether it began before the first line, and whether that is `complete`: nothing is said to be lost or
-    missing while it was there, every line could be read, and nothing began before.
+    missing while it was there, every line could be read, and nothing began before. Where the files have a bundle of
+    this process, because `tracer pid` wrote them, what that says beside is taken from it.
     """
 
     def __init__(self, past: Past, root: Known, asked: str) -> None:
@@ -66,8 +68,12 @@ class Story:
         extent = past.extent()
         tree = past.tree(root.entity)
         last = ""
+        looked: dict[str, Any] = {}
         missing: list[Mapping[str, Any]] = []
         for event in past.events(tree):
+            if text(event, "event.action") == _BUNDLE:
+                looked = _looked(event, root.entity) or looked
+                continue
             if value(event, "process") is None:
                 missing.append(event)
                 continue
@@ -78,14 +84,16 @@ class Story:
             if begun <= text(told, "@timestamp") and _first(told) <= last:
                 self._missing += 1
                 self._keep(told)
-        process = self._processes.get(root.entity, {})
+        process = _object(looked, "process") | self._processes.get(root.entity, {})
+        above = past.above(root.entity)
         self.bundle: dict[str, Any] = {
+            **looked,
             "version": 1,
             "made": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
             "target": {"pid": root.pid, "entity_id": root.entity, "asked": asked},
             "process": process,
-            "lineage": past.above(root.entity),
-            "children": self._children(root.entity),
+            "lineage": max(_array(looked, "lineage"), above, key=len),
+            "children": self._children(root.entity) or _array(looked, "children"),
             "past": self._past(extent, begun, len(tree)),
         }
         if self._cut:
@@ -132,6 +140,22 @@ class Story:
                 into.append({name: of[name] for name in _MEMBERS if name in of} | {"children": inner})
                 waiting.append((entity, inner, depth + 1))
         return top
+
+
+def _looked(event: Mapping[str, Any], entity: str) -> dict[str, Any]:
+    """The bundle in an event, if it is of that process."""
+    found = _object(event, "tracer.bundle")
+    return found if text(found, "target.entity_id") == entity else {}
+
+
+def _object(told: Any, path: str) -> dict[str, Any]:
+    found = value(told, path)
+    return found if isinstance(found, dict) else {}
+
+
+def _array(told: Any, path: str) -> list[Any]:
+    found = value(told, path)
+    return found if isinstance(found, list) else []
 
 
 def _first(event: Mapping[str, Any]) -> str:

@@ -149,7 +149,7 @@ def opened(bundle: Mapping[str, Any]) -> Iterator[tuple[str, Markup]]:
         told = counts if isinstance(counts, Mapping) else {}
         summed = tag("p", *(tag("span", f"{name} {count}") for name, count in told.items()), class_="tags")
         rows_of = [
-            (number(each, "fd"), text(each, "kind"), _code(text(each, "path")), str(value(each, "flags") or ""))
+            (number(each, "fd"), text(each, "kind"), _code(text(each, "path")), " ".join(texts(each, "flags")))
             for each in files[:_ROWS]
         ]
         shown = table(("fd", "Kind", "Path", "Flags"), rows_of, numbers=frozenset({0})) if rows_of else ""
