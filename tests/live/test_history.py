@@ -40,12 +40,14 @@ for each in nested:
 if is_root: subprocess.run(["/bin/true", "the seventh"], check=True)
 """
 NESTED = [[[[]], []], [[]]]  # six descendants, three deep
-# Pid N runs one program and then, as another process, another.
+# Pid N runs one program and then, as another process, another: not within one tick of 10 ms, to which an entity id has
+# the start of a process.
 AGAIN = """
-import os, subprocess, sys
+import subprocess, time
 for _ in range(50):
     first = subprocess.Popen(["/bin/echo", "first"], stdout=subprocess.DEVNULL)
     first.wait()
+    time.sleep(0.02)
     with open("/proc/sys/kernel/ns_last_pid", "w") as last: last.write(str(first.pid - 1))
     second = subprocess.Popen(["/bin/true", "second"])
     second.wait()
