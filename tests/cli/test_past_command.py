@@ -173,7 +173,7 @@ def test_what_the_command_refuses(tmp_path: Path) -> None:
     assert_refused(run("pid", "1", "--from", SESSION, "--show-env"), Exit.USAGE, "--show-env")
     assert_refused(run("pid", "1", "--at", "2026-01-01"), Exit.USAGE, "--from")
     assert_refused(run("pid", "--exe", "/bin/sh"), Exit.USAGE, "--from")
-    assert_refused(run("pid", "1", "--html", tmp_path / "x.html"), Exit.USAGE, "--now", "--output FILE")
+    assert_refused(run("pid", "1", "--html", tmp_path / "x.html"), Exit.USAGE, "--now", "--json --output FILE")
     assert_refused(run("pid"), Exit.USAGE, "name a process")
     assert_refused(run("pid", "--from", SESSION), Exit.USAGE, "name one process")
     assert_refused(run("pid", "1", "--from", tmp_path), Exit.USAGE, "events-*.jsonl")

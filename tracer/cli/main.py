@@ -201,7 +201,10 @@ def pid(
     entity: Annotated[str | None, typer.Option(help="with --from: by its process.entity_id", metavar="ID")] = None,
     exe: Annotated[str | None, typer.Option(help="with --from: who ran this program", metavar="PATH")] = None,
     html: Annotated[
-        Path | None, typer.Option(help="with --from or --now: a report for browsers into this file", metavar="FILE")
+        Path | None,
+        typer.Option(
+            help="a report for browsers into this file; while it is followed with --json --output", metavar="FILE"
+        ),
     ] = None,
 ) -> None:
     """Tell everything about one process as it is now, then what it and its descendants do; or what files tell of it.
@@ -214,10 +217,8 @@ def pid(
         raise typer.Exit(int(_past(ctx, source)))
     if at is not None or entity is not None or exe is not None:
         raise CommandError("--at, --entity and --exe are for the past: name files with --from", Exit.USAGE)
-    if html is not None and not now:
-        raise CommandError(
-            "--html: give --now, or first follow it with --json --output FILE, then give --from FILE", Exit.USAGE
-        )
+    if html is not None and not now and not (json and output is not None and str(output) != "-"):
+        raise CommandError("--html is made of what is written: give --json --output FILE, too, or --now", Exit.USAGE)
     if process is None:
         raise CommandError("name a process: give its pid or its name", Exit.USAGE)
     asked = asked_of({**dict.fromkeys(_NOT_OF_PID), **ctx.params, "form": "ecs" if json else "pretty"})

@@ -126,13 +126,9 @@ def _one(history: Past, asked: Asked) -> Known:
 def _tell(story: Story, asked: Asked) -> None:
     """Write what was asked for. Raises CommandError."""
     if asked.html is not None:
-        from tracer.report import html
+        from tracer.cli.page import write_page
 
-        try:
-            with asked.html.open("w", encoding="utf-8") as out:
-                html.write(story.bundle, story.events(), out)
-        except OSError as failed:
-            raise CommandError(f"can't write {asked.html}: {failed.strerror}", Exit.FAILURE) from failed
+        write_page(asked.html, story.bundle, story.events())
         if not asked.json and asked.output is None:
             tell(f"the report is in {asked.html}")
             return

@@ -148,7 +148,8 @@ def pid(
     """Tell of the process that is ``asked`` for, and unless only ``now`` is wanted follow it and its descendants.
 
     ``options`` are of the session that follows it: their format is ``ecs`` or ``pretty``. With ``values`` those of the
-    environment are told. ``html`` is a file for the report, with ``now`` only. Raises CommandError.
+    environment are told. ``html`` is a file for the report; without ``now`` the output must be a file of JSON Lines.
+    Raises CommandError.
     """
     redactor = options.privacy.redactor if options.privacy is not None else None
     found = look(asked, namespace=namespace, redactor=redactor, values=values)
@@ -157,7 +158,9 @@ def pid(
     if now or refused or over:
         found.process.close()
         if html is not None:
-            _report(found, html)
+            from tracer.cli.page import write_page
+
+            write_page(html, found.bundle, ())
         fd, name = open_output(options.output)
         if options.format == "ecs":
             write(fd, name, Ecs(facts.session("procfs"), None).render(found.notice, offset_now(), 0))
@@ -168,6 +171,11 @@ def pid(
         if over:
             tell(over)
         return Exit.OK
+    page = None
+    if html is not None and options.output is not None:
+        from tracer.cli.page import Page
+
+        page = Page(html, options.output)
     if options.format != "ecs":
         options.snapshot = False  # the page has it
         if options.output is None:
@@ -178,7 +186,10 @@ def pid(
     begun = ahead.begin(options)
     from tracer.cli.pid_live import Followed
 
-    return Exit(Followed(options, found, ahead=begun).run())
+    code = Exit(Followed(options, found, ahead=begun).run())
+    if page is not None:
+        page.make(found.bundle)
+    return code
 
 
 def write(fd: int, name: str, content: bytes) -> None:
@@ -191,17 +202,6 @@ def write(fd: int, name: str, content: bytes) -> None:
         return
     except OSError as failed:
         raise CommandError(f"can't write {name}: {failed.strerror}", Exit.FAILURE) from failed
-
-
-def _report(found: Look, path: Path) -> None:
-    """Write what was found as a page of HTML. Raises CommandError."""
-    from tracer.report import html
-
-    try:
-        with path.open("w", encoding="utf-8") as out:
-            html.write(found.bundle, (), out)
-    except OSError as failed:
-        raise CommandError(f"can't write {path}: {failed.strerror}", Exit.FAILURE) from failed
 
 
 def _over(found: Look) -> str | None:
