@@ -166,6 +166,21 @@ def test_a_torn_line_is_counted_and_no_obstacle(tmp_path: Path) -> None:
     assert not bundle["past"]["complete"]
 
 
+def test_lines_that_are_no_events_are_counted(tmp_path: Path, ocsf: Path) -> None:
+    """Bytes that are no text, a line that is far too long, an empty one and one of something else: 4 in each file."""
+    odd = b'{"event": "\xff\xfe"}\n' + b'{"a": "' + b"x" * 60_000 + b'"}\n' + b"\n" + b"no JSON\n"
+    files = []
+    for number, source in enumerate((SESSION, SESSION, ocsf)):
+        lines = source.read_bytes().splitlines(keepends=True)
+        data = b"".join([*lines[:9], odd, *lines[9:]])
+        files.append(tmp_path / f"{number}.jsonl")
+        files[-1].write_bytes(gzip.compress(data) if number == 1 else data)
+    bundle, events = told(files, Wanted(entity=PARENT))
+    assert len(events) == 3 * 25
+    assert bundle["past"]["unreadable"] == 3 * 4
+    assert bundle["past"]["lines"] == 3 * (29 + 4)
+
+
 def test_losses_count_where_they_touch_its_life(tmp_path: Path) -> None:
     """What was lost while the tree was there is among the events and not complete; what was lost later is neither."""
 

@@ -194,7 +194,9 @@ class Past:
         row = self._one(
             "SELECT sum(lines), sum(lines) FILTER (entity IS NULL AND first IS NULL), min(first), max(last) FROM known"
         )
-        return Extent(self._count, int(row[0] or 0), int(row[1] or 0), row[2] or "", row[3] or "")
+        # A line can be wrong in two ways.
+        refused = int(self._one("SELECT count(*) FROM (SELECT DISTINCT scan_id, file_id, line FROM reject_errors)")[0])
+        return Extent(self._count, int(row[0] or 0) + refused, int(row[1] or 0) + refused, row[2] or "", row[3] or "")
 
     def find(self, wanted: Wanted) -> list[Known]:
         """The processes that fit, by their start; with a time only those that were there then. Raises PastError."""
@@ -278,9 +280,11 @@ class Past:
     def _make(self, executable: str) -> None:
         """Make the table of processes. Raises PastError, and _NoJsonError where a line is no JSON but all should be."""
         selects = [
-            f"SELECT line, {', '.join(_fields(part.form, self._whole))} FROM {_lines(part)}"  # noqa: S608 - ours
+            f"SELECT line, {', '.join(_fields(part.form, self._whole))} FROM {_lines(part, counted=True)}"  # noqa: S608 - ours
             for part in self._parts
         ]
+        for kept in ("reject_errors", "reject_scans"):
+            self._all(f"DROP TABLE IF EXISTS {kept}", [])
         columns = (
             "any_value(parent) AS parent, any_value(pid) AS pid, any_value(executable) AS executable, "
             "any_value(start) AS start, min(time) AS first, max(time) AS last, any_value(name) AS name, "
@@ -360,12 +364,16 @@ def _connection() -> duckdb.DuckDBPyConnection:
     return made
 
 
-def _lines(part: _Part) -> str:
-    """What gives the lines of these files one by one: as CSV of one column, with a delimiter that JSON can't have."""
+def _lines(part: _Part, *, counted: bool = False) -> str:
+    """What gives the lines of these files one by one: as CSV of one column, with a delimiter that JSON can't have.
+
+    Lines that are no UTF-8 or far too long are left out; if they are to be ``counted`` they are in `reject_errors`.
+    """
     return (
         f"read_csv({_literal(part.paths)}, columns = {{'line': 'VARCHAR'}}, delim = '\x1f', quote = '', escape = '', "
         f"header = false, auto_detect = false, max_line_size = {_LINE_MOST}, strict_mode = false, "
-        f"null_padding = false, ignore_errors = true, compression = '{part.packed}')"
+        f"null_padding = false, ignore_errors = true, store_rejects = {str(counted).lower()}, "
+        f"compression = '{part.packed}')"
     )
 
 
