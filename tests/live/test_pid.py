@@ -258,7 +258,7 @@ def test_hostile_names() -> None:
         (["4194304", "--pidns", "4026531836"], FAILURE, ["4194304", "pid namespace"]),
         (["1", "--duration", "soon"], USAGE, ["--duration"]),
         (["1", "--redact", "/nonexistent/file"], USAGE, ["--redact"]),
-        ([], USAGE, ["missing argument"]),
+        ([], USAGE, ["name a process"]),
     ],
 )
 def test_bad_input(arguments: list[str], code: int, words: Sequence[str]) -> None:
