@@ -53,9 +53,7 @@ from tracer.cli.errors import CommandError, Exit
 from tracer.formats.text import visible
 
 if TYPE_CHECKING:
-    from tracer.cli.asked import Options
     from tracer.cli.config import Config
-    from tracer.cli.rotation import Rotation
 
 __all__ = ["COMPLETE", "app", "run"]
 
@@ -69,18 +67,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-
-def _rotation(asked: Options) -> Rotation | None:
-    """What reopens the output, if that is a file, which takes a process: forked while that has little to share."""
-    if asked.output is None or str(asked.output) == "-":
-        return None
-    from tracer.cli.rotation import Rotation
-    from tracer.cli.tell import tell
-
-    rotation = Rotation(asked.output, asked.sandbox, tell)
-    rotation.start()
-    return rotation
 
 
 def _config(ctx: typer.Context, path: Path | None) -> Path | None:
@@ -150,7 +136,9 @@ def live(
     Examples: tracer live --port 443 -- tracer live --pid 4242 --children -- tracer live --json | jq .process.name
     """
     asked = asked_of(ctx.params)
-    rotation = _rotation(asked)
+    from tracer.cli.rotation import begin_rotation
+
+    rotation = begin_rotation(asked.output, asked.sandbox)  # while this process has little to share
     from tracer.cli import ahead
 
     begun = ahead.begin(asked, rotation.pids if rotation is not None else ())

@@ -182,11 +182,13 @@ def pid(
             write(*open_output(None), found.page(1))  # before anything is loaded: it is there at once
     options.filters.pids, options.filters.children = found.pids, True
     from tracer.cli import ahead
+    from tracer.cli.rotation import begin_rotation
 
-    begun = ahead.begin(options)
+    rotation = begin_rotation(options.output, options.sandbox)
+    begun = ahead.begin(options, rotation.pids if rotation is not None else ())
     from tracer.cli.pid_live import Followed
 
-    code = Exit(Followed(options, found, ahead=begun).run())
+    code = Exit(Followed(options, found, rotation, begun).run())
     if page is not None:
         page.make(found.bundle)
     return code

@@ -9,6 +9,7 @@ from tracer.cli.asked import Options
 from tracer.cli.errors import Exit
 from tracer.cli.live import Live
 from tracer.cli.pid import Look, write
+from tracer.cli.rotation import Rotation
 from tracer.cli.stream import Stream
 from tracer.cli.tell import tell
 from tracer.pipeline.engine import Engine
@@ -20,9 +21,9 @@ __all__ = ["Followed"]
 class Followed(Live):
     """Begins with what was found of a process, and ends at once if by then there is nobody to follow."""
 
-    def __init__(self, options: Options, found: Look, *, ahead: Ahead | None = None) -> None:
+    def __init__(self, options: Options, found: Look, rotation: Rotation | None, ahead: Ahead | None) -> None:
         """``found`` is let go of when the probes are attached."""
-        super().__init__(options, ahead=ahead)
+        super().__init__(options, rotation, ahead=ahead)
         self._looked = found
 
     def _tell_absent(self) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracer.cli.errors import CommandError, Exit
 from tracer.cli.sandbox import Mode, confine_opener
+from tracer.cli.tell import tell
 from tracer.confine.opener import opener_plan
 from tracer.confine.seccomp_filter import Rule, on_descriptors
 from tracer.fallback.opener import Opener, OpenerLostError
@@ -22,7 +23,7 @@ from tracer.sinks.output import open_again
 if TYPE_CHECKING:
     from tracer.cli.stream import Stream
 
-__all__ = ["Rotation", "reason"]
+__all__ = ["Rotation", "begin_rotation", "reason"]
 
 _AT_ONCE_S: Final = 0.02  # it opens in less, unless the disk or server hangs; then the turns go on
 _AT_THE_END_S: Final = 2.0
@@ -168,6 +169,15 @@ def reason(failed: OSError | OpenerLostError) -> str:
     if isinstance(failed, OpenerLostError):
         return "the process that opens it is gone, so start this again"
     return _WHY.get(failed.errno or 0, failed.strerror or str(failed))
+
+
+def begin_rotation(path: Path | None, mode: Mode) -> Rotation | None:
+    """What reopens an output that is a file, its process forked already; None for stdout."""
+    if path is None or str(path) == "-":
+        return None
+    rotation = Rotation(path, mode, tell)
+    rotation.start()
+    return rotation
 
 
 def _is_file(path: Path) -> bool:
