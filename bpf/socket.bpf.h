@@ -394,11 +394,14 @@ static __always_inline void accepted(void *ctx, const struct sock *sk, const boo
 	if (known) {
 		s = *known;
 	} else {
-		/* Established before the probes were, or the map was full then. */
+		/* Established before the probes were, or the map was full then; or not established yet: it is in
+		 * its listener's queue before that, with Fast Open since its SYN. */
 		s.opened = now;
 		s.flow = new_flow(now);
 		s.role = ROLE_ACCEPT;
 		s.sock_flags = SOCK_ESTABLISHED;
+		if (FIELD(typed, sk, __sk_common.skc_state) == TCP_SYN_RECV)
+			s.sock_flags |= SOCK_EARLY;
 		s.consumed = consumed(sk, typed);
 	}
 	own_by_current(&s);

@@ -50,8 +50,6 @@ static __always_inline void listen_begins(void *ctx, const struct sock *sk, u64 
 	ship(ctx, &r, s.excluded, t);
 }
 
-#define ACCEPTED_EARLY_NS 100000000ULL
-
 /* The peer has answered, in softirq. An active open gets its outcome; a passive one
  * waits for the accept that tells its owner. */
 static __always_inline void established(void *ctx, const struct sock *sk, u64 key, int oldstate, const bool typed)
@@ -67,14 +65,21 @@ static __always_inline void established(void *ctx, const struct sock *sk, u64 ke
 	} else if (oldstate == TCP_SYN_RECV) {
 		struct socket_state fresh = {};
 
-		/* It is in its listener's queue already: another CPU may have accepted it before this. */
-		if (s && s->role == ROLE_ACCEPT && s->tgid && now - s->opened < ACCEPTED_EARLY_NS)
-			return;
 		fresh.opened = now;
 		fresh.established = now;
 		fresh.flow = new_flow(now);
 		fresh.role = ROLE_ACCEPT;
 		fresh.sock_flags = SOCK_ESTABLISHED;
+		if (!bpf_map_update_elem(MAP(sockets), &key, &fresh, BPF_NOEXIST))
+			return;
+		/* It is in its listener's queue already: another CPU may have accepted it before this, or in
+		 * this very moment, so `s` is not asked. With Fast Open that can be long before. */
+		s = bpf_map_lookup_elem(MAP(sockets), &key);
+		if (s && s->role == ROLE_ACCEPT && s->sock_flags & SOCK_EARLY) {
+			s->established = now;
+			s->sock_flags &= ~SOCK_EARLY;
+			return;
+		}
 		remember(key, &fresh, KIND_ACCEPT);
 	}
 }

@@ -188,6 +188,7 @@ enum via {
 enum socket_flag {
 	SOCK_SNAPSHOT = 1 << 0,		/* was there before the probes */
 	SOCK_IN_CONNECT = 1 << 1,	/* its connect(2) has not returned */
+	SOCK_EARLY = 1 << 1,		/* of an accepted one: its handshake was not over by then */
 	SOCK_REPORTED = 1 << 2,		/* the connect's outcome was emitted */
 	SOCK_DEFERRED = 1 << 3,		/* failed without sk_err: the errno comes with sys_exit */
 	SOCK_ESTABLISHED = 1 << 4,
