@@ -1,6 +1,7 @@
 """Decides which tests this machine can run, and lets none be skipped in silence under TRACER_REQUIRE=1."""
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ pytest.register_assert_rewrite("tests.traps.checks")
 pytest_plugins = ["pytester"]
 if (Path(__file__).parent / "tracing.py").exists():
     pytest_plugins.append("tests.tracing")
+
+# Under nohup(1) what tests start would not hear of a SIGHUP either.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 
