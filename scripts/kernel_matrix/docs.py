@@ -16,7 +16,8 @@ _INTRODUCTION = """\
 What holds on which kernel, with which backend. `make matrix` boots these kernels under QEMU and runs the trap corpus
 (`tests/traps`) in each; `make matrix ARGS=--write-docs` writes this page from what came of it, and the results
 themselves into `kernels.json`. A test compares the two. The list of kernels is `vagrant/matrix.toml`. To see the same
-rows for your own kernel, run `sudo tracer selftest`.
+rows for your own kernel, run `sudo tracer selftest`. A column is that of the last run that wrote it; those that `make
+test` runs may be of such a run, which has a tenth of what traps have very much of.
 
 `ok`: every case of the trap came out right. `none`: the kernel has no means for it, and the guest itself said which;
 the reasons are below. `FAIL`: not every case did, and why is below too. `…`: the trap is not traced
