@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,13 @@ class Session:
         old = self.output.with_name(f"events.{self._turned}")
         self.output.rename(old)
         self.hang_up()
-        self.wait_for(self.output.exists)
+        self.wait_for(self._writes_to_output)
         return old
+
+    def _writes_to_output(self) -> bool:
+        """Whether the file was handed to who writes it; its opener has it a moment before."""
+        writers = [self.process.pid, *(pid for name, pid in self.children.items() if name != "tracer_opener")]
+        return any(str(self.output) in _held(pid) for pid in writers)
 
     def tells_of(self, pid: int, path: Path) -> None:
         """Wait until a process is told of in a file."""
@@ -413,6 +418,13 @@ def _short(place: Path, before: str, *arguments: str) -> subprocess.CompletedPro
     )
 
 
+def _held(pid: int) -> Iterator[str]:
+    """The files that a process holds open, but for what it closes in this very moment."""
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            yield str(fd.readlink())
+
+
 @SANDBOX
 def test_worker_is_killed_after_a_turn(tmp_path: Path, sandbox: tuple[str, ...]) -> None:
     """A fresh worker goes on in the file that is there, and nobody keeps the first one, which may be deleted."""
@@ -425,7 +437,7 @@ def test_worker_is_killed_after_a_turn(tmp_path: Path, sandbox: tuple[str, ...])
         pid = run("1")
         session.tells_of(pid, session.output)
         pids = [session.process.pid, *session.children.values()]
-        held = {str(fd.readlink()) for each in pids for fd in Path(f"/proc/{each}/fd").iterdir()}
+        held = {name for each in pids for name in _held(each)}
         assert str(session.output) in held
         assert str(old) not in held
         next_ = session.turn()
