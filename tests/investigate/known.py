@@ -1,10 +1,12 @@
 """Processes that know the truth about themselves, for the tests to look at."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -69,9 +71,14 @@ class Known:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for child in psutil.Process(self.pid).children(recursive=True) if self._process.poll() is None else ():
-            child.kill()
+        children: list[psutil.Process] = []
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGSTOP)  # so that it makes no more of them
+            children = psutil.Process(self.pid).children(recursive=True)
         self._process.kill()
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from tracer.pipeline.view import Filters
 
-__all__ = ["absent"]
+__all__ = ["absent", "lives"]
 
 _PROC: Final = Path("/proc")
 _FIRST_PIDS: Final = "pid:[4026531836]"  # PROC_PID_INIT_INO of include/linux/proc_ns.h
@@ -18,7 +18,7 @@ _FIRST_PIDS: Final = "pid:[4026531836]"  # PROC_PID_INIT_INO of include/linux/pr
 def absent(filters: Filters, proc: Path = _PROC) -> Iterator[str]:
     """A line for each pid and namespace of the filters that nobody has now; what can't be told is taken to be there."""
     if filters.pids and _is_first(proc):
-        gone = sorted(pid for pid in filters.pids if not _lives(pid))
+        gone = sorted(pid for pid in filters.pids if not lives(pid))
         if gone:
             yield f"--pid: there is no process {_listed(gone)} now; what gets that number later will be shown"
     if filters.netns:
@@ -40,8 +40,8 @@ def _is_first(proc: Path) -> bool:
         return False
 
 
-def _lives(pid: int) -> bool:
-    """Asked of the kernel, as /proc may hide it."""
+def lives(pid: int) -> bool:
+    """Whether there is such a process: asked of the kernel, as /proc may hide it."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

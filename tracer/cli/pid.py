@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tracer.cli import facts
+from tracer.cli.absent import lives
 from tracer.cli.asked import Options
 from tracer.cli.clock import offset_now
 from tracer.cli.errors import CommandError, Exit
@@ -118,7 +119,7 @@ def look(asked: str, *, namespace: int | None, redactor: Redactor | None, values
     except NotAProcessError as thread:
         raise CommandError(f"{pid} is a thread of process {thread.process}: give that", Exit.USAGE) from thread
     except ProcessLookupError as gone:
-        raise CommandError(_absent(pid), Exit.PRIVILEGE if _lives(pid) else Exit.FAILURE) from gone
+        raise CommandError(_absent(pid), Exit.PRIVILEGE if lives(pid) else Exit.FAILURE) from gone
     except OSError as refused:
         raise CommandError(f"process {pid}: {refused.strerror}; run it with sudo", Exit.PRIVILEGE) from refused
     told = bundle.gather(process, facts.session("procfs"), offset_now(), redactor=redactor, asked=asked, values=values)
@@ -126,20 +127,9 @@ def look(asked: str, *, namespace: int | None, redactor: Redactor | None, values
 
 
 def _absent(pid: int) -> str:
-    if _lives(pid):
+    if lives(pid):
         return f"process {pid} is hidden from this user (hidepid of /proc): run it with sudo"
     return f"there is no process {pid}: it has ended, or the number is of another pid namespace (--pidns)"
-
-
-def _lives(pid: int) -> bool:
-    """Asked of the kernel, as /proc may hide it."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # another user's
-    return True
 
 
 def pid(

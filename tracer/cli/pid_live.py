@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from tracer.cli.absent import lives
 from tracer.cli.ahead import Ahead
 from tracer.cli.asked import Options
 from tracer.cli.errors import Exit
@@ -43,17 +42,7 @@ class Followed(Live):
         if self._options.format == "ecs" and not self._goes_on():
             engine.offset = offset
             stream.show([self._looked.notice])
-        if self._looked.process.ended() and not any(map(_lives, self._looked.pids)):
+        if self._looked.process.ended() and not any(map(lives, self._looked.pids)):
             tell(f"process {self._looked.process.pid} has ended: there is nothing to follow")
             self._ending = True
         self._looked.process.close()
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # another user's
-    return True
