@@ -222,6 +222,21 @@ def test_descendants_are_found_in_any_order() -> None:
     assert engine.ledger.filtered == {Kind.PROCESS_FOUND: 1}
 
 
+@pytest.mark.parametrize("shown", [True, False])
+def test_parents_are_known_before_their_children(shown: bool) -> None:
+    """Where pids have started over a child is found before its parent, and has the parent's name all the same."""
+    engine = Engine(wire.BOOT_ID, ALL)
+    processes = wire.framed(
+        wire.executed(kind=Kind.PROCESS_FOUND, tgid=5, start=T + MS, parent_tgid=40_000, parent_start=T),
+        wire.executed(b"/bin/parent", kind=Kind.PROCESS_FOUND, tgid=40_000, start=T, comm=b"parent"),
+    )
+    feed(engine, wire.found(processes) if shown else Known(processes))
+    child = engine.processes.find(5, T + MS)
+    assert child is not None
+    assert child.parent is not None
+    assert (child.parent.name, child.parent.executable) == (b"parent", b"/bin/parent")
+
+
 def test_learning_shows_nothing() -> None:
     """Processes that are learned quietly are known, give no event, and are no attempt; what is known better stays."""
     engine = Engine(wire.BOOT_ID, ALL)

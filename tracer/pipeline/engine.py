@@ -48,6 +48,7 @@ _new = tuple.__new__
 _kind = itemgetter(0)
 _time = itemgetter(1)
 _held_time = itemgetter(0)
+_start = itemgetter(START)
 _EVER: Final = 1 << 64
 _EXEC: Final = Kind.EXEC
 _EXIT: Final = Kind.EXIT
@@ -195,6 +196,8 @@ class Engine:
         """Records of the iterators become the first state; what the stream knows better is left to it."""
         for data in (found.processes, found.sockets):
             records = [decode(frame, 0) for frame in frames(data)]
+            if data is found.processes:
+                records.sort(key=_start)  # a parent before its children, though pids start over
             self.ledger.found.update([record[KIND] for record in records])
             events = self._whole([self._handlers[record[KIND]](record, False) for record in records])
             self.view.widen(self.processes)  # who is whose descendant shows only when all are known
@@ -212,8 +215,7 @@ class Engine:
             yield self._shown(list[KindEvent](portion))
 
     def _learn(self, processes: bytes) -> None:
-        for frame in frames(processes):
-            record = decode(frame, 0)
+        for record in sorted((decode(frame, 0) for frame in frames(processes)), key=_start):
             if self.processes.find(record[TGID], record[START]) is None:
                 self.processes.executed(record)
         self.view.widen(self.processes)
