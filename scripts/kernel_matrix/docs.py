@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from scripts.kernel_matrix.config import Matrix
@@ -37,10 +38,15 @@ def column_names(matrix: Matrix) -> list[str]:
 def merge(old: Results | None, new: Results, names: Sequence[str]) -> Results:
     """The results to keep after a run: its columns in place of older ones, those of `names` in their order.
 
+    A trap that the run has left out keeps its row.
+
     The cost is that of the last run of all columns, and under names with `first_` that of the last such run that had
     an empty cache; a run of some columns changes neither.
     """
-    columns = {column.name: column for column in (*(old.columns if old else ()), *new.columns)}
+    columns = {column.name: column for column in (old.columns if old else ())}
+    for column in new.columns:
+        before = columns[column.name].rows if column.name in columns else {}
+        columns[column.name] = replace(column, rows=dict(sorted({**before, **column.rows}.items())))
     cost = dict(old.cost) if old else {}
     if {column.name for column in new.columns} >= {*names}:
         first = "first_" if new.cost["fetched_bytes"] > _FULL_FETCH else ""

@@ -183,6 +183,14 @@ def test_merge() -> None:
     assert kept.cost == {"run_s": 5.0}
 
 
+def test_what_a_run_left_out_is_kept() -> None:
+    """A column of some traps has the others' rows of the run before, and its own in place of older ones."""
+    old, new = judged([trap(1), trap(4), *ending()]), judged([trap(1, "fail"), *ending()], (1,))
+    kept = merge(Results(TITLES, [old], COST), Results(TITLES, [new], COST), ["6.1/core"]).columns[0]
+    assert kept.rows == {1: new.rows[1], 4: old.rows[4]}
+    assert kept.rows[1] != old.rows[1]
+
+
 def test_merge_cost() -> None:
     """A run of all columns gives the cost; one with an empty cache gives the first, and leaves the other as it is."""
     column = judged([trap(1), trap(4), *ending()])
