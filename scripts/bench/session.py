@@ -48,6 +48,7 @@ class Tracer:
         self.seconds = self.cpu = 0.0  # of the block: elapsed, and CPU time of the tracer
         self._said = output.with_suffix(".stderr")
         live = [sys.executable, "-m", "tracer", "live", "--json", "--output", str(output)]
+        live += ["--flood-budget", "0"]  # each event is to have its line, and to be counted
         self._command = [*prefix, *live, *arguments]
 
     def __enter__(self) -> Self:
