@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.formats import events
 from tests.formats.events import NOW, OFFSET, SESSION
-from tests.formats.ocsf_lines import forget
+from tests.formats.ocsf_lines import assert_same, forget
 from tracer.formats.ecs import Ecs
 from tracer.formats.ocsf import Ocsf
 from tracer.formats.pretty import Pretty
@@ -234,6 +234,8 @@ def test_in_every_format_and_marked() -> None:
         ["unmapped.tracer.exec.args"],
         ["unmapped.tracer.session.command_line"],
     ]
+    for of_ocsf, of_ecs in zip(shown["ocsf"].splitlines(), shown["ecs"].splitlines(), strict=True):
+        assert "tracer.redacted" in assert_same(json.loads(of_ocsf), json.loads(of_ecs))
     for text in lines(b"curl", b"-s", b"http://h/").values():
         assert b"redacted" not in text
 

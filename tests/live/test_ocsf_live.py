@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ PROGRAMS = (
     "trap_43_dns",
 )
 ROOT = Path(__file__).parents[2]
+SECRET = "hunter2zQ"  # noqa: S105  # of nobody
 EVENTS = "exec,exec-failed,fork,exit,connect,accept,listen,close,flow,owner,update,dns"
 
 
@@ -34,13 +37,23 @@ def replayed(recording: Path, form: str, output: Path) -> list[bytes]:
     return output.read_bytes().splitlines(keepends=True)
 
 
+@contextmanager
+def secret_keeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is there before the start, with a secret among its arguments."""
+    with subprocess.Popen(["sh", "-c", "read line", "keeper", f"--password={SECRET}"], stdin=subprocess.PIPE) as keeper:
+        yield keeper
+
+
 def test_traps_in_ocsf(run: Run, tmp_path: Path) -> None:
     """Every line of what programs do is valid, and fits our schema; in ECS it has the same facts; a ledger ends it."""
     recording = tmp_path / "session.rec"
     options = ("--record", str(recording), "--event", EVENTS, "--update-every", "1s", "--buffer", "32M")
-    with Trace(*options, form="ocsf") as trace:
+    with secret_keeper() as secret, Trace(*options, form="ocsf") as trace:
         for name in PROGRAMS:
             run(name)
+    redacted = [line for line in trace.lines if json.loads(line).get("unmapped", {}).get("tracer", {}).get("redacted")]
+    assert any(json.loads(line).get("process", {}).get("pid") == secret.pid for line in redacted)
+    assert not [line for line in trace.lines if SECRET.encode() in line]
     documents = [read(line + b"\n") for line in trace.lines]
     classes = {document["class_name"] for document in documents}
     assert classes == {"Base Event", "Process Activity", "Network Activity", "DNS Activity"}
